@@ -1,0 +1,25 @@
+/* Small string helpers that libc lacks. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <string.h>
+
+static inline bool str_equal(const char *a, const char *b)
+{
+    return strcmp(a, b) == 0;
+}
+
+static inline bool str_starts_with(const char *text, const char *prefix)
+{
+    return strncmp(text, prefix, strlen(prefix)) == 0;
+}
+
+/* Copy with truncation refused: false (and dst empty) when src does not fit in size bytes with its NUL. */
+bool str_copy(char *dst, size_t size, const char *src);
+
+/* A formatted string on the heap; NULL when memory ran out. */
+char *str_format(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* Equal in constant time: for secrets and digests. */
+bool str_secret_equal(const void *a, const void *b, size_t length);
