@@ -1,0 +1,55 @@
+/*
+ * What a kind of pool provides. The store above holds the records, the locks and the decisions; a backend
+ * only keeps bytes. Control functions block. `half-made` things are the backend's to sweep in open().
+ */
+#pragma once
+
+#include "datapath/loop/loop.h"
+#include "datapath/store/image.h"
+#include "datapath/store/record.h"
+#include "datapath/store/store.h"
+
+struct backend;
+struct backend_image;
+
+struct backend_ops {
+    const char *name;
+
+    int (*open)(struct backend **ret, const struct store_options *options, struct error *err);
+    void (*close)(struct backend *backend);
+    int (*lock_fd)(const struct backend *backend);
+    const char *(*uuid)(const struct backend *backend);
+    uint32_t (*block_size_min)(const struct backend *backend); /* the finest direct I/O */
+    int (*space)(struct backend *backend, uint64_t *ret_total, uint64_t *ret_used, struct error *err);
+
+    /* Hand each record to visit(); its non-zero return ends the walk with that code. */
+    int (*load_volumes)(struct backend *backend,
+                        int (*visit)(json_t *object, void *context, struct error *err), void *context,
+                        struct error *err);
+    int (*load_nodes)(struct backend *backend, int (*visit)(json_t *object, void *context, struct error *err),
+                      void *context, struct error *err);
+    int (*load_names)(struct backend *backend, int (*visit)(json_t *object, void *context, struct error *err),
+                      void *context, struct error *err);
+
+    /* All or nothing (invariant 7): after 0 it survives power loss; after anything else, the old or the new
+     * stands. */
+    int (*volume_create)(struct backend *backend, const struct volume_record *record, struct error *err);
+    int (*volume_save)(struct backend *backend, const struct volume_record *record, struct error *err);
+    int (*volume_delete)(struct backend *backend, const char *volume_id, struct error *err);
+    int (*node_save)(struct backend *backend, const struct node_record *record, struct error *err);
+    int (*name_save)(struct backend *backend, const char *name, const char *volume_id, struct error *err);
+    int (*name_delete)(struct backend *backend, const char *name, struct error *err);
+
+    int (*image_open)(struct backend *backend, const struct volume_record *record, struct backend_image **ret,
+                      struct error *err);
+    void (*image_close)(struct backend_image *image);
+    int (*image_used)(struct backend_image *image, uint64_t *ret_bytes, struct error *err);
+    int (*image_extent)(struct backend_image *image, uint64_t offset, uint64_t length, bool *ret_mapped,
+                        uint64_t *ret_length);
+    int (*image_discard_all)(struct backend_image *image, struct error *err);
+    /* Start io's current step; complete by io->op (a loop operation's own results: bytes, or a negative
+     * errno). */
+    void (*image_start)(struct backend_image *image, struct loop *loop, struct image_io *io);
+};
+
+extern const struct backend_ops pool_backend; /* pool/ */

@@ -1,0 +1,63 @@
+/*
+ * A volume's bytes: asynchronous I/O from any loop. The image guards what every backend must keep:
+ *   - a write-failed volume refuses changes with E_WRITE_FAILED;
+ *   - a failed flush (or failed FUA write) makes it write-failed, durably, before anyone is answered
+ * (invariant 1);
+ *   - a change makes a blank volume "data", durably, before it is carried out, unless the writer is the one
+ * that is formatting it (invariant 5).
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "datapath/loop/loop.h"
+#include "datapath/store/store.h"
+
+enum image_verb {
+    IMAGE_READ,
+    IMAGE_WRITE,
+    IMAGE_FLUSH,        /* everything answered before this was submitted is stable when it answers 0 */
+    IMAGE_UNMAP,        /* deallocate; reads as zeroes afterwards */
+    IMAGE_WRITE_ZEROES, /* zeroes; `allocate` keeps the space */
+};
+
+/*
+ * One command on the image. Fill the first part, keep it alive until done(). offset and length are multiples
+ * of the volume's block size and within its size (E_OUT_OF_RANGE otherwise); buffers are aligned to
+ * IMAGE_ALIGN. done() runs on `loop`, never from within image_submit(). result: 0; E_NO_SPACE,
+ * E_WRITE_FAILED, E_OUT_OF_RANGE; or a negative errno of the disk.
+ */
+struct image_io {
+    enum image_verb verb;
+    bool fua;      /* a write or zeroing is stable when it answers */
+    bool allocate; /* IMAGE_WRITE_ZEROES */
+    uint64_t offset;
+    uint64_t length;
+    struct iovec iov;           /* one buffer: read into, or written from */
+    uint64_t epoch, generation; /* the writer, for invariant 5 */
+    void (*done)(struct image_io *io, int result);
+
+    /* the image's own */
+    struct image *image;
+    struct loop *loop;
+    struct loop_op op;
+    struct loop_work work;
+    int state;
+    uint64_t progress;
+};
+
+#define IMAGE_ALIGN 4096u
+#define IMAGE_IO_MAX (4u * 1024 * 1024) /* length of one read or write */
+
+void image_submit(struct image *image, struct loop *loop, struct image_io *io);
+
+/* For GET LBA STATUS: whether the range that begins at offset is mapped, and how long that holds (at most
+ * length). Blocks: call it by loop_offload(). */
+int image_extent(struct image *image, uint64_t offset, uint64_t length, bool *ret_mapped,
+                 uint64_t *ret_length);
+
+/* Discard everything: BeginFormat on a volume that was "formatting". Blocks; the caller has drained all
+ * writers. */
+int image_discard_all(struct image *image, struct error *err);
