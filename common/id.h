@@ -5,8 +5,9 @@
  *   server id   1-32 of [a-z0-9-], begins and ends with a letter or digit         "store-1"
  *   node id     1-128 of [a-z0-9.-], begins and ends with a letter or digit       "worker-3.example"
  *   volume id   <server id> "." <16 lower-case hex digits>                        "store-1.9f86d081884c7d65"
- *   snapshot id the same with "s-" before the digits "store-1.s-9f86d081884c7d65" boot id     32 lower-case
- * hex digits (a UUID without dashes) CHAP name   <volume id> "/" <epoch> "/" <generation>
+ *   snapshot id the same with "s-" before the digits              "store-1.s-9f86d081884c7d65"
+ *   boot id     32 lower-case hex digits (a UUID without dashes)
+ *   CHAP name   <volume id> "/" <epoch> "/" <generation>
  */
 #pragma once
 

@@ -1,6 +1,7 @@
 /*
  * Whole reads and writes, durable replacement of small files, and directories. All block; none is for an
- * event loop. Errors: a negative errno in the code, the path in the text; E_NOT_FOUND only where it says so.
+ * event loop. Errors: a negative errno in the code, the path in the text; E_NO_SPACE where a change finds the
+ * file system full; E_NOT_FOUND only where it says so.
  */
 #pragma once
 
@@ -19,9 +20,16 @@ int io_write_full(int fd, const void *buffer, size_t length);
 int io_read_file(const char *path, size_t limit_bytes, char **ret_text, size_t *ret_length,
                  struct error *err);
 
+/* The same for dir_fd/name; dir_fd may be AT_FDCWD. */
+int io_read_file_at(int dir_fd, const char *name, size_t limit_bytes, char **ret_text, size_t *ret_length,
+                    struct error *err);
+
+/* The path of dir_fd/name for an error's text, cut to size: nothing is opened by it. */
+void io_path(int dir_fd, const char *name, char *ret_path, size_t size);
+
 /* Replace dir_fd/name with text, all or nothing: write `.name.tmp` beside it with mode, fsync, rename, fsync
  * dir. After a return of 0 the new content survives power loss; after anything else, the old or the new is
- * there. */
+ * there. One writer at a time for a name: the caller's lock. */
 int io_replace_file(int dir_fd, const char *name, const void *text, size_t length, mode_t mode,
                     struct error *err);
 

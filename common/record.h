@@ -1,8 +1,8 @@
 /*
  * Durable JSON records: what the store, the node and the device keep about themselves. Each is one object in
  * one file with a member "format": its version. A newer one is refused (E_CORRUPT), never guessed. Written by
- * io_replace_file(): all or nothing. The typed getters refuse a member of the wrong type, naming file and
- * member.
+ * io_replace_file(): all or nothing. The typed getters refuse a member that is missing or of the wrong type
+ * (E_CORRUPT), naming it; the caller, who knows the file, puts its name before that by error_wrap().
  */
 #pragma once
 

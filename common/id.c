@@ -1,0 +1,179 @@
+/*
+ * Shapes of identifiers, checked here before a string of someone else becomes part of a path, an IQN or a
+ * record. Without state: any thread, any caller.
+ */
+#include "common/id.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "common/io.h"
+#include "common/strings.h"
+
+#define VOLUME_DIGITS 16
+
+static bool is_lower_or_digit(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
+}
+
+static bool is_hex(const char *text, size_t length)
+{
+    return strlen(text) == length && strspn(text, "0123456789abcdef") == length;
+}
+
+/* length bytes of id: letters, digits and the characters of extra, but those neither first nor last. */
+static bool name_valid(const char *id, size_t length, size_t limit, const char *extra)
+{
+    if (length == 0 || length > limit || !is_lower_or_digit(id[0]) || !is_lower_or_digit(id[length - 1]))
+        return false;
+    for (size_t i = 0; i < length; i++) {
+        if (!is_lower_or_digit(id[i]) && !strchr(extra, id[i]))
+            return false;
+    }
+    return true;
+}
+
+bool id_server_valid(const char *id)
+{
+    return name_valid(id, strnlen(id, ID_SERVER_MAX + 1), ID_SERVER_MAX, "-");
+}
+
+bool id_node_valid(const char *id)
+{
+    return name_valid(id, strnlen(id, ID_NODE_MAX + 1), ID_NODE_MAX, ".-");
+}
+
+bool id_volume_valid(const char *id)
+{
+    const char *dot = strchr(id, '.');
+
+    return dot && name_valid(id, (size_t)(dot - id), ID_SERVER_MAX, "-") && is_hex(dot + 1, VOLUME_DIGITS);
+}
+
+bool id_boot_valid(const char *id)
+{
+    return is_hex(id, ID_BOOT_LENGTH);
+}
+
+int id_volume_server(const char *volume_id, char ret_server[ID_SERVER_MAX + 1], struct error *err)
+{
+    size_t length;
+
+    if (!id_volume_valid(volume_id))
+        return error_set(err, E_INVALID_ARGUMENT,
+                         "\"%.*s\" is not a volume id: a volume id is <storage server>.<16 hex digits>",
+                         ID_VOLUME_MAX + 1, volume_id);
+    length = strcspn(volume_id, ".");
+    memcpy(ret_server, volume_id, length);
+    ret_server[length] = '\0';
+    return E_OK;
+}
+
+/* digits lower-case hex digits and a NUL; digits is even. */
+static int random_hex(char *ret, size_t digits)
+{
+    unsigned char bytes[ID_SECRET_LENGTH / 2];
+    int r;
+
+    assert(digits / 2 <= sizeof(bytes));
+    r = io_random(bytes, digits / 2);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < digits / 2; i++)
+        snprintf(ret + 2 * i, 3, "%02x", bytes[i]);
+    explicit_bzero(bytes, sizeof(bytes));
+    return 0;
+}
+
+int id_volume_new(const char *server_id, char ret_id[ID_VOLUME_MAX + 1])
+{
+    char digits[VOLUME_DIGITS + 1];
+    int r;
+
+    assert(id_server_valid(server_id));
+    r = random_hex(digits, VOLUME_DIGITS);
+    if (r < 0)
+        return r;
+    snprintf(ret_id, ID_VOLUME_MAX + 1, "%s.%s", server_id, digits);
+    return 0;
+}
+
+int id_boot_new(char ret_id[ID_BOOT_LENGTH + 1])
+{
+    return random_hex(ret_id, ID_BOOT_LENGTH);
+}
+
+int id_secret_new(char ret_secret[ID_SECRET_LENGTH + 1])
+{
+    return random_hex(ret_secret, ID_SECRET_LENGTH);
+}
+
+void id_volume_iqn(const char *volume_id, char ret_iqn[ID_IQN_MAX + 1])
+{
+    assert(id_volume_valid(volume_id));
+    snprintf(ret_iqn, ID_IQN_MAX + 1, ID_IQN_PREFIX "%s", volume_id);
+}
+
+void id_node_iqn(const char *node_id, char ret_iqn[ID_IQN_MAX + 1])
+{
+    assert(id_node_valid(node_id));
+    snprintf(ret_iqn, ID_IQN_MAX + 1, ID_IQN_PREFIX "node:%s", node_id);
+}
+
+const char *id_iqn_volume(const char *iqn)
+{
+    const char *volume_id;
+
+    if (!str_starts_with(iqn, ID_IQN_PREFIX))
+        return NULL;
+    volume_id = iqn + strlen(ID_IQN_PREFIX);
+    return id_volume_valid(volume_id) ? volume_id : NULL;
+}
+
+void id_chap_name(const char *volume_id, uint64_t epoch, uint64_t generation,
+                  char ret_name[ID_CHAP_NAME_MAX + 1])
+{
+    assert(id_volume_valid(volume_id));
+    snprintf(ret_name, ID_CHAP_NAME_MAX + 1, "%s/%" PRIu64 "/%" PRIu64, volume_id, epoch, generation);
+}
+
+/* One spelling per number: no sign, no leading zero. Stops at the first character that is no digit. */
+static bool parse_uint64(const char *text, uint64_t *ret, const char **ret_rest)
+{
+    uint64_t value = 0;
+    const char *next = text;
+
+    for (; *next >= '0' && *next <= '9'; next++) {
+        if (__builtin_mul_overflow(value, 10, &value) ||
+            __builtin_add_overflow(value, (uint64_t)(*next - '0'), &value))
+            return false;
+    }
+    if (next == text || (text[0] == '0' && next - text > 1))
+        return false;
+    *ret = value;
+    *ret_rest = next;
+    return true;
+}
+
+bool id_chap_name_parse(const char *name, char ret_volume_id[ID_VOLUME_MAX + 1], uint64_t *ret_epoch,
+                        uint64_t *ret_generation)
+{
+    size_t length = strcspn(name, "/");
+    char volume_id[ID_VOLUME_MAX + 1];
+    uint64_t epoch, generation;
+    const char *rest;
+
+    if (name[length] != '/' || length > ID_VOLUME_MAX)
+        return false;
+    memcpy(volume_id, name, length);
+    volume_id[length] = '\0';
+    if (!id_volume_valid(volume_id) || !parse_uint64(name + length + 1, &epoch, &rest) || *rest != '/' ||
+        !parse_uint64(rest + 1, &generation, &rest) || *rest != '\0')
+        return false;
+    memcpy(ret_volume_id, volume_id, length + 1);
+    *ret_epoch = epoch;
+    *ret_generation = generation;
+    return true;
+}

@@ -1,0 +1,40 @@
+/* String helpers that libc lacks. Without state: any thread, any caller. */
+#include "common/strings.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+bool str_copy(char *dst, size_t size, const char *src)
+{
+    size_t length = strlen(src);
+
+    if (length >= size) {
+        if (size > 0)
+            dst[0] = '\0';
+        return false;
+    }
+    memcpy(dst, src, length + 1);
+    return true;
+}
+
+char *str_format(const char *format, ...)
+{
+    va_list arguments;
+    char *text = NULL;
+    int length;
+
+    va_start(arguments, format);
+    length = vasprintf(&text, format, arguments);
+    va_end(arguments);
+    return length < 0 ? NULL : text;
+}
+
+bool str_secret_equal(const void *a, const void *b, size_t length)
+{
+    const unsigned char *left = a, *right = b;
+    volatile unsigned char difference = 0;
+
+    for (size_t i = 0; i < length; i++)
+        difference = difference | (left[i] ^ right[i]);
+    return difference == 0;
+}
