@@ -1,0 +1,131 @@
+/*
+ * Inside store/ only: the objects that store.c, volume.c, node.c, name.c and image.c share. Users of the
+ * store include store.h and image.h.
+ *
+ * Locks, outermost first; a later one is never held while an earlier one is taken:
+ *   store->name_locks[], store->id_locks[]   one create, delete, claim or release per key, across its commit
+ *   node->lock                               one change of a node's record, and every attach to it
+ *   volume->record_lock                      one commit of a volume's record
+ *   store->index_lock, volume->view_lock,    memory only: never across I/O, so [any] functions may take them
+ *   volume->slot_lock
+ */
+#pragma once
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "datapath/store/backend.h"
+#include "datapath/store/record.h"
+#include "datapath/store/store.h"
+
+#define STORE_STRIPES 64
+#define OPERATION_WORDS_MAX 64
+
+struct volume {
+    struct store *store;
+    atomic_uint refs; /* the index holds one until the volume is deleted */
+
+    /* never change */
+    char id[ID_VOLUME_MAX + 1];
+    uint64_t size_bytes;
+    uint32_t block_size_bytes;
+
+    /* Mirrors of the record for the data path, read without a lock. write_failed may be ahead of the record:
+     * it is set before the commit that makes it durable, and stays set when that commit fails. content is
+     * behind the record never: it is set after the commit. */
+    atomic_bool write_failed;
+    atomic_bool deleted;
+    _Atomic(enum volume_content) content;
+
+    pthread_mutex_t record_lock; /* held across one durable commit */
+    pthread_mutex_t view_lock;   /* guards `record`: written with both locks held, read with either */
+    struct volume_record record;
+
+    pthread_mutex_t slot_lock;
+    char operation[OPERATION_WORDS_MAX]; /* "" when none runs */
+    uint64_t operation_since_ns;
+
+    pthread_mutex_t image_lock;    /* opening the image: blocks */
+    _Atomic(struct image *) image; /* NULL until first use */
+    _Atomic(void *) owner_data;
+};
+
+struct node {
+    pthread_mutex_t lock;      /* held across one durable commit, and across an attach */
+    bool known;                /* false: made for a first update that has not committed yet */
+    struct node_record record; /* written with lock and index_lock held, read with either */
+};
+
+struct name {
+    char volume_id[ID_VOLUME_MAX + 1];
+    char name[]; /* the key */
+};
+
+/* Pointers sorted by a string key; index.c. */
+struct index {
+    void **items;
+    size_t count, room;
+    const char *(*key)(const void *item);
+};
+
+struct store {
+    const struct backend_ops *ops;
+    struct backend *backend;
+    char server_id[ID_SERVER_MAX + 1];
+    uint64_t reserve_bytes;
+    bool overcommit;
+
+    pthread_mutex_t id_locks[STORE_STRIPES];   /* by volume id: create and delete */
+    pthread_mutex_t name_locks[STORE_STRIPES]; /* by name: claim and release */
+
+    pthread_rwlock_t index_lock; /* guards all below, for memory only */
+    struct index volumes;        /* struct volume */
+    struct index nodes;          /* struct node; a node once made stays until the store is closed */
+    struct index names;          /* struct name */
+    uint64_t promised_bytes;
+};
+
+/* ---- volume.c, for store.c and image.c ---- */
+
+/* A volume with one reference; takes over *record's contents (empty afterwards). */
+int volume_new(struct store *store, struct volume_record *record, struct volume **ret, struct error *err);
+
+/*
+ * Record the volume as write-failed. In memory at once, so that from this call on no change is admitted, then
+ * durably. A failed commit is returned, leaves it write-failed in memory, and the next commit of the record
+ * carries it too. Blocks: from a loop by loop_offload().
+ */
+int volume_mark_write_failed(struct volume *volume, struct error *err);
+
+/* content_write_marks() on the record as it stands. [any]; without a lock once the volume holds data. */
+bool volume_write_marks(struct volume *volume, uint64_t epoch, uint64_t generation);
+
+/* Make the volume "data", durably, unless a write of this epoch and generation needs no mark (any more).
+ * Blocks. E_NOT_FOUND when the volume was deleted meanwhile. */
+int volume_mark_data(struct volume *volume, uint64_t epoch, uint64_t generation, struct error *err);
+
+/* ---- image.c, for volume.c ---- */
+
+/* Open volume's image: ops->image_open() and what the guards need. The image is freed before its volume, and
+ * takes no reference of it. */
+int image_new(struct volume *volume, struct image **ret, struct error *err);
+struct image *image_free(struct image *image); /* nothing in flight; NULL is fine; returns NULL */
+
+/* ---- index.c ---- */
+
+/* The position of key, or where it would be; *ret_found says which. */
+size_t index_position(const struct index *index, const char *key, bool *ret_found);
+void *index_find(const struct index *index, const char *key);
+
+/* Insert in order; the key must not be there. 0 or -ENOMEM. */
+int index_insert(struct index *index, void *item);
+void *index_remove(struct index *index, const char *key); /* the item, or NULL */
+
+/* For loading: append unordered, then sort once. index_sort() returns an item whose key is there twice, or
+ * NULL. */
+int index_append(struct index *index, void *item);
+void *index_sort(struct index *index);
+void index_done(struct index *index); /* the array, not the items */
