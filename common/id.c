@@ -139,22 +139,10 @@ void id_chap_name(const char *volume_id, uint64_t epoch, uint64_t generation,
     snprintf(ret_name, ID_CHAP_NAME_MAX + 1, "%s/%" PRIu64 "/%" PRIu64, volume_id, epoch, generation);
 }
 
-/* One spelling per number: no sign, no leading zero. Stops at the first character that is no digit. */
-static bool parse_uint64(const char *text, uint64_t *ret, const char **ret_rest)
+/* One spelling per number: no leading zero. */
+static bool parse_number(const char *text, uint64_t *ret, const char **ret_rest)
 {
-    uint64_t value = 0;
-    const char *next = text;
-
-    for (; *next >= '0' && *next <= '9'; next++) {
-        if (__builtin_mul_overflow(value, 10, &value) ||
-            __builtin_add_overflow(value, (uint64_t)(*next - '0'), &value))
-            return false;
-    }
-    if (next == text || (text[0] == '0' && next - text > 1))
-        return false;
-    *ret = value;
-    *ret_rest = next;
-    return true;
+    return (text[0] != '0' || text[1] < '0' || text[1] > '9') && str_parse_uint64(text, ret, ret_rest);
 }
 
 bool id_chap_name_parse(const char *name, char ret_volume_id[ID_VOLUME_MAX + 1], uint64_t *ret_epoch,
@@ -169,8 +157,8 @@ bool id_chap_name_parse(const char *name, char ret_volume_id[ID_VOLUME_MAX + 1],
         return false;
     memcpy(volume_id, name, length);
     volume_id[length] = '\0';
-    if (!id_volume_valid(volume_id) || !parse_uint64(name + length + 1, &epoch, &rest) || *rest != '/' ||
-        !parse_uint64(rest + 1, &generation, &rest) || *rest != '\0')
+    if (!id_volume_valid(volume_id) || !parse_number(name + length + 1, &epoch, &rest) || *rest != '/' ||
+        !parse_number(rest + 1, &generation, &rest) || *rest != '\0')
         return false;
     memcpy(ret_volume_id, volume_id, length + 1);
     *ret_epoch = epoch;

@@ -1,7 +1,6 @@
 /* Sizes as people write and read them. Without state: any thread, any caller. */
 #include "common/size.h"
 
-#include <stdbool.h>
 #include <stdio.h>
 
 #include "common/cleanup.h"
@@ -12,30 +11,12 @@ static const struct {
     uint64_t bytes;
 } units[] = {{"", 1}, {"KiB", KIB}, {"MiB", MIB}, {"GiB", GIB}, {"TiB", TIB}};
 
-static bool parse_number(const char **text, uint64_t *ret)
-{
-    uint64_t value = 0;
-    const char *next = *text;
-
-    for (; *next >= '0' && *next <= '9'; next++) {
-        uint64_t digit = (uint64_t)(*next - '0');
-
-        if (__builtin_mul_overflow(value, 10, &value) || __builtin_add_overflow(value, digit, &value))
-            return false;
-    }
-    if (next == *text)
-        return false;
-    *text = next;
-    *ret = value;
-    return true;
-}
-
 int size_parse(const char *text, uint64_t *ret_bytes, struct error *err)
 {
-    const char *rest = text;
     uint64_t number, bytes;
+    const char *rest;
 
-    if (parse_number(&rest, &number)) {
+    if (str_parse_uint64(text, &number, &rest)) {
         for (size_t i = 0; i < ARRAY_SIZE(units); i++) {
             if (str_equal(rest, units[i].name) && !__builtin_mul_overflow(number, units[i].bytes, &bytes)) {
                 *ret_bytes = bytes;

@@ -38,3 +38,21 @@ bool str_secret_equal(const void *a, const void *b, size_t length)
         difference = difference | (left[i] ^ right[i]);
     return difference == 0;
 }
+
+bool str_parse_uint64(const char *text, uint64_t *ret, const char **ret_rest)
+{
+    const char *next = text;
+    uint64_t value = 0;
+
+    for (; *next >= '0' && *next <= '9'; next++) {
+        uint64_t digit = (uint64_t)(*next - '0');
+
+        if (__builtin_mul_overflow(value, 10, &value) || __builtin_add_overflow(value, digit, &value))
+            return false;
+    }
+    if (next == text)
+        return false;
+    *ret = value;
+    *ret_rest = next;
+    return true;
+}

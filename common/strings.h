@@ -3,6 +3,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <string.h>
 
 static inline bool str_equal(const char *a, const char *b)
@@ -23,3 +24,7 @@ char *str_format(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* Equal in constant time: for secrets and digests. */
 bool str_secret_equal(const void *a, const void *b, size_t length);
+
+/* The decimal number that text begins with, without sign or space; *ret_rest is what follows it. False when
+ * there is no digit, or the number is above 2^64 - 1. */
+bool str_parse_uint64(const char *text, uint64_t *ret, const char **ret_rest);
