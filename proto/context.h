@@ -1,0 +1,27 @@
+/*
+ * What the controller tells the node through the CO: the keys of a volume's context (fixed at its creation)
+ * and of a publish context (one attachment). Both are opaque to the CO, cached by it and shown to people:
+ * never a secret (invariant 11); the node fetches the CHAP secret itself. CSI: CreateVolume,
+ * ControllerPublishVolume.
+ */
+#pragma once
+
+/* publish context: every key is always there */
+#define CONTEXT_PORTALS "portals"              /* iSCSI portals "address:port", comma-separated */
+#define CONTEXT_IQN "iqn"                      /* target name of the volume */
+#define CONTEXT_LUN "lun"                      /* decimal */
+#define CONTEXT_EPOCH "epoch"                  /* of this attachment, decimal: newer ones are greater */
+#define CONTEXT_SERVER "server"                /* storage server's id */
+#define CONTEXT_SERVER_ADDRESS "serverAddress" /* its Storage service, "host:port" */
+#define CONTEXT_POOL_UUID "poolUuid"           /* which pool that server must have */
+#define CONTEXT_SIZE_BYTES "sizeBytes"         /* of the volume when it was published, decimal */
+#define CONTEXT_BLOCK_SIZE "blockSize"         /* logical block size in bytes, decimal */
+#define CONTEXT_READONLY "readonly"            /* "true" or "false": what the storage server enforces */
+
+/* volume context, and StorageClass parameter of the same name: a key is there when it was given */
+#define CONTEXT_FS_TYPE "fsType"             /* "ext4" or "xfs" */
+#define CONTEXT_MKFS_OPTIONS "mkfsOptions"   /* words for mkfs, separated by blanks */
+#define CONTEXT_MOUNT_OPTIONS "mountOptions" /* comma-separated, added to the capability's mount flags */
+#define CONTEXT_ATTACH "attach"              /* "auto", "ublk", "fuse" or "iscsi" */
+#define CONTEXT_PATH_TIMEOUT "pathTimeout"   /* seconds of waiting before I/O fails; "0": never fails */
+#define CONTEXT_SESSIONS "sessions"          /* data sessions of the attachment, decimal */
