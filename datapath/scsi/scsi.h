@@ -76,10 +76,11 @@ struct scsi_task {
     uint64_t lba;
     uint64_t blocks;
     struct image_io io;
-    struct loop_op deferred;
+    struct loop_message answer; /* for what completes without I/O */
     struct loop_work work;
-    unsigned step;
-    uint32_t extents;
+    unsigned step;    /* descriptors of an UNMAP that are done */
+    void *pattern;    /* a WRITE SAME's repeated block, on the heap */
+    uint64_t written; /* bytes of a WRITE SAME that are done */
 };
 
 /*
