@@ -32,3 +32,18 @@ function(mooring_test name)
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES TIMEOUT 120)
 endfunction()
+
+# mooring_fuzzer(<name> SOURCES <files…> [DEPENDS <targets…>]): a libFuzzer harness with LLVMFuzzerTestOneInput(),
+# whose corpus is tests/fuzz/corpus/<name>/. Only with MOORING_FUZZ; tests/run finds it in <build>/fuzz/.
+function(mooring_fuzzer name)
+  if(NOT MOORING_FUZZ)
+    return()
+  endif()
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
+  target_link_libraries(${name} PRIVATE ${ARG_DEPENDS})
+  target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/fuzz)
+  add_dependencies(fuzzers ${name})
+endfunction()
