@@ -129,10 +129,10 @@ unit_report() {
     done <"$log"
     if ((status == 124)); then
         report_fail "$name" "took longer than $unit_limit_s s" "$log"
+    elif ((planned == 0 || seen < planned)); then
+        report_fail "$name" "ended with status $status after $seen of $planned cases" "$log"
     elif ((status != 0 && failed == 0)); then
         report_fail "$name" "exit status $status" "$log"
-    elif ((planned == 0 || seen < planned)); then
-        report_fail "$name" "only $seen of $planned cases were reported" "$log"
     fi
 }
 
