@@ -23,9 +23,12 @@
 struct loop;
 
 /* res: as io_uring gives it: ≥ 0, or a negative errno. flags: LOOP_MORE when a multishot operation goes on.
+ * A multishot operation that completes without LOOP_MORE has ended, whatever res is: start it again to go on.
  */
 struct loop_op {
     void (*done)(struct loop_op *op, int res, unsigned flags);
+    struct loop_op *next; /* this and res: the loop's own */
+    int res;
 };
 
 #define LOOP_MORE 1u   /* this operation will complete again */
@@ -46,11 +49,13 @@ struct loop_options {
  * before loop_run() by whoever will call it. -errno (with words) when the kernel lacks io_uring or memory. */
 int loop_new(struct loop **ret, const struct loop_options *options, struct error *err);
 
-/* Free a loop that is not running. Operations in flight are cancelled and waited for, their done() is not
- * called. Returns NULL. */
+/* Free a loop that is not running, on the thread that ran it (any, if it never ran). Operations in flight are
+ * cancelled and waited for (a disk's I/O cannot be cancelled: it is waited for), their done() is not called,
+ * nor is run() of messages that wait. Nobody may post any more. Returns NULL. */
 struct loop *loop_free(struct loop *loop);
 
-/* Run until loop_stop(). 0, or -errno when the ring itself failed. */
+/* Run until loop_stop(); may be called again, on the same thread. 0, or -errno when the ring itself failed.
+ */
 int loop_run(struct loop *loop);
 
 /* Make loop_run() return after the current batch. Any thread; async-signal-safe. */
@@ -82,7 +87,7 @@ void loop_post(struct loop *loop, struct loop_message *message);
 /* ---- blocking work for the rare path: durable records ---- */
 
 struct loop_work {
-    int (*work)(struct loop_work *work); /* runs on an offload thread, may block */
+    int (*work)(struct loop_work *work); /* runs on an offload thread, may block; cannot be cancelled */
     struct loop_op op;                   /* done(res = work's return) on the loop's thread */
     struct loop_work *next;              /* the loop's own */
 };
@@ -94,6 +99,8 @@ void loop_offload(struct loop *loop, struct loop_work *work);
 void loop_timeout(struct loop *loop, struct loop_op *op, uint64_t timeout_ms);
 
 /* ---- files ---- */
+
+/* What an operation points to (buffers, iov arrays, addresses, a struct msghdr) lives until it is done. */
 
 #define LOOP_RWF_DSYNC 2 /* RWF_DSYNC: stable before it completes */
 
