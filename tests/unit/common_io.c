@@ -10,6 +10,7 @@
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include <cmocka.h>
 
@@ -17,6 +18,24 @@
 #include "common/io.h"
 #include "common/strings.h"
 #include "tests/unit/common_dir.h"
+
+/* Stands in for libc's: counts, and fails the call whose turn it is. What was synced is kept for the order.
+ */
+static int sync_calls, sync_fail_at;
+static mode_t sync_types[4];
+
+int fsync(int fd)
+{
+    struct stat status;
+
+    if (sync_calls < (int)ARRAY_SIZE(sync_types) && fstat(fd, &status) == 0)
+        sync_types[sync_calls] = status.st_mode & S_IFMT;
+    if (++sync_calls == sync_fail_at) {
+        errno = EIO;
+        return -1;
+    }
+    return (int)syscall(SYS_fsync, fd);
+}
 
 static void assert_content(const struct test_dir *dir, const char *name, const char *expected)
 {
@@ -176,6 +195,36 @@ static void rename_fails(void **state)
     assert_int_equal(test_dir_count(dir), 1);
 }
 
+/* Content first, then its name: only that order survives power loss. */
+static void file_and_directory_are_synced(void **state)
+{
+    const struct test_dir *dir = *state;
+
+    sync_calls = 0;
+    assert_int_equal(io_replace_file(dir->fd, "file", "new", 3, 0600, NULL), E_OK);
+    assert_int_equal(sync_calls, 2);
+    assert_int_equal(sync_types[0], S_IFREG);
+    assert_int_equal(sync_types[1], S_IFDIR);
+    sync_calls = 0;
+    assert_int_equal(io_remove_file(dir->fd, "file", NULL), E_OK);
+    assert_int_equal(io_remove_file(dir->fd, "file", NULL), E_OK);
+    assert_int_equal(sync_calls, 2);
+}
+
+static void file_cannot_be_synced(void **state)
+{
+    const struct test_dir *dir = *state;
+    _cleanup_error_ struct error err = {0};
+
+    test_dir_write(dir, "file", "old");
+    sync_calls = 0;
+    sync_fail_at = 1;
+    assert_int_equal(io_replace_file(dir->fd, "file", "new", 3, 0600, &err), -EIO);
+    sync_fail_at = 0;
+    assert_content(dir, "file", "old");
+    assert_int_equal(test_dir_count(dir), 1);
+}
+
 /* The new content is there, but not known to be durable: that is not success. */
 static void directory_cannot_be_synced(void **state)
 {
@@ -264,6 +313,8 @@ int main(void)
         IN_DIR(directory_is_gone),
         IN_DIR(write_falls_short),
         IN_DIR(rename_fails),
+        IN_DIR(file_and_directory_are_synced),
+        IN_DIR(file_cannot_be_synced),
         IN_DIR(directory_cannot_be_synced),
         IN_DIR(remove_is_idempotent),
         IN_DIR(directories_are_made),
