@@ -28,6 +28,9 @@ int attach_remove_finish(struct volume_record *record, uint64_t epoch, struct er
 int attach_grant(struct volume_record *record, const char *node_id, uint64_t epoch, uint64_t holding,
                  struct attachment **ret_attachment, struct error *err);
 
+/* Does an attachment of this mode and flag write? */
+bool attach_may_write(enum access_mode mode, bool readonly);
+
 /* May a login with this epoch and generation be admitted now? 0, or E_PERMISSION: no such epoch, removing,
  * not the newest generation, or generation 0 after one was granted. */
 int attach_admits(const struct volume_record *record, uint64_t epoch, uint64_t generation,

@@ -20,7 +20,10 @@ struct backend_ops {
     int (*lock_fd)(const struct backend *backend);
     const char *(*uuid)(const struct backend *backend);
     uint32_t (*block_size_min)(const struct backend *backend); /* the finest direct I/O */
-    int (*space)(struct backend *backend, uint64_t *ret_total, uint64_t *ret_used, struct error *err);
+    /* Of the file system, in bytes: all of it, what is used, and what of that is no volume's data (as of
+     * open). */
+    int (*space)(struct backend *backend, uint64_t *ret_total, uint64_t *ret_used, uint64_t *ret_other,
+                 struct error *err);
 
     /* Hand each record to visit(); its non-zero return ends the walk with that code. */
     int (*load_volumes)(struct backend *backend,

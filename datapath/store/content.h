@@ -16,3 +16,6 @@ int content_format_end(struct volume_record *record, const char *node_id, uint64
 
 /* True when a changing command of this epoch and generation must first make the volume "data". */
 bool content_write_marks(const struct volume_record *record, uint64_t epoch, uint64_t generation);
+
+/* Blank or formatting → data, by a write that is not the formatting generation's. */
+void content_mark_data(struct volume_record *record);

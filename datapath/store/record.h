@@ -38,6 +38,9 @@ enum access_mode { /* CSI's VolumeCapability.AccessMode.Mode, number by number *
                    ACCESS_SINGLE_NODE_MULTI_WRITER = 7,
 };
 
+/* "SINGLE_NODE_WRITER", …; "UNKNOWN" for anything else. */
+const char *access_mode_name(enum access_mode mode);
+
 struct attachment {
     char node_id[ID_NODE_MAX + 1];
     uint64_t epoch;
@@ -64,8 +67,8 @@ struct volume_record {
     uint64_t record_generation; /* grows with each commit */
     uint64_t epoch_last;        /* the newest epoch ever given: only grows */
     enum volume_content content;
-    uint64_t formatting_epoch;      /* while VOLUME_FORMATTING */
-    uint64_t formatting_generation; /* while VOLUME_FORMATTING */
+    uint64_t formatting_epoch;      /* while VOLUME_FORMATTING; of VOLUME_DATA: who formatted it, or 0 */
+    uint64_t formatting_generation; /* while VOLUME_FORMATTING; of VOLUME_DATA: who formatted it, or 0 */
     bool write_failed;
     struct volume_parameter *parameters; /* sorted by key */
     size_t parameters_count;
@@ -81,7 +84,8 @@ int volume_record_from_json(json_t *object, struct volume_record *ret_record, st
 struct attachment *volume_record_attachment(struct volume_record *record, const char *node_id);
 struct attachment *volume_record_epoch(struct volume_record *record, uint64_t epoch);
 
-/* More than one attachment of it may write: every command is then served write-through (invariant 1). */
+/* More than one attachment of it may write: every command is then served write-through (invariant 1). True as
+ * soon as one writes as MULTI_NODE_MULTI_WRITER, so that nothing is unflushed when a second one comes. */
 bool volume_record_shared_writers(const struct volume_record *record);
 
 struct node_record {

@@ -107,6 +107,17 @@ bool volume_write_marks(struct volume *volume, uint64_t epoch, uint64_t generati
  * Blocks. E_NOT_FOUND when the volume was deleted meanwhile. */
 int volume_mark_data(struct volume *volume, uint64_t epoch, uint64_t generation, struct error *err);
 
+/* ---- node.c and name.c, for store.c ---- */
+
+struct node *node_new(struct node_record *record); /* takes over *record; NULL when memory ran out */
+struct node *node_free(struct node *node);
+struct name *name_new(const char *name, const char *volume_id); /* free() it */
+
+/* ---- store.c ---- */
+
+size_t store_stripe(const char *key);    /* which of the STORE_STRIPES locks is key's */
+bool store_text_valid(const char *text); /* 1 to ID_VOLUME_NAME_MAX bytes of UTF-8 */
+
 /* ---- image.c, for volume.c ---- */
 
 /* Open volume's image: ops->image_open() and what the guards need. The image is freed before its volume, and

@@ -15,9 +15,13 @@
 
 #include "datapath/store/backend.h"
 
+#define POOL_FILE "pool.json"
+#define POOL_LOCK_FILE "lock"
 #define POOL_DATA_FILE "data"
 #define POOL_VOLUME_FILE "volume.json"
-#define POOL_RECORD_LIMIT_BYTES (1u << 20)
+
+/* XFS allocates a volume's file in pieces of this size, so that small random writes leave few extents. */
+#define POOL_EXTENT_HINT_BYTES (1u << 20)
 
 struct backend {
     int dir_fd; /* the pool's directory */
@@ -29,6 +33,55 @@ struct backend {
     uint32_t block_size_min;
     uint64_t other_bytes; /* used by what is no volume's data, as of open */
 };
+
+/* ---- pool_lock.c ---- */
+
+/* What pool.json in dir_fd says. E_PRECONDITION when there is none; E_CORRUPT. */
+int pool_identify(int dir_fd, const char *path, char ret_uuid[37], char ret_server_id[ID_SERVER_MAX + 1],
+                  struct error *err);
+
+/* The pool's lock, taken: a descriptor that is closed on exec. E_BUSY while another holds it. */
+int pool_lock(int dir_fd, const char *path, int *ret_fd, struct error *err);
+
+/* ---- pool_volume.c, pool_record.c: backend_ops, see backend.h ---- */
+typedef int (*pool_visit)(json_t *object, void *context, struct error *err);
+
+int pool_load_volumes(struct backend *backend, pool_visit visit, void *context, struct error *err);
+int pool_volume_create(struct backend *backend, const struct volume_record *record, struct error *err);
+int pool_volume_save(struct backend *backend, const struct volume_record *record, struct error *err);
+int pool_volume_delete(struct backend *backend, const char *volume_id, struct error *err);
+int pool_load_nodes(struct backend *backend, pool_visit visit, void *context, struct error *err);
+int pool_load_names(struct backend *backend, pool_visit visit, void *context, struct error *err);
+int pool_node_save(struct backend *backend, const struct node_record *record, struct error *err);
+int pool_name_save(struct backend *backend, const char *name, const char *volume_id, struct error *err);
+int pool_name_delete(struct backend *backend, const char *name, struct error *err);
+
+/* ---- pool_tree.c ---- */
+
+/* Call visit with the name of each entry of dir_fd but "." and ".."; its non-zero return ends the walk. */
+int pool_walk(int dir_fd, int (*visit)(const char *name, void *context, struct error *err), void *context,
+              struct error *err);
+
+/* Remove dir_fd/name with all that is in it. 0 also when it is not there. Not synced: what a crash brings
+ * back is swept. */
+int pool_tree_remove(int dir_fd, const char *name, struct error *err);
+
+/* fsync a directory. */
+int pool_sync(int dir_fd, const char *what, struct error *err);
+
+/* A failed system call in words; a full file system is E_NO_SPACE, all else the errno. */
+int pool_errno(struct error *err, int errnum, const char *what, const char *name);
+
+/* ---- pool_xfs.c ---- */
+
+/* E_PRECONDITION, saying what was found, unless fd is on XFS with reflink. */
+int pool_check_xfs(int fd, const char *path, struct error *err);
+
+/* The finest direct I/O on fd's file system, in bytes. */
+int pool_direct_granularity(int fd, uint32_t *ret_bytes, struct error *err);
+
+/* Have XFS allocate the empty file in pieces of size_bytes. Returns -errno. */
+int pool_set_extent_hint(int fd, uint32_t size_bytes);
 
 /* ---- pool_image.c ---- */
 int pool_image_open(struct backend *backend, const struct volume_record *record, struct backend_image **ret,
