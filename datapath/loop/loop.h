@@ -51,7 +51,8 @@ int loop_new(struct loop **ret, const struct loop_options *options, struct error
 
 /* Free a loop that is not running, on the thread that ran it (any, if it never ran). Operations in flight are
  * cancelled and waited for (a disk's I/O cannot be cancelled: it is waited for), their done() is not called,
- * nor is run() of messages that wait. Nobody may post any more. Returns NULL. */
+ * nor is run() of messages that wait. Nobody may post any more, and every loop_post() has returned (which may
+ * be after its message ran). Returns NULL. */
 struct loop *loop_free(struct loop *loop);
 
 /* Run until loop_stop(); may be called again, on the same thread. 0, or -errno when the ring itself failed.

@@ -187,6 +187,7 @@ static void test_message_storm_keeps_order_and_count(void **state)
 struct bouncer {
     struct loop_message message;
     struct loop *loops[2];
+    pthread_barrier_t stopped; /* a post may still be returning when its message has been run */
     int hops;
 };
 
@@ -207,10 +208,11 @@ static void bounce_run(struct loop_message *message)
 
 static void *bounce_thread(void *context)
 {
-    struct loop *loop = context;
+    struct bouncer *bouncer = context;
 
-    loop_run(loop);
-    loop_free(loop);
+    loop_run(bouncer->loops[1]);
+    pthread_barrier_wait(&bouncer->stopped);
+    loop_free(bouncer->loops[1]);
     return NULL;
 }
 
@@ -220,21 +222,62 @@ static void bounce(unsigned spin_us)
     struct bouncer bouncer = {.message.run = bounce_run};
     pthread_t thread;
 
+    assert_int_equal(pthread_barrier_init(&bouncer.stopped, NULL, 2), 0);
     bouncer.loops[0] = test_loop_new(&options);
     bouncer.loops[1] = test_loop_new(&options);
-    assert_int_equal(pthread_create(&thread, NULL, bounce_thread, bouncer.loops[1]), 0);
+    assert_int_equal(pthread_create(&thread, NULL, bounce_thread, &bouncer), 0);
     loop_post(bouncer.loops[0], &bouncer.message);
     assert_int_equal(loop_run(bouncer.loops[0]), 0);
+    pthread_barrier_wait(&bouncer.stopped);
     pthread_join(thread, NULL);
+    pthread_barrier_destroy(&bouncer.stopped);
     assert_int_equal(bouncer.hops, HOPS);
     loop_free(bouncer.loops[0]);
 }
 
+/* One thread posts at a moment that sweeps, post by post, over the loop's way into sleep. */
+struct sweep {
+    struct loop_message message;
+    struct loop *loop;
+    atomic_uint run;
+};
+
+#define SWEEPS 40000u
+
+static void sweep_run(struct loop_message *message)
+{
+    atomic_fetch_add(&container_of(message, struct sweep, message)->run, 1);
+}
+
+static void *sweep_post(void *context)
+{
+    struct sweep *sweep = context;
+
+    for (unsigned i = 0; i < SWEEPS; i++) {
+        for (volatile unsigned wait = 0; wait < i % 4000; wait++)
+            ;
+        loop_post(sweep->loop, &sweep->message);
+        while (atomic_load(&sweep->run) == i)
+            if (i % 64 == 0)
+                poll(NULL, 0, 0);
+    }
+    loop_stop(sweep->loop);
+    return NULL;
+}
+
 static void test_no_wake_up_is_lost(void **state)
 {
+    struct sweep sweep = {.message.run = sweep_run, .loop = test_loop_new(&(struct loop_options){0})};
+    pthread_t thread;
+
     (void)state;
     bounce(0);
     bounce(30);
+    assert_int_equal(pthread_create(&thread, NULL, sweep_post, &sweep), 0);
+    assert_int_equal(loop_run(sweep.loop), 0);
+    pthread_join(thread, NULL);
+    assert_int_equal(atomic_load(&sweep.run), SWEEPS);
+    loop_free(sweep.loop);
 }
 
 static void test_stop_before_run_returns_at_once(void **state)
