@@ -87,7 +87,7 @@ struct iscsi_login_secrets {
 };
 
 enum iscsi_login_step {
-    ISCSI_LOGIN_STEP_FIRST,
+    ISCSI_LOGIN_STEP_FIRST,       /* no whole request yet */
     ISCSI_LOGIN_STEP_AUTH_METHOD, /* security stage: no method agreed on yet */
     ISCSI_LOGIN_STEP_CHAP_ALGORITHM,
     ISCSI_LOGIN_STEP_CHAP_RESPONSE,
@@ -99,6 +99,13 @@ enum iscsi_login_step {
     ISCSI_LOGIN_STEP_FAILED,
 };
 
+enum iscsi_login_method {
+    ISCSI_LOGIN_METHOD_NOT_OFFERED,
+    ISCSI_LOGIN_METHOD_NOT_ACCEPTED,
+    ISCSI_LOGIN_METHOD_NONE,
+    ISCSI_LOGIN_METHOD_CHAP,
+};
+
 /* What CHAP needs to remember. Wiped by iscsi_login_done(). */
 struct iscsi_login_chap {
     enum iscsi_chap_algorithm algorithm;
@@ -107,6 +114,7 @@ struct iscsi_login_chap {
     uint8_t response[ISCSI_CHAP_RESPONSE_MAX];
     size_t response_size;
     bool mutual;
+    bool mutual_id_known;
     uint8_t mutual_id;
     uint8_t mutual_challenge[ISCSI_TEXT_BINARY_MAX];
     size_t mutual_challenge_size;
@@ -146,11 +154,10 @@ struct iscsi_login {
     enum iscsi_stage stage;
     union iscsi_bhs request;
     unsigned pdus;
+    bool names_read; /* the first request is behind us */
     uint32_t keys_seen;
-
     bool group_tag_sent;
-    bool chap_offered;
-    bool none_offered;
+    enum iscsi_login_method method; /* chosen from the initiator's AuthMethod */
     struct iscsi_login_chap chap;
     struct iscsi_negotiation negotiation;
     struct iscsi_text_gather gather;

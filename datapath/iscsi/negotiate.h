@@ -20,14 +20,14 @@ struct iscsi_parameters {
     uint32_t first_burst_length;           /* of a command's unsolicited data, immediate data included */
     bool initial_r2t;                      /* true: no unsolicited Data-Out */
     bool immediate_data;
-    uint16_t max_outstanding_r2t;
-    uint16_t max_connections;     /* always 1 */
-    uint8_t error_recovery_level; /* always 0 */
-    uint16_t default_time2wait_seconds;
-    uint16_t default_time2retain_seconds;
+    uint32_t max_outstanding_r2t;
+    uint32_t max_connections;      /* always 1 */
+    uint32_t error_recovery_level; /* always 0 */
+    uint32_t default_time2wait_seconds;
+    uint32_t default_time2retain_seconds;
     bool data_pdu_in_order;      /* always true */
     bool data_sequence_in_order; /* always true */
-    uint8_t protocol_level;      /* iSCSIProtocolLevel, RFC 7144: always 1 */
+    uint32_t protocol_level;     /* iSCSIProtocolLevel, RFC 7144: always 1 */
 };
 
 /* What we offer at most. */
@@ -35,7 +35,7 @@ struct iscsi_negotiate_limits {
     uint32_t max_recv_data_segment_length; /* 512 to 2^24-1 */
     uint32_t max_burst_length;             /* 512 to 2^24-1 */
     uint32_t first_burst_length;           /* 512 to max_burst_length */
-    uint16_t max_outstanding_r2t;          /* 1 or more */
+    uint32_t max_outstanding_r2t;          /* 1 or more */
     bool initial_r2t;                      /* true: never unsolicited Data-Out */
     bool immediate_data;
     bool digests; /* take CRC32C where the initiator prefers it or offers nothing else */
@@ -56,8 +56,7 @@ struct iscsi_negotiation {
     struct iscsi_parameters parameters;
     bool discovery; /* SessionType=Discovery */
     uint32_t seen;  /* bit per known key */
-    bool burst_offered;
-    bool declared; /* our MaxRecvDataSegmentLength was sent */
+    bool declared;  /* our MaxRecvDataSegmentLength was sent */
 };
 
 void iscsi_negotiation_init(struct iscsi_negotiation *negotiation,
