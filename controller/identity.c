@@ -1,0 +1,96 @@
+/* CSI's Identity service. Owns nothing; run by its own worker thread; no handler waits for anything. */
+#include "controller/identity.h"
+
+#include <stdlib.h>
+
+#include "common/cleanup.h"
+#include "common/id.h"
+#include "common/strings.h"
+#include "proto/csi.pb-c.h"
+
+static int handle_info(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                       void *context, struct error *err)
+{
+    Csi__V1__GetPluginInfoResponse *answer = (Csi__V1__GetPluginInfoResponse *)response;
+
+    (void)call, (void)request, (void)context;
+    answer->name = strdup(ID_DRIVER_NAME);
+    answer->vendor_version = strdup(MOORING_VERSION);
+    if (!answer->name || !answer->vendor_version)
+        return error_errno(err, ENOMEM, "GetPluginInfo");
+    return E_OK;
+}
+
+static Csi__V1__PluginCapability *new_capability(Csi__V1__PluginCapability__Service__Type type)
+{
+    Csi__V1__PluginCapability *capability = malloc(sizeof(*capability));
+    Csi__V1__PluginCapability__Service *service = malloc(sizeof(*service));
+
+    if (!capability || !service) {
+        free(capability);
+        free(service);
+        return NULL;
+    }
+    csi__v1__plugin_capability__init(capability);
+    csi__v1__plugin_capability__service__init(service);
+    service->type = type;
+    capability->type_case = CSI__V1__PLUGIN_CAPABILITY__TYPE_SERVICE;
+    capability->service = service;
+    return capability;
+}
+
+static int handle_capabilities(struct rpc_call *call, const ProtobufCMessage *request,
+                               ProtobufCMessage *response, void *context, struct error *err)
+{
+    static const Csi__V1__PluginCapability__Service__Type types[] = {
+        CSI__V1__PLUGIN_CAPABILITY__SERVICE__TYPE__CONTROLLER_SERVICE,
+        CSI__V1__PLUGIN_CAPABILITY__SERVICE__TYPE__VOLUME_ACCESSIBILITY_CONSTRAINTS,
+    };
+    Csi__V1__GetPluginCapabilitiesResponse *answer = (Csi__V1__GetPluginCapabilitiesResponse *)response;
+
+    (void)call, (void)request, (void)context;
+    answer->capabilities = calloc(ARRAY_SIZE(types), sizeof(*answer->capabilities));
+    for (size_t i = 0; answer->capabilities && i < ARRAY_SIZE(types); i++) {
+        answer->capabilities[i] = new_capability(types[i]);
+        if (!answer->capabilities[i])
+            break;
+        answer->n_capabilities++;
+    }
+    return answer->n_capabilities == ARRAY_SIZE(types) ? E_OK
+                                                       : error_errno(err, ENOMEM, "GetPluginCapabilities");
+}
+
+static int handle_probe(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                        void *context, struct error *err)
+{
+    Csi__V1__ProbeResponse *answer = (Csi__V1__ProbeResponse *)response;
+
+    (void)call, (void)request;
+    if (!monitor_has_servers(context))
+        return error_set(err, E_PRECONDITION,
+                         "no storage server is configured that is not gone; add one to \"servers\" in the "
+                         "configuration");
+    answer->ready = malloc(sizeof(*answer->ready));
+    if (!answer->ready)
+        return error_errno(err, ENOMEM, "Probe");
+    google__protobuf__bool_value__init(answer->ready);
+    answer->ready->value = monitor_ready(context);
+    return E_OK;
+}
+
+static const struct rpc_method methods[] = {
+    {"GetPluginInfo", handle_info, false},
+    {"GetPluginCapabilities", handle_capabilities, false},
+    {"Probe", handle_probe, false},
+};
+
+struct rpc_service identity_service(struct monitor *monitor)
+{
+    return (struct rpc_service){
+        .descriptor = &csi__v1__identity__descriptor,
+        .methods = methods,
+        .methods_count = ARRAY_SIZE(methods),
+        .context = monitor,
+        .threads = 1,
+    };
+}

@@ -1,0 +1,32 @@
+/* Sizes from capacity ranges. Owns nothing: pure functions, any thread. */
+#include "controller/size_range.h"
+
+#include <inttypes.h>
+
+#include "common/size.h"
+
+int size_range_choose(const struct size_range *range, uint64_t *ret_size_bytes, struct error *err)
+{
+    uint64_t required = range->required_bytes;
+    uint64_t limit = range->limit_bytes > 0 ? range->limit_bytes : INT64_MAX;
+    uint64_t size_bytes;
+
+    if (required == 0)
+        size_bytes = MIN(SIZE_DEFAULT_BYTES, ROUND_DOWN(limit, SIZE_STEP_BYTES));
+    else
+        size_bytes =
+            required <= INT64_MAX - SIZE_STEP_BYTES ? ROUND_UP(required, SIZE_STEP_BYTES) : UINT64_MAX;
+    if (size_bytes == 0 || size_bytes > limit)
+        return error_set(err, E_OUT_OF_RANGE,
+                         "no volume size fits from %" PRIu64 " to %" PRIu64
+                         " bytes; sizes are multiples of %" PRIu64,
+                         required, limit, SIZE_STEP_BYTES);
+    *ret_size_bytes = size_bytes;
+    return E_OK;
+}
+
+bool size_range_holds(const struct size_range *range, uint64_t size_bytes)
+{
+    return size_bytes >= range->required_bytes &&
+           (range->limit_bytes == 0 || size_bytes <= range->limit_bytes);
+}

@@ -1,0 +1,273 @@
+/*
+ * CreateVolume: survey the servers, choose one, claim the name on all, then make the volume on the server
+ * that the claim names. Owns nothing across calls; run by worker threads. A repeat finds the claim and
+ * finishes or returns what it made.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "common/cleanup.h"
+#include "common/id.h"
+#include "common/strings.h"
+#include "controller/claim.h"
+#include "controller/placement.h"
+#include "controller/size_range.h"
+
+#define CREATE_ROUNDS 4
+
+struct create {
+    struct controller *controller;
+    const struct create_request *request;
+    uint64_t deadline_ms;
+    uint64_t size_bytes;
+    char candidate_id[ID_VOLUME_MAX + 1]; /* ours, where no claim stands yet */
+    struct error placement;               /* why no server can take a new volume; code 0 when one can */
+};
+
+static int survey_server(struct storage_server *server, uint64_t deadline_ms, struct placement_server *ret,
+                         struct error *err)
+{
+    Mooring__Storage__V1__GetServerResponse *response = NULL;
+    int r = storage_get_server(server, deadline_ms, &response, err);
+
+    if (r != E_OK)
+        return r;
+    *ret = (struct placement_server){
+        .id = storage_server_config(server)->id,
+        .topology = storage_server_topology(server),
+        .free_bytes = response->free_bytes,
+        .size_max_bytes = response->volume_size_max_bytes ? response->volume_size_max_bytes : INT64_MAX,
+    };
+    protobuf_c_message_free_unpacked(&response->base, NULL);
+    return E_OK;
+}
+
+static void survey_free(struct placement_server *servers, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        json_decref(servers[i].topology);
+    free(servers);
+}
+
+/* Every server has to answer: any of them may hold this name's claim. */
+static int survey(struct storage *storage, uint64_t deadline_ms, struct placement_server **ret,
+                  size_t *ret_count, struct error *err)
+{
+    struct placement_server *servers = calloc(storage_count(storage) + 1, sizeof(*servers));
+    size_t count = 0;
+    int r = E_OK;
+
+    if (!servers)
+        return error_errno(err, ENOMEM, "placement");
+    for (size_t i = 0; r == E_OK && i < storage_count(storage); i++) {
+        struct storage_server *server = storage_at(storage, i);
+
+        if (storage_server_config(server)->gone)
+            continue;
+        r = survey_server(server, deadline_ms, &servers[count], err);
+        count += r == E_OK;
+    }
+    if (r == E_OK && count == 0)
+        r = error_set(err, E_UNAVAILABLE, "no storage server is configured that is not gone");
+    if (r != E_OK) {
+        survey_free(servers, count);
+        return r;
+    }
+    *ret = servers;
+    *ret_count = count;
+    return E_OK;
+}
+
+/* Choose a server and draw an id there. No room is no error yet: the volume may exist already. */
+static int choose_candidate(struct create *create, struct error *err)
+{
+    struct placement_server *servers;
+    size_t count, index = 0;
+    int r = survey(create->controller->storage, create->deadline_ms, &servers, &count, err);
+
+    if (r != E_OK)
+        return r;
+    placement_choose(servers, count, &create->request->wish, create->size_bytes, &index, &create->placement);
+    r = id_volume_new(servers[index].id, create->candidate_id);
+    survey_free(servers, count);
+    return r == E_OK ? E_OK : error_errno(err, -r, "a new volume id");
+}
+
+static bool home_fits(struct storage_server *home, const struct topology_wish *wish)
+{
+    json_t *topology = storage_server_topology(home);
+    bool fits = placement_fits(topology, wish);
+
+    json_decref(topology);
+    return fits;
+}
+
+/* CSI: a volume of this name is there; is it one that this request would have made? */
+static int check_existing(const struct create *create, struct storage_server *home,
+                          const Mooring__Storage__V1__Volume *volume, struct error *err)
+{
+    const struct create_request *request = create->request;
+    int r = E_OK;
+
+    if (!str_equal(volume->name, request->name))
+        return error_set(err, -EPROTO, "volume %s has name \"%s\", but is claimed for \"%s\"",
+                         volume->volume_id, volume->name, request->name);
+    if (!size_range_holds(&request->range, volume->size_bytes))
+        r = error_set(err, E_EXISTS, "it has %" PRIu64 " bytes, which the capacity range excludes",
+                      volume->size_bytes);
+    else if (!home_fits(home, &request->wish))
+        r = error_set(err, E_EXISTS, "its storage server is not in the topology or zone that is asked for");
+    else
+        r = parameters_compare(&request->parameters, volume->parameters, volume->n_parameters, volume->thick,
+                               volume->block_size_bytes, err);
+    if (r != E_OK)
+        error_wrap(err, "volume \"%s\" exists as %s and differs", request->name, volume->volume_id);
+    return r;
+}
+
+static int fill_parameters(Mooring__Storage__V1__CreateVolumeRequest *message,
+                           const struct parameters *parameters)
+{
+    int r = E_OK;
+
+    for (size_t i = 0; r == E_OK && i < PARAMETER_TEXT_COUNT; i++) {
+        if (parameters->text[i])
+            r = map_add(&message->parameters, &message->n_parameters,
+                        &mooring__storage__v1__create_volume_request__parameters_entry__descriptor,
+                        parameter_key(i), parameters->text[i]);
+    }
+    return r;
+}
+
+static void free_parameters(Mooring__Storage__V1__CreateVolumeRequest *message)
+{
+    for (size_t i = 0; i < message->n_parameters; i++)
+        protobuf_c_message_free_unpacked(&message->parameters[i]->base, NULL);
+    free(message->parameters);
+}
+
+static int make(const struct create *create, struct storage_server *home, const char *volume_id,
+                Mooring__Storage__V1__Volume **ret_volume, struct error *err)
+{
+    const struct create_request *request = create->request;
+    Mooring__Storage__V1__CreateVolumeRequest message = MOORING__STORAGE__V1__CREATE_VOLUME_REQUEST__INIT;
+    ProtobufCMessage *response = NULL;
+    int r = fill_parameters(&message, &request->parameters);
+
+    message.volume_id = (char *)volume_id;
+    message.name = (char *)request->name;
+    message.size_bytes = create->size_bytes;
+    message.block_size_bytes = request->parameters.block_size_bytes;
+    message.thick = request->parameters.thick;
+    if (r == E_OK)
+        r = storage_call(home, "CreateVolume", &message.base, create->deadline_ms, &response, err);
+    else
+        error_errno(err, -r, "parameters");
+    free_parameters(&message);
+    if (r != E_OK)
+        return r;
+    *ret_volume = TAKE_PTR(((Mooring__Storage__V1__CreateVolumeResponse *)response)->volume);
+    protobuf_c_message_free_unpacked(response, NULL);
+    return *ret_volume ? E_OK : error_set(err, -EPROTO, "CreateVolume answered without a volume");
+}
+
+/* The server refused for good and made nothing: what was claimed for it would only stand in the way. */
+static bool refused(int code)
+{
+    return code == E_NO_SPACE || code == E_EXHAUSTED || code == E_OUT_OF_RANGE || code == E_INVALID_ARGUMENT;
+}
+
+/* The claim for volume_id stands everywhere, and there is no such volume yet. */
+static int finish(struct create *create, struct storage_server *home, const char *volume_id, bool *ret_again,
+                  Mooring__Storage__V1__Volume **ret_volume, struct error *err)
+{
+    bool ours = str_equal(volume_id, create->candidate_id);
+    const char *name = create->request->name;
+    int r;
+
+    if (ours && create->placement.code != E_OK) {
+        claim_abandon(create->controller, name, volume_id);
+        r = create->placement.code;
+        error_move(err, &create->placement);
+        return r;
+    }
+    if (!ours && !home_fits(home, &create->request->wish)) {
+        claim_abandon(create->controller, name, volume_id);
+        *ret_again = true;
+        return E_OK;
+    }
+    r = make(create, home, volume_id, ret_volume, err);
+    if (refused(r)) {
+        claim_abandon(create->controller, name, volume_id);
+        *ret_again = !ours && create->placement.code == E_OK;
+    }
+    return r;
+}
+
+/* One round: claim, then return what exists or make it. *ret_again: the claim was for naught, and is gone. */
+static int create_round(struct create *create, bool *ret_again, Mooring__Storage__V1__Volume **ret_volume,
+                        struct error *err)
+{
+    _cleanup_error_ struct error absent = {0};
+    _cleanup_operation_ struct operation *operation = NULL;
+    struct storage_server *home = NULL;
+    char volume_id[ID_VOLUME_MAX + 1];
+    int r;
+
+    str_copy(volume_id, sizeof(volume_id), create->candidate_id);
+    r = claim_name(create->controller, create->request->name, volume_id, create->deadline_ms, err);
+    if (r == E_OK)
+        r = operation_begin(create->controller->operations, "volume", volume_id, "CreateVolume", &operation,
+                            err);
+    if (r == E_OK)
+        r = storage_of_volume(create->controller->storage, volume_id, &home, err);
+    if (r != E_OK)
+        return r;
+    r = storage_get_volume(home, volume_id, create->deadline_ms, ret_volume, &absent);
+    if (r == E_NOT_FOUND)
+        return finish(create, home, volume_id, ret_again, ret_volume, err);
+    if (r != E_OK) {
+        error_move(err, &absent);
+        return r;
+    }
+    r = check_existing(create, home, *ret_volume, err);
+    if (r != E_OK) {
+        protobuf_c_message_free_unpacked(&(*ret_volume)->base, NULL);
+        *ret_volume = NULL;
+    }
+    return r;
+}
+
+static int create_rounds(struct create *create, Mooring__Storage__V1__Volume **ret_volume, struct error *err)
+{
+    for (int round = 0; round < CREATE_ROUNDS; round++) {
+        bool again = false;
+        int r = create_round(create, &again, ret_volume, err);
+
+        if (!again)
+            return r;
+    }
+    return error_set(err, E_BUSY, "another controller is making a volume \"%s\"; retry",
+                     create->request->name);
+}
+
+int volume_create(struct controller *controller, const struct create_request *request, uint64_t deadline_ms,
+                  Mooring__Storage__V1__Volume **ret_volume, struct error *err)
+{
+    _cleanup_operation_ struct operation *operation = NULL;
+    struct create create = {.controller = controller, .request = request, .deadline_ms = deadline_ms};
+    Mooring__Storage__V1__Volume *volume = NULL;
+    int r;
+
+    r = size_range_choose(&request->range, &create.size_bytes, err);
+    if (r == E_OK)
+        r = operation_begin(controller->operations, "name", request->name, "CreateVolume", &operation, err);
+    if (r == E_OK)
+        r = choose_candidate(&create, err);
+    if (r == E_OK)
+        r = create_rounds(&create, &volume, err);
+    error_done(&create.placement);
+    if (r == E_OK)
+        *ret_volume = volume;
+    return r;
+}
