@@ -8,6 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The header's macros for the analyzer. */
+#undef error_set
+#undef error_errno
+
 static char *format_text(const char *format, va_list arguments) __attribute__((format(printf, 1, 0)));
 
 static char *format_text(const char *format, va_list arguments)

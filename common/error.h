@@ -64,4 +64,11 @@ const char *error_name(int code);
 /* Release the text. Safe to call twice. */
 void error_done(struct error *err);
 
+#ifdef __clang_analyzer__
+/* The analyzer sees one file at a time: tell it that these return what they were given, which is never 0. */
+#define error_set(err, code, ...) ((error_set)(err, code, __VA_ARGS__), (code))
+#define error_errno(err, errnum, ...)                                                                        \
+    ((error_errno)(err, errnum, __VA_ARGS__) < 0 ? -1 : (__builtin_unreachable(), 0))
+#endif
+
 #define _cleanup_error_ __attribute__((cleanup(error_done)))
