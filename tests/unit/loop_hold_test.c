@@ -84,7 +84,8 @@ static void server_answer(int fuse, const struct fuse_in_header *in, int held, i
                                  .time_gran = 1};
     struct fuse_attr_out attr = {.attr_valid = 3600,
                                  .attr = {.ino = 1, .size = DISK_BYTES, .mode = S_IFREG | 0600, .nlink = 1}};
-    struct fuse_open_out open = {.open_flags = FOPEN_DIRECT_IO};
+    /* Without FOPEN_NOFLUSH a dying process that has the file open would wait for this server. */
+    struct fuse_open_out open = {.open_flags = FOPEN_DIRECT_IO | FOPEN_NOFLUSH};
 
     switch (in->opcode) {
     case FUSE_INIT:
@@ -151,6 +152,7 @@ static int disk_attach(struct disk *disk)
 static int disk_start(void **state)
 {
     static struct disk disk;
+    struct stat stat;
     int fuse = open("/dev/fuse", O_RDWR | O_CLOEXEC), held[2], release[2], fd;
     char options[128], name[] = "loop-hold-XXXXXX";
 
@@ -183,6 +185,7 @@ static int disk_start(void **state)
     umount2(name, MNT_DETACH);
     unlink(name);
     assert_true(disk.file >= 0);
+    assert_int_equal(fstat(disk.file, &stat), 0); /* the kernel learns the size by it */
     snprintf(disk.path, sizeof(disk.path), "/proc/self/fd/%d", disk.file);
     *state = &disk;
     return 0;
