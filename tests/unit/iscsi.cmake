@@ -1,0 +1,3 @@
+foreach(part pdu)
+  mooring_test(iscsi_${part}_test SOURCES tests/unit/iscsi_${part}_test.c DEPENDS mooring_iscsi)
+endforeach()
