@@ -346,6 +346,10 @@ static void call_log(const struct rpc_call *call, int code, const struct error *
  */
 static void call_finish(struct rpc_call *call, grpc_byte_buffer *response, int code, const struct error *err)
 {
+    /* Cancelled by its own deadline, the call has that status on the caller's side too. */
+    if (code == E_CANCELLED && rpc_call_remaining_ms(call) <= 0)
+        code = E_DEADLINE;
+
     grpc_status_code status = (grpc_status_code)status_from_error(code);
     char text[CALL_TEXT_MAX];
     grpc_slice details;

@@ -12,6 +12,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "rpc/tls_issue.h"
+
 char rpc_test_dir[64], rpc_test_unix[128], rpc_test_tcp[32];
 
 static unsigned rpc_test_free_port(void)
@@ -36,6 +38,16 @@ int rpc_test_setup(void **state)
     snprintf(rpc_test_unix, sizeof(rpc_test_unix), "unix://%s/s.sock", rpc_test_dir);
     snprintf(rpc_test_tcp, sizeof(rpc_test_tcp), "127.0.0.1:%u", rpc_test_free_port());
     return 0;
+}
+
+void rpc_test_issue(const char *ca, const char *name, const char *common_name, const char *address)
+{
+    struct error err = {0};
+    const char *dir = rpc_test_path(ca, "");
+
+    if (access(rpc_test_path(ca, "/ca.crt"), F_OK) < 0)
+        rpc_test_expect(0, tls_ca_create(dir, &err), &err);
+    rpc_test_expect(0, tls_issue(dir, common_name, &address, 1, rpc_test_path(name, ""), 30, &err), &err);
 }
 
 static int rpc_test_remove(const char *path, const struct stat *status, int type, struct FTW *walk)

@@ -22,6 +22,9 @@ int rpc_test_teardown(void **state);
 /* "<directory>/<name><suffix>", in one of a few static buffers. */
 const char *rpc_test_path(const char *name, const char *suffix);
 
+/* Issue certificate name for one address, by the CA in directory ca, which is made at its first use. */
+void rpc_test_issue(const char *ca, const char *name, const char *common_name, const char *address);
+
 /* The files of certificate name, checked against the CA in directory "ca" (or other). */
 struct rpc_tls rpc_test_tls(const char *ca, const char *name);
 

@@ -2,3 +2,5 @@
 #pragma once
 
 int rpc_calls_tests(void);
+int rpc_tls_tests(void);
+int rpc_parts_tests(void);

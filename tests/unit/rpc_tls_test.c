@@ -1,0 +1,277 @@
+/* Who gets through to whom over TLS, and what the one that is refused reads. */
+#include "tests/unit/rpc_fixture.h"
+#include "tests/unit/rpc_service.h"
+#include "tests/unit/rpc_tests.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "proto/storage.pb-c.h"
+#include "rpc/tls_issue.h"
+
+#define STORAGE (&mooring__storage__v1__storage__descriptor)
+
+static struct test_service tls_test;
+static struct rpc_service tls_services[3];
+
+static int tls_setup(void **state)
+{
+    if (rpc_test_setup(state))
+        return -1;
+    rpc_test_issue("ca", "server", "mooring:server:store-1", "127.0.0.1");
+    rpc_test_issue("ca", "named", "mooring:server:store-1", "store-1.example");
+    rpc_test_issue("ca", "controller", "mooring:controller", "127.0.0.1");
+    rpc_test_issue("ca", "operator", "mooring:operator", "127.0.0.1");
+    rpc_test_issue("ca", "node", "mooring:node:worker-3.example", "127.0.0.1");
+    rpc_test_issue("other", "stranger", "mooring:controller", "127.0.0.1");
+    rpc_test_issue("other", "impostor", "mooring:server:store-1", "127.0.0.1");
+    test_services(&tls_test, tls_services);
+    return 0;
+}
+
+static struct rpc_server *tls_serve(const char *certificate)
+{
+    struct rpc_tls tls = rpc_test_tls("ca", certificate);
+    struct rpc_server_options options = {.endpoint = rpc_test_tcp, .tls = &tls};
+    struct rpc_server *server;
+    struct error err = {0};
+
+    rpc_test_expect(0, rpc_server_new(&server, &options, tls_services, 3, &err), &err);
+    return server;
+}
+
+/* One call with the files given, checked against the CA given. */
+static int tls_call(const char *ca, const char *certificate, const char *server_name, const char *method,
+                    struct error *err)
+{
+    Mooring__Storage__V1__GetServerRequest get = MOORING__STORAGE__V1__GET_SERVER_REQUEST__INIT;
+    Mooring__Storage__V1__ListVolumesRequest list = MOORING__STORAGE__V1__LIST_VOLUMES_REQUEST__INIT;
+    struct rpc_tls tls = rpc_test_tls(ca, certificate);
+    struct rpc_client_options options = {.endpoint = rpc_test_tcp, .tls = &tls, .server_name = server_name};
+    struct rpc_call_options call = {.timeout_ms = 20000};
+    ProtobufCMessage *response;
+    struct rpc_client *client;
+    int code;
+
+    rpc_test_expect(0, rpc_client_new(&client, &options, err), err);
+    code = rpc_client_call(client, STORAGE, method, method[0] == 'G' ? &get.base : &list.base, &call,
+                           &response, err);
+    if (!code)
+        protobuf_c_message_free_unpacked(response, NULL);
+    rpc_client_free(client);
+    return code;
+}
+
+static void tls_expect_text(struct error *err, const char *words)
+{
+    if (!strstr(error_text(err), words))
+        fail_msg("\"%s\" lacks \"%s\"", error_text(err), words);
+    error_done(err);
+}
+
+static void test_roles(void **state)
+{
+    static const struct {
+        const char *certificate;
+        enum rpc_role role;
+        const char *id;
+    } cases[] = {{"controller", RPC_ROLE_CONTROLLER, ""},
+                 {"operator", RPC_ROLE_OPERATOR, ""},
+                 {"node", RPC_ROLE_NODE, "worker-3.example"},
+                 {"server", RPC_ROLE_SERVER, "store-1"}};
+    struct rpc_server *server = tls_serve("server");
+    struct error err = {0};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        rpc_test_expect(0, tls_call("ca", cases[i].certificate, NULL, "GetServer", &err), &err);
+        assert_int_equal(tls_test.peer.role, cases[i].role);
+        assert_string_equal(tls_test.peer.id, cases[i].id);
+        assert_non_null(strstr(tls_test.peer.address, "127.0.0.1"));
+    }
+    rpc_test_expect(E_PERMISSION, tls_call("ca", "node", NULL, "ListVolumes", &err), &err);
+    tls_expect_text(&err, "node worker-3.example may not");
+    rpc_server_free(server, 1000);
+}
+
+static void test_other_ca_client_refused(void **state)
+{
+    struct rpc_server *server = tls_serve("server");
+    struct error err = {0};
+
+    (void)state;
+    rpc_test_expect(E_UNAVAILABLE, tls_call("ca", "stranger", NULL, "GetServer", &err), &err);
+    tls_expect_text(&err, "refused our certificate");
+    rpc_server_free(server, 1000);
+}
+
+static void test_other_ca_server_refused(void **state)
+{
+    struct rpc_server *server = tls_serve("impostor");
+    struct error err = {0};
+
+    (void)state;
+    rpc_test_expect(E_UNAVAILABLE, tls_call("ca", "controller", NULL, "GetServer", &err), &err);
+    tls_expect_text(&err, "not issued by our CA");
+    rpc_server_free(server, 1000);
+}
+
+static void test_server_name(void **state)
+{
+    struct rpc_server *server = tls_serve("named");
+    struct error err = {0};
+
+    (void)state;
+    rpc_test_expect(E_UNAVAILABLE, tls_call("ca", "controller", NULL, "GetServer", &err), &err);
+    tls_expect_text(&err, "does not carry the name");
+    rpc_test_expect(0, tls_call("ca", "controller", "store-1.example", "GetServer", &err), &err);
+    rpc_server_free(server, 1000);
+}
+
+/* A node's certificate has the right CA and address, but a node is no storage server. */
+static void test_node_cannot_serve(void **state)
+{
+    struct rpc_server *server = tls_serve("node");
+    struct error err = {0};
+
+    (void)state;
+    rpc_test_expect(E_UNAVAILABLE, tls_call("ca", "controller", NULL, "GetServer", &err), &err);
+    tls_expect_text(&err, "is not a storage server's");
+    rpc_server_free(server, 1000);
+}
+
+static void test_unreachable(void **state)
+{
+    struct error err = {0};
+
+    (void)state;
+    rpc_test_expect(E_UNAVAILABLE, tls_call("ca", "controller", NULL, "GetServer", &err), &err);
+    tls_expect_text(&err, "Connection refused");
+}
+
+static void test_port_taken(void **state)
+{
+    struct rpc_server *server = tls_serve("server"), *second = NULL;
+    struct rpc_tls tls = rpc_test_tls("ca", "server");
+    struct rpc_server_options options = {.endpoint = rpc_test_tcp, .tls = &tls};
+    struct error err = {0};
+
+    (void)state;
+    rpc_test_expect(E_EXISTS, rpc_server_new(&second, &options, tls_services, 3, &err), &err);
+    assert_null(second);
+    tls_expect_text(&err, rpc_test_tcp);
+    rpc_test_expect(0, tls_call("ca", "controller", NULL, "GetServer", &err), &err);
+    rpc_server_free(server, 1000);
+}
+
+static void tls_expect_bad_files(struct rpc_tls tls, const char *words)
+{
+    struct rpc_server_options server_options = {.endpoint = rpc_test_tcp, .tls = &tls};
+    struct rpc_client_options client_options = {.endpoint = rpc_test_tcp, .tls = &tls};
+    struct rpc_server *server;
+    struct rpc_client *client;
+    struct error err = {0};
+
+    rpc_test_expect(E_INVALID_ARGUMENT, rpc_server_new(&server, &server_options, tls_services, 3, &err),
+                    &err);
+    tls_expect_text(&err, words);
+    rpc_test_expect(E_INVALID_ARGUMENT, rpc_client_new(&client, &client_options, &err), &err);
+    tls_expect_text(&err, words);
+}
+
+static void test_bad_files(void **state)
+{
+    struct rpc_tls missing = rpc_test_tls("ca", "server"), swapped = missing, foreign = missing;
+    struct rpc_server_options bare = {.endpoint = rpc_test_tcp};
+    struct rpc_server *server;
+    struct error err = {0};
+
+    (void)state;
+    missing.key_file = "/nonexistent/x.key";
+    tls_expect_bad_files(missing, "/nonexistent/x.key");
+    swapped.cert_file = swapped.key_file;
+    tls_expect_bad_files(swapped, swapped.cert_file);
+    foreign.key_file = rpc_test_path("node", ".key");
+    tls_expect_bad_files(foreign, "does not belong to");
+    rpc_test_expect(E_INVALID_ARGUMENT, rpc_server_new(&server, &bare, tls_services, 3, &err), &err);
+    tls_expect_text(&err, "needs TLS");
+}
+
+/* ---- issuing ---- */
+
+static void test_issue_never_replaces(void **state)
+{
+    const char *prefix = rpc_test_path("server", ""), *fresh = rpc_test_path("fresh", ""), *address = "::1";
+    struct error err = {0};
+    struct stat status;
+
+    (void)state;
+    rpc_test_expect(E_EXISTS, tls_ca_create(rpc_test_path("ca", ""), &err), &err);
+    rpc_test_expect(
+        E_EXISTS, tls_issue(rpc_test_path("ca", ""), "mooring:operator", &address, 1, prefix, 1, &err), &err);
+    tls_expect_text(&err, "exists");
+    assert_int_equal(stat(rpc_test_path("server", ".key"), &status), 0);
+    assert_int_equal(status.st_mode & 0777, 0600);
+    assert_int_equal(stat(rpc_test_path("ca", "/ca.key"), &status), 0);
+    assert_int_equal(status.st_mode & 0777, 0600);
+    /* A key alone is in the way too, and stays what it was. */
+    assert_int_equal(link(rpc_test_path("server", ".key"), rpc_test_path("fresh", ".key")), 0);
+    rpc_test_expect(
+        E_EXISTS, tls_issue(rpc_test_path("ca", ""), "mooring:operator", &address, 1, fresh, 1, &err), &err);
+    assert_int_not_equal(access(rpc_test_path("fresh", ".crt"), F_OK), 0);
+    assert_int_equal(access(rpc_test_path("fresh", ".key"), F_OK), 0);
+    error_done(&err);
+}
+
+static void test_issue_refuses(void **state)
+{
+    const char *good = "10.0.0.1", *bad = "a,IP:10.0.0.1", *ca = rpc_test_path("ca", "");
+    const char *prefix = rpc_test_path("refused", "");
+    struct error err = {0};
+
+    (void)state;
+    rpc_test_expect(E_INVALID_ARGUMENT, tls_issue(ca, "mooring:root", &good, 1, prefix, 1, &err), &err);
+    rpc_test_expect(E_INVALID_ARGUMENT, tls_issue(ca, "mooring:node:", &good, 1, prefix, 1, &err), &err);
+    rpc_test_expect(E_INVALID_ARGUMENT, tls_issue(ca, "mooring:node:a", &bad, 1, prefix, 1, &err), &err);
+    rpc_test_expect(E_INVALID_ARGUMENT, tls_issue(ca, "mooring:node:a", &good, 1, prefix, 0, &err), &err);
+    rpc_test_expect(E_NOT_FOUND, tls_issue(rpc_test_dir, "mooring:node:a", &good, 1, prefix, 1, &err), &err);
+    tls_expect_text(&err, "mooring tls init");
+    assert_int_not_equal(access(rpc_test_path("refused", ".key"), F_OK), 0);
+}
+
+/* As long as a node's id may be: past the 64 characters that OpenSSL grants by default. */
+static void test_issue_long_name(void **state)
+{
+    char name[160] = "mooring:node:";
+    struct rpc_server *server = tls_serve("server");
+    struct error err = {0};
+
+    (void)state;
+    memset(name + strlen(name), 'n', 128);
+    rpc_test_issue("ca", "long", name, "127.0.0.1");
+    rpc_test_expect(0, tls_call("ca", "long", NULL, "GetServer", &err), &err);
+    assert_int_equal(tls_test.peer.role, RPC_ROLE_NODE);
+    assert_int_equal(strlen(tls_test.peer.id), 128);
+    rpc_server_free(server, 1000);
+}
+
+int rpc_tls_tests(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_roles),
+        cmocka_unit_test(test_other_ca_client_refused),
+        cmocka_unit_test(test_other_ca_server_refused),
+        cmocka_unit_test(test_server_name),
+        cmocka_unit_test(test_node_cannot_serve),
+        cmocka_unit_test(test_unreachable),
+        cmocka_unit_test(test_port_taken),
+        cmocka_unit_test(test_bad_files),
+        cmocka_unit_test(test_issue_never_replaces),
+        cmocka_unit_test(test_issue_refuses),
+        cmocka_unit_test(test_issue_long_name),
+    };
+
+    return cmocka_run_group_tests_name("rpc TLS", tests, tls_setup, rpc_test_teardown);
+}
