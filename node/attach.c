@@ -1,0 +1,342 @@
+/* Starting, adopting and ending device processes. Called by stage, publish and the supervisor. */
+#include "node/attach.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/cleanup.h"
+#include "common/io.h"
+#include "common/record.h"
+#include "common/secret.h"
+#include "common/strings.h"
+#include "common/time.h"
+#include "node/loop_device.h"
+#include "node/mount.h"
+#include "node/process.h"
+#include "node/stage_record.h"
+
+#define DEVICE_FORMAT 1
+#define ATTACH_POLL_MS 10
+#define ATTACH_KILL_MS 10000
+#define ATTACH_HOLDER_MS 5000
+#define ATTACH_RESTART_CALL_MS 5000
+
+/* The paths of one volume's processes. */
+struct attach_paths {
+    char *dir;        /* mooring-device's folder */
+    char *device_pid; /* pid files */
+    char *holder_pid;
+    char *holder_socket;
+    char *mount_point; /* of the one-file FUSE mount */
+    char *log;
+};
+
+static void attach_paths_done(struct attach_paths *paths)
+{
+    free(paths->dir);
+    free(paths->device_pid);
+    free(paths->holder_pid);
+    free(paths->holder_socket);
+    free(paths->mount_point);
+    free(paths->log);
+}
+
+static int attach_paths_init(struct attach_paths *paths, const struct node_config *config,
+                             const char *volume_id, struct error *err)
+{
+    paths->dir = stage_record_path(config->state_dir, volume_id, "device");
+    paths->device_pid = stage_record_path(config->state_dir, volume_id, "device.pid");
+    paths->holder_pid = stage_record_path(config->state_dir, volume_id, "holder.pid");
+    paths->holder_socket = stage_record_path(config->state_dir, volume_id, "device/holder.sock");
+    paths->mount_point = stage_record_path(config->state_dir, volume_id, "device/fuse");
+    paths->log = stage_record_path(config->state_dir, volume_id, "log");
+    if (!paths->dir || !paths->device_pid || !paths->holder_pid || !paths->holder_socket ||
+        !paths->mount_point || !paths->log)
+        return error_errno(err, ENOMEM, "cannot name the files of volume %s", volume_id);
+    return 0;
+}
+
+#define _cleanup_paths_ __attribute__((cleanup(attach_paths_done)))
+
+void attach_device_done(struct attach_device *device)
+{
+    free(device->path);
+    *device = (struct attach_device){0};
+}
+
+/* ---- device.json ---- */
+
+static int attach_load(const struct attach_paths *paths, const char *name, json_t **ret, struct error *err)
+{
+    _cleanup_fd_ int dir_fd = open(paths->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (dir_fd < 0 && errno == ENOENT)
+        return error_set(err, E_NOT_FOUND, "%s is not there", paths->dir);
+    if (dir_fd < 0)
+        return error_errno(err, errno, "cannot open %s", paths->dir);
+    return record_load(dir_fd, name, DEVICE_FORMAT, ret, err);
+}
+
+static int attach_save_device(const struct attach_paths *paths, json_t *object, struct error *err)
+{
+    _cleanup_fd_ int dir_fd = -1;
+
+    int r = io_make_dirs(paths->dir, 0700, err);
+    if (r)
+        return r;
+    dir_fd = open(paths->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir_fd < 0)
+        return error_errno(err, errno, "cannot open %s", paths->dir);
+    return record_save(dir_fd, "device.json", DEVICE_FORMAT, object, 0600, err);
+}
+
+/*
+ * The session's ISID (RFC 7143, section 11.12.5: T = 10b, random) lives as long as the attachment, so that a
+ * successor's login reinstates its predecessor's session.
+ */
+static json_t *attach_isids(const struct attach_paths *paths, uint64_t epoch)
+{
+    _cleanup_json_ json_t *old = NULL;
+    uint8_t random[5];
+    char isid[13];
+
+    if (attach_load(paths, "device.json", &old, NULL) == 0) {
+        json_t *isids = json_object_get(old, "isid");
+        if (json_is_array(isids) && json_integer_value(json_object_get(old, "epoch")) == (json_int_t)epoch)
+            return json_incref(isids);
+    }
+    if (io_random(random, sizeof(random)))
+        return NULL;
+    snprintf(isid, sizeof(isid), "80%02x%02x%02x%02x%02x", random[0], random[1], random[2], random[3],
+             random[4]);
+    return json_pack("[s]", isid);
+}
+
+static int attach_write_device(const struct node_config *config, const struct attach_paths *paths,
+                               const struct storage_attachment *attachment, const struct storage_grant *grant,
+                               struct error *err)
+{
+    char initiator[ID_IQN_MAX + 1];
+    json_t *isids = attach_isids(paths, attachment->epoch);
+    json_t *portals = json_array();
+
+    id_node_iqn(config->node_id, initiator);
+    for (size_t i = 0; portals && i < attachment->portals_count; i++)
+        json_array_append_new(portals, json_string(attachment->portals[i]));
+    _cleanup_json_ json_t *object = json_pack(
+        "{s:s, s:s, s:i, s:o, s:s, s:s, s:I, s:I, s:s, s:s, s:o, s:b, s:i, s:i, s:I, s:s, s:s}", "volume_id",
+        attachment->volume_id, "target_name", attachment->target_name, "lun", (int)attachment->lun, "portals",
+        portals, "initiator_name", initiator, "node_id", config->node_id, "epoch",
+        (json_int_t)attachment->epoch, "generation", (json_int_t)grant->generation, "chap_name",
+        grant->chap_name, "chap_secret", grant->chap_secret, "isid", isids, "read_only", attachment->readonly,
+        "sessions", 1, "block_size_bytes", (int)attachment->block_size_bytes, "size_bytes",
+        (json_int_t)attachment->size_bytes, "mount_point", paths->mount_point, "attach", "fuse");
+    if (!object)
+        return error_errno(err, ENOMEM, "cannot write device.json of volume %s", attachment->volume_id);
+    return attach_save_device(paths, object, err);
+}
+
+int attach_epoch(const struct node_config *config, const char *volume_id, uint64_t *ret_epoch,
+                 struct error *err)
+{
+    _cleanup_paths_ struct attach_paths paths = {0};
+    _cleanup_json_ json_t *object = NULL;
+
+    int r = attach_paths_init(&paths, config, volume_id, err);
+    if (!r)
+        r = attach_load(&paths, "device.json", &object, err);
+    return r ? r : record_get_uint64(object, "epoch", ret_epoch, err);
+}
+
+/* ---- starting ---- */
+
+static int attach_spawn_holder(const struct node_config *config, const struct attach_paths *paths,
+                               struct error *err)
+{
+    _cleanup_free_ char *program = str_format("%s/mooring-holder", config->libexec_dir);
+    const char *argv[] = {program, "--socket", paths->holder_socket, NULL};
+
+    if (!program)
+        return error_errno(err, ENOMEM, "cannot start mooring-holder");
+    if (process_alive(paths->holder_pid, NULL))
+        return 0;
+    return process_spawn(paths->holder_pid, paths->log, argv, err);
+}
+
+static int attach_spawn(const struct node_config *config, const struct attach_paths *paths, struct error *err)
+{
+    _cleanup_free_ char *program = str_format("%s/mooring-device", config->libexec_dir);
+    const char *argv[] = {program, "--state", paths->dir, NULL};
+
+    if (!program)
+        return error_errno(err, ENOMEM, "cannot start mooring-device");
+    int r = attach_spawn_holder(config, paths, err);
+    return r ? r : process_spawn(paths->device_pid, paths->log, argv, err);
+}
+
+/* A new generation of this attachment, written down, and its process. */
+static int attach_launch(const struct node_config *config, struct storage *storage,
+                         const struct attach_paths *paths, const struct storage_attachment *attachment,
+                         unsigned timeout_ms, struct error *err)
+{
+    struct storage_grant grant;
+
+    int r = storage_generation_grant(storage, attachment->volume_id, attachment->epoch,
+                                     attachment->generation, timeout_ms, &grant, err);
+    if (r)
+        return r;
+    r = attach_write_device(config, paths, attachment, &grant, err);
+    secret_wipe(&grant, sizeof(grant));
+    return r ? r : attach_spawn(config, paths, err);
+}
+
+/* ---- waiting until it serves ---- */
+
+/* One look at status.json. 0: ready, ret is set. E_UNAVAILABLE: not yet, why in the text. */
+static int attach_look(const struct attach_paths *paths, struct attach_device *ret, struct error *err)
+{
+    _cleanup_json_ json_t *object = NULL;
+    const char *state = "starting", *problem = "", *device = NULL;
+    uint64_t status_pid = 0, generation = 0;
+    pid_t pid;
+
+    if (!process_alive(paths->device_pid, &pid))
+        return error_set(err, E_UNAVAILABLE, "mooring-device has ended; its last words are in %s",
+                         paths->log);
+    int r = attach_load(paths, "status.json", &object, err);
+    if (r && r != E_NOT_FOUND)
+        return r;
+    if (r || record_get_optional_uint64(object, "pid", &status_pid, NULL) || status_pid != (uint64_t)pid)
+        return error_set(err, E_UNAVAILABLE, "mooring-device is starting");
+    if ((r = record_get_string(object, "state", &state, err)) ||
+        (r = record_get_optional_string(object, "error", &problem, err)) ||
+        (r = record_get_optional_string(object, "loop_device", &device, err)) ||
+        (r = record_get_uint64(object, "generation", &generation, err)))
+        return r;
+    if (str_equal(state, "failed"))
+        return error_set(err, E_PRECONDITION, "the storage server refused the device: %s", problem);
+    if (!str_equal(state, "ready") || !device)
+        return error_set(err, E_UNAVAILABLE, "mooring-device is %s: %s", state, problem);
+    r = loop_device_verify(device, paths->mount_point, err);
+    if (r)
+        return r;
+    ret->path = strdup(device);
+    ret->generation = generation;
+    return ret->path ? 0 : error_errno(err, ENOMEM, "cannot keep the device");
+}
+
+static int attach_wait(const struct attach_paths *paths, uint64_t deadline_ms, struct attach_device *ret,
+                       struct error *err)
+{
+    for (;;) {
+        _cleanup_error_ struct error why = {0};
+        int r = attach_look(paths, ret, &why);
+
+        if (r != E_UNAVAILABLE || !process_alive(paths->device_pid, NULL)) {
+            error_move(err, &why);
+            return r;
+        }
+        if (time_now_ms() >= deadline_ms)
+            return error_set(err, E_DEADLINE, "the device is not there yet: %s", error_text(&why));
+        poll(NULL, 0, ATTACH_POLL_MS);
+    }
+}
+
+int attach_start(const struct node_config *config, struct storage *storage,
+                 const struct storage_attachment *attachment, unsigned timeout_ms, struct attach_device *ret,
+                 struct error *err)
+{
+    uint64_t deadline_ms = time_now_ms() + timeout_ms;
+    _cleanup_paths_ struct attach_paths paths = {0};
+    uint64_t epoch = 0;
+
+    int r = attach_paths_init(&paths, config, attachment->volume_id, err);
+    if (r)
+        return r;
+    r = attach_epoch(config, attachment->volume_id, &epoch, NULL);
+    if (r && r != E_NOT_FOUND)
+        return error_set(err, r, "cannot read device.json of volume %s", attachment->volume_id);
+    bool lives = process_alive(paths.device_pid, NULL);
+    if (lives && epoch != attachment->epoch)
+        return error_set(err, E_STALE, "a device of epoch %llu still runs", (unsigned long long)epoch);
+    if (!lives) {
+        r = attach_launch(config, storage, &paths, attachment, timeout_ms, err);
+        if (r)
+            return r;
+    }
+    return attach_wait(&paths, deadline_ms, ret, err);
+}
+
+int attach_restart(const struct node_config *config, struct storage *storage, const char *volume_id,
+                   struct error *err)
+{
+    _cleanup_attachment_ struct storage_attachment attachment = {0};
+    _cleanup_paths_ struct attach_paths paths = {0};
+    uint64_t epoch;
+
+    int r = attach_paths_init(&paths, config, volume_id, err);
+    if (!r)
+        r = attach_epoch(config, volume_id, &epoch, err);
+    if (r || process_alive(paths.device_pid, NULL))
+        return r;
+    r = storage_attachment_get(storage, volume_id, ATTACH_RESTART_CALL_MS, &attachment, err);
+    if (r == E_NOT_FOUND || r == E_PERMISSION || (!r && attachment.epoch != epoch) ||
+        (!r && attachment.removing))
+        return attach_spawn(config, &paths, err);
+    return r ? r : attach_launch(config, storage, &paths, &attachment, ATTACH_RESTART_CALL_MS, err);
+}
+
+int attach_find(const struct node_config *config, const char *volume_id, struct attach_device *ret,
+                struct error *err)
+{
+    _cleanup_paths_ struct attach_paths paths = {0};
+    int r = attach_paths_init(&paths, config, volume_id, err);
+
+    return r ? r : attach_look(&paths, ret, err);
+}
+
+int attach_watch(const struct node_config *config, const char *volume_id)
+{
+    _cleanup_paths_ struct attach_paths paths = {0};
+
+    return attach_paths_init(&paths, config, volume_id, NULL) ? -1 : process_open(paths.device_pid);
+}
+
+/* ---- ending ---- */
+
+int attach_stop(const struct node_config *config, const char *volume_id, unsigned timeout_ms,
+                struct error *err)
+{
+    _cleanup_paths_ struct attach_paths paths = {0};
+
+    int r = attach_paths_init(&paths, config, volume_id, err);
+    if (!r)
+        r = process_stop(paths.device_pid, SIGTERM, timeout_ms, err);
+    if (!r)
+        r = process_stop(paths.holder_pid, SIGTERM, ATTACH_HOLDER_MS, err);
+    if (r)
+        return error_wrap(err, "volume %s", volume_id);
+    /* A device that had died before it was told to end leaves its loop device and mount to us. */
+    return attach_sweep(config, volume_id, err);
+}
+
+int attach_sweep(const struct node_config *config, const char *volume_id, struct error *err)
+{
+    _cleanup_paths_ struct attach_paths paths = {0};
+
+    int r = attach_paths_init(&paths, config, volume_id, err);
+    if (!r)
+        r = process_stop(paths.device_pid, SIGKILL, ATTACH_KILL_MS, err);
+    if (!r)
+        r = process_stop(paths.holder_pid, SIGKILL, ATTACH_KILL_MS, err);
+    if (!r)
+        r = loop_device_release(paths.mount_point, err);
+    if (!r)
+        r = mount_remove_lazily(paths.mount_point, err);
+    return r ? error_wrap(err, "volume %s", volume_id) : 0;
+}

@@ -1,0 +1,56 @@
+/*
+ * A volume's block device on this node: the pair of mooring-holder and mooring-device that makes it, started,
+ * adopted and ended. The processes outlive us; what they are is on disk: `device/device.json`, which we write
+ * and mooring-device reads, and `device/status.json` the other way (datapath/device/state.h says their
+ * shapes). All block; called with the volume's lock held.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/error.h"
+#include "node/config.h"
+#include "node/storage.h"
+
+struct attach_device {
+    char *path; /* "/dev/loop3" */
+    uint64_t generation;
+};
+
+void attach_device_done(struct attach_device *device);
+#define _cleanup_attach_device_ __attribute__((cleanup(attach_device_done)))
+
+/*
+ * Make the device be there: adopt a live process of this epoch, or take a new generation and start one; then
+ * wait until it serves. E_DEADLINE (what it waits for in the text) after timeout_ms, the process left to go
+ * on; E_PRECONDITION when the storage server refused it for good; E_STALE when a process of another epoch is
+ * still there.
+ */
+int attach_start(const struct node_config *config, struct storage *storage,
+                 const struct storage_attachment *attachment, unsigned timeout_ms, struct attach_device *ret,
+                 struct error *err);
+
+/* Start the successor of a device process that died, with the next generation, and do not wait. When the
+ * attachment is gone it is started with what it had: the refusal at its login then ends all waiting I/O with
+ * an error. */
+int attach_restart(const struct node_config *config, struct storage *storage, const char *volume_id,
+                   struct error *err);
+
+/* The epoch that device.json carries; E_NOT_FOUND when there is none. */
+int attach_epoch(const struct node_config *config, const char *volume_id, uint64_t *ret_epoch,
+                 struct error *err);
+
+/* The device of a volume that is staged; E_UNAVAILABLE while it is not ready. */
+int attach_find(const struct node_config *config, const char *volume_id, struct attach_device *ret,
+                struct error *err);
+
+/* End in good order: flush, log out, give the device back. Nothing is mounted on it any more. */
+int attach_stop(const struct node_config *config, const char *volume_id, unsigned timeout_ms,
+                struct error *err);
+
+/* End at any price, and take away what is left of it: for an old epoch, and for a host that was lost. */
+int attach_sweep(const struct node_config *config, const char *volume_id, struct error *err);
+
+/* A pidfd of the device process, or -1 when it does not live. */
+int attach_watch(const struct node_config *config, const char *volume_id);

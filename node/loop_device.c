@@ -1,0 +1,77 @@
+/* Loop devices by sysfs and ioctl(2). No state; called by attach. */
+#include "node/loop_device.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/loop.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "common/cleanup.h"
+#include "common/io.h"
+#include "common/strings.h"
+
+/* The backing file of loop device `name` ("loop3"), or NULL when it has none. The caller frees. */
+static char *loop_device_backing(const char *name)
+{
+    _cleanup_free_ char *path = str_format("/sys/block/%s/loop/backing_file", name);
+    char *text = NULL;
+
+    if (!path || io_read_file(path, 8192, &text, NULL, NULL))
+        return NULL;
+    text[strcspn(text, "\n")] = '\0';
+    return text;
+}
+
+/* backing is a file directly in mount_point; the kernel adds " (deleted)" when its mount is gone. */
+static bool loop_device_is_in(const char *backing, const char *mount_point)
+{
+    size_t length = strlen(mount_point);
+
+    return backing && str_starts_with(backing, mount_point) && backing[length] == '/';
+}
+
+int loop_device_verify(const char *device, const char *mount_point, struct error *err)
+{
+    const char *name = strrchr(device, '/');
+    _cleanup_free_ char *backing = name ? loop_device_backing(name + 1) : NULL;
+
+    if (!loop_device_is_in(backing, mount_point))
+        return error_set(err, E_PRECONDITION,
+                         "%s is backed by %s, not by a file in %s: it is not this volume", device,
+                         backing ? backing : "nothing", mount_point);
+    return 0;
+}
+
+static int loop_device_detach(const char *name, struct error *err)
+{
+    _cleanup_free_ char *path = str_format("/dev/%s", name);
+    _cleanup_fd_ int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+
+    if (fd < 0)
+        return error_errno(err, path ? errno : ENOMEM, "cannot open /dev/%s", name);
+    if (ioctl(fd, LOOP_CLR_FD, 0) < 0 && errno != ENXIO)
+        return error_errno(err, errno, "cannot detach /dev/%s", name);
+    return 0;
+}
+
+int loop_device_release(const char *mount_point, struct error *err)
+{
+    _cleanup_dir_ DIR *dir = opendir("/sys/block");
+    struct dirent *entry;
+
+    if (!dir)
+        return error_errno(err, errno, "cannot list /sys/block");
+    while ((entry = readdir(dir))) {
+        if (!str_starts_with(entry->d_name, "loop"))
+            continue;
+        _cleanup_free_ char *backing = loop_device_backing(entry->d_name);
+        if (loop_device_is_in(backing, mount_point)) {
+            int r = loop_device_detach(entry->d_name, err);
+            if (r)
+                return r;
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,12 @@
+/* The loop devices of this host, found by their backing files: ours lie below a volume's folder, others are
+ * not touched. */
+#pragma once
+
+#include "common/error.h"
+
+/* device ("/dev/loop3") is backed by the file `volume` in mount_point; E_PRECONDITION, naming both,
+ * otherwise. */
+int loop_device_verify(const char *device, const char *mount_point, struct error *err);
+
+/* Detach each loop device whose backing file is in mount_point. 0 also when there is none. */
+int loop_device_release(const char *mount_point, struct error *err);

@@ -1,0 +1,140 @@
+/* libmount, wrapped. No state; called by the node's RPC threads. */
+#include "node/mount.h"
+
+#include <errno.h>
+#include <libmount.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+
+#include "common/cleanup.h"
+#include "common/strings.h"
+
+#define MOUNT_STACK_MAX 32 /* mounts on top of one another at one path, before we give up */
+
+void mount_info_done(struct mount_info *info)
+{
+    free(info->source);
+    free(info->root);
+    free(info->fs_type);
+    *info = (struct mount_info){0};
+}
+
+static int mount_info_set(struct mount_info *info, const char *source, const char *root, const char *fs_type)
+{
+    info->source = strdup(source ? source : "");
+    info->root = strdup(root ? root : "");
+    info->fs_type = strdup(fs_type ? fs_type : "");
+    if (info->source && info->root && info->fs_type)
+        return 0;
+    mount_info_done(info);
+    return -ENOMEM;
+}
+
+int mount_find(const char *path, struct mount_info *ret_info, struct error *err)
+{
+    struct libmnt_table *table = mnt_new_table_from_file("/proc/self/mountinfo");
+    unsigned long flags = 0;
+    int r = 0;
+
+    if (!table)
+        return error_errno(err, errno ? errno : EIO, "cannot read /proc/self/mountinfo");
+    struct libmnt_fs *fs = mnt_table_find_target(table, path, MNT_ITER_BACKWARD);
+    if (!fs) {
+        r = error_set(err, E_NOT_FOUND, "nothing is mounted at %s", path);
+    } else {
+        struct mount_info info = {0};
+        const char *options = mnt_fs_get_vfs_options(fs);
+        if (options)
+            mnt_optstr_get_flags(options, &flags, mnt_get_builtin_optmap(MNT_LINUX_MAP));
+        info.readonly = flags & MS_RDONLY;
+        if (mount_info_set(&info, mnt_fs_get_source(fs), mnt_fs_get_root(fs), mnt_fs_get_fstype(fs)))
+            r = error_errno(err, ENOMEM, "cannot keep what is mounted at %s", path);
+        else
+            *ret_info = info;
+    }
+    mnt_unref_table(table);
+    return r;
+}
+
+/* libmount's own words for what went wrong, in the class of error that it is. */
+static int mount_explain(struct libmnt_context *context, int result, const char *what, struct error *err)
+{
+    char words[512] = "";
+
+    mnt_context_get_excode(context, result, words, sizeof(words));
+    int code = mnt_context_syscall_called(context) ? mnt_context_get_syscall_errno(context) : 0;
+    if (code == EBUSY)
+        return error_set(err, E_PRECONDITION, "%s: it is in use: %s", what, words);
+    if (code == EINVAL || result == -EINVAL)
+        return error_set(err, E_INVALID_ARGUMENT, "%s: %s (see the kernel's log)", what, words);
+    return error_set(err, code ? -code : -EIO, "%s: %s", what, words);
+}
+
+int mount_device(const char *device, const char *path, const char *fs_type, const char *options,
+                 bool readonly, struct error *err)
+{
+    struct libmnt_context *context = mnt_new_context();
+    int r = 0;
+
+    if (!context)
+        return error_errno(err, ENOMEM, "cannot mount %s", path);
+    _cleanup_free_ char *all = str_format("%s%s%s", readonly ? "ro" : "rw", *options ? "," : "", options);
+    _cleanup_free_ char *what = str_format("cannot mount %s (%s) at %s", device, fs_type, path);
+    if (!all || !what || mnt_context_set_source(context, device) || mnt_context_set_target(context, path) ||
+        mnt_context_set_fstype(context, fs_type) || mnt_context_set_options(context, all)) {
+        r = error_errno(err, ENOMEM, "cannot mount %s", path);
+    } else {
+        int result = mnt_context_mount(context);
+        if (result)
+            r = mount_explain(context, result, what, err);
+    }
+    mnt_free_context(context);
+    return r;
+}
+
+int mount_bind(const char *source, const char *path, bool readonly, struct error *err)
+{
+    if (mount(source, path, NULL, MS_BIND, NULL) < 0)
+        return error_errno(err, errno, "cannot bind %s onto %s", source, path);
+    if (!readonly)
+        return 0;
+    if (mount(NULL, path, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY, NULL) < 0) {
+        int r = error_errno(err, errno, "cannot make %s read-only", path);
+        umount2(path, UMOUNT_NOFOLLOW);
+        return r;
+    }
+    return 0;
+}
+
+static int mount_remove_with(const char *path, int flags, struct error *err)
+{
+    for (unsigned i = 0; i < MOUNT_STACK_MAX; i++) {
+        _cleanup_mount_info_ struct mount_info info = {0};
+        int r = mount_find(path, &info, NULL);
+
+        if (r == E_NOT_FOUND)
+            return 0;
+        if (r)
+            return error_set(err, r, "cannot tell what is mounted at %s", path);
+        if (umount2(path, flags | UMOUNT_NOFOLLOW) == 0 || errno == EINVAL || errno == ENOENT)
+            continue;
+        if (errno == EBUSY)
+            return error_set(err, E_PRECONDITION,
+                             "%s is in use: end what has files open there, then try again", path);
+        return error_errno(err, errno, "cannot unmount %s", path);
+    }
+    return error_set(err, E_PRECONDITION, "more than %d mounts are stacked at %s", MOUNT_STACK_MAX, path);
+}
+
+int mount_remove(const char *path, struct error *err)
+{
+    return mount_remove_with(path, 0, err);
+}
+
+int mount_remove_lazily(const char *path, struct error *err)
+{
+    if (mount_remove_with(path, 0, NULL) == 0)
+        return 0;
+    return mount_remove_with(path, MNT_DETACH, err);
+}

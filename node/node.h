@@ -1,0 +1,85 @@
+/* What the parts of mooring-node share, and the operations on volumes behind the CSI service. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/error.h"
+#include "node/config.h"
+#include "node/stage_record.h"
+#include "node/storage.h"
+#include "node/volume_lock.h"
+
+struct supervisor;
+
+struct node {
+    struct node_config config;
+    struct storage *storage;
+    struct volume_locks *locks;
+    struct supervisor *supervisor;
+};
+
+/* ---- stage.c: CSI NodeStageVolume and NodeUnstageVolume ---- */
+
+struct stage_request {
+    const char *volume_id;
+    const char *staging_path;
+    uint64_t epoch; /* of the publish context: the attachment that this staging is for */
+    bool block;
+    bool single;               /* SINGLE_NODE_SINGLE_WRITER */
+    const char *fs_type;       /* "" : FILESYSTEM_DEFAULT for a blank volume, what is found otherwise */
+    const char *mount_options; /* comma-separated */
+    const char *mkfs_options;
+    unsigned timeout_ms;
+};
+
+/* Idempotent, also against a call that stopped half-way. An older epoch's staging is torn down first. */
+int stage_volume(struct node *node, const struct stage_request *request, struct error *err);
+int stage_unstage(struct node *node, const char *volume_id, const char *staging_path, unsigned timeout_ms,
+                  struct error *err);
+
+/* At start: what an earlier life of this host left over is taken away. */
+void stage_sweep_all(struct node *node);
+
+/* ---- publish.c: CSI NodePublishVolume and NodeUnpublishVolume ---- */
+
+struct publish_request {
+    const char *volume_id;
+    const char *staging_path;
+    const char *target_path;
+    bool block;
+    bool readonly;
+};
+
+int publish_volume(struct node *node, const struct publish_request *request, struct error *err);
+int publish_unpublish(struct node *node, const char *volume_id, const char *target_path, struct error *err);
+
+/* ---- stats.c: CSI NodeGetVolumeStats ---- */
+
+struct stats_usage {
+    int64_t total, used, available;
+};
+struct stats {
+    struct stats_usage bytes, inodes; /* a block volume has bytes.total only */
+    bool has_inodes;
+};
+int stats_read(struct node *node, const char *volume_id, const char *path, struct stats *ret,
+               struct error *err);
+
+/* ---- supervisor.c: successors for device processes that died ---- */
+
+int supervisor_new(struct supervisor **ret, struct node *node, struct error *err);
+struct supervisor *supervisor_free(struct supervisor *supervisor);
+void supervisor_wake(struct supervisor *supervisor); /* the set of volumes changed */
+
+/* ---- registrar.c: registration and heartbeat, a thread a server ---- */
+
+struct registrar;
+int registrar_new(struct registrar **ret, struct node *node, struct error *err);
+struct registrar *registrar_free(struct registrar *registrar);
+
+/* ---- service.c, identity.c: CSI on the wire ---- */
+
+struct rpc_service;
+void service_node(struct node *node, struct rpc_service *ret);
+void service_identity(struct node *node, struct rpc_service *ret);

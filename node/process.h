@@ -1,0 +1,36 @@
+/*
+ * Programs that outlive mooring-node (mooring-device, mooring-holder) and short ones that do not (mkfs,
+ * fsck).
+ *
+ * A long-lived one is known by its pid file: the process holds a flock on it, through a descriptor it
+ * inherited, from before its first instruction until the kernel has ended it. So whether it lives is the
+ * kernel's word, whoever its parent is, and a reused pid cannot be mistaken for it.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+#include "common/error.h"
+
+/*
+ * Start argv[0] in a session of its own, reparented to init, stdin from /dev/null, stdout and stderr appended
+ * to log_path. E_EXISTS when the process of pid_path lives; a program that cannot be executed is an error
+ * here.
+ */
+int process_spawn(const char *pid_path, const char *log_path, const char *const *argv, struct error *err);
+
+/* Whether it lives; ret_pid (may be NULL) is set only then. */
+bool process_alive(const char *pid_path, pid_t *ret_pid);
+
+/* A pidfd of it, or -1 when it does not live. The caller closes. */
+int process_open(const char *pid_path);
+
+/* Send signal_number and wait until it is gone. 0 also when it does not live; E_DEADLINE when it is still
+ * there. */
+int process_stop(const char *pid_path, int signal_number, unsigned timeout_ms, struct error *err);
+
+/* Run to the end; ret_status is the exit status; ret_output (may be NULL) the first 4 KiB of what it printed.
+ */
+int process_run(const char *const *argv, int *ret_status, char **ret_output, struct error *err);

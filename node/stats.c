@@ -1,0 +1,77 @@
+/* NodeGetVolumeStats: statvfs(3) of a mounted volume, the size of a block one. Takes no volume lock. */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+#include "common/cleanup.h"
+#include "common/strings.h"
+#include "node/node.h"
+
+static int stats_read_block(const char *path, struct stats *ret, struct error *err)
+{
+    _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+    uint64_t size;
+
+    if (fd < 0 || ioctl(fd, BLKGETSIZE64, &size) < 0)
+        return error_errno(err, errno, "cannot tell the size of %s", path);
+    ret->bytes.total = (int64_t)size;
+    return 0;
+}
+
+static int stats_read_filesystem(const char *path, struct stats *ret, struct error *err)
+{
+    struct statvfs fs;
+
+    if (statvfs(path, &fs) < 0)
+        return error_errno(err, errno, "cannot read the usage of %s", path);
+    int64_t unit = (int64_t)fs.f_frsize;
+    ret->bytes = (struct stats_usage){
+        .total = (int64_t)fs.f_blocks * unit,
+        .used = (int64_t)(fs.f_blocks - fs.f_bfree) * unit,
+        .available = (int64_t)fs.f_bavail * unit,
+    };
+    ret->inodes = (struct stats_usage){
+        .total = (int64_t)fs.f_files,
+        .used = (int64_t)(fs.f_files - fs.f_ffree),
+        .available = (int64_t)fs.f_favail,
+    };
+    ret->has_inodes = true;
+    return 0;
+}
+
+static bool stats_is_ours(const struct stage_record *record, const char *path)
+{
+    if (str_equal(record->staging_path, path))
+        return true;
+    for (size_t i = 0; i < record->publishes_count; i++) {
+        if (str_equal(record->publishes[i].target_path, path))
+            return true;
+    }
+    return false;
+}
+
+int stats_read(struct node *node, const char *volume_id, const char *path, struct stats *ret,
+               struct error *err)
+{
+    _cleanup_stage_record_ struct stage_record record = {0};
+    struct stats stats = {0};
+    struct stat status;
+
+    int r = stage_record_load(node->config.state_dir, volume_id, &record, err);
+    if (r)
+        return r;
+    if (!stats_is_ours(&record, path))
+        return error_set(err, E_NOT_FOUND, "volume %s is neither staged nor published at %s", volume_id,
+                         path);
+    if (stat(path, &status) < 0)
+        return errno == ENOENT ? error_set(err, E_NOT_FOUND, "%s is not there", path)
+                               : error_errno(err, errno, "cannot look at %s", path);
+    r = S_ISBLK(status.st_mode) ? stats_read_block(path, &stats, err)
+                                : stats_read_filesystem(path, &stats, err);
+    if (!r)
+        *ret = stats;
+    return r;
+}

@@ -1,0 +1,132 @@
+/*
+ * Successors for device processes that died. One thread: it watches a pidfd of each, and starts the next
+ * generation when one ends while its volume stays staged. A volume that an RPC is working on is left to that
+ * RPC.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "common/cleanup.h"
+#include "common/log.h"
+#include "node/attach.h"
+#include "node/node.h"
+
+#define SUPERVISOR_RETRY_MS 500
+#define SUPERVISOR_IDLE_MS 10000
+#define SUPERVISOR_VOLUMES_MAX 4096
+
+struct supervisor {
+    struct node *node;
+    pthread_t thread;
+    int wake_fd;
+    atomic_bool stopping;
+
+    struct pollfd watched[1 + SUPERVISOR_VOLUMES_MAX];
+    size_t watched_count;
+    bool retry; /* a volume has no live process yet */
+};
+
+static void supervisor_revive(struct supervisor *supervisor, const char *volume_id)
+{
+    _cleanup_stage_record_ struct stage_record record = {0};
+    _cleanup_error_ struct error err = {0};
+    struct node *node = supervisor->node;
+
+    supervisor->retry = true;
+    if (volume_lock_try(node->locks, volume_id, "a device's restart", NULL))
+        return;
+    int r = stage_record_load(node->config.state_dir, volume_id, &record, &err);
+    if (!r && record.complete) {
+        r = attach_restart(&node->config, node->storage, volume_id, &err);
+        if (!r)
+            log_warning("volume %s: mooring-device had ended; its successor is started", volume_id);
+    }
+    volume_lock_release(node->locks, volume_id);
+    if (r && r != E_NOT_FOUND)
+        log_warning("volume %s: mooring-device has ended, and no successor yet: %s", volume_id,
+                    error_text(&err));
+}
+
+static void supervisor_visit(const char *volume_id, void *context)
+{
+    struct supervisor *supervisor = context;
+    int fd = attach_watch(&supervisor->node->config, volume_id);
+
+    if (fd < 0) {
+        supervisor_revive(supervisor, volume_id);
+        fd = attach_watch(&supervisor->node->config, volume_id);
+    }
+    if (fd < 0)
+        return;
+    if (supervisor->watched_count == ARRAY_SIZE(supervisor->watched)) {
+        fd_close(fd);
+        return;
+    }
+    supervisor->watched[supervisor->watched_count++] = (struct pollfd){.fd = fd, .events = POLLIN};
+}
+
+static void *supervisor_run(void *context)
+{
+    struct supervisor *supervisor = context;
+
+    while (!atomic_load(&supervisor->stopping)) {
+        uint64_t count;
+
+        supervisor->watched[0] = (struct pollfd){.fd = supervisor->wake_fd, .events = POLLIN};
+        supervisor->watched_count = 1;
+        supervisor->retry = false;
+        stage_record_each(supervisor->node->config.state_dir, supervisor_visit, supervisor, NULL);
+        poll(supervisor->watched, supervisor->watched_count,
+             supervisor->retry ? SUPERVISOR_RETRY_MS : SUPERVISOR_IDLE_MS);
+        if (supervisor->watched[0].revents)
+            (void)!read(supervisor->wake_fd, &count, sizeof(count));
+        for (size_t i = 1; i < supervisor->watched_count; i++)
+            fd_close(supervisor->watched[i].fd);
+    }
+    return NULL;
+}
+
+int supervisor_new(struct supervisor **ret, struct node *node, struct error *err)
+{
+    struct supervisor *supervisor = calloc(1, sizeof(*supervisor));
+
+    if (!supervisor)
+        return error_errno(err, ENOMEM, "cannot start the supervisor");
+    supervisor->node = node;
+    supervisor->wake_fd = eventfd(0, EFD_CLOEXEC);
+    int problem = supervisor->wake_fd < 0
+                      ? errno
+                      : pthread_create(&supervisor->thread, NULL, supervisor_run, supervisor);
+    if (problem) {
+        fd_close(supervisor->wake_fd);
+        free(supervisor);
+        return error_errno(err, problem, "cannot start the supervisor");
+    }
+    *ret = supervisor;
+    return 0;
+}
+
+struct supervisor *supervisor_free(struct supervisor *supervisor)
+{
+    if (!supervisor)
+        return NULL;
+    atomic_store(&supervisor->stopping, true);
+    supervisor_wake(supervisor);
+    pthread_join(supervisor->thread, NULL);
+    fd_close(supervisor->wake_fd);
+    free(supervisor);
+    return NULL;
+}
+
+void supervisor_wake(struct supervisor *supervisor)
+{
+    static const uint64_t one = 1;
+
+    if (supervisor)
+        (void)!write(supervisor->wake_fd, &one, sizeof(one));
+}

@@ -1,0 +1,90 @@
+/* The locks of volumes: a short list under one mutex. Called by RPC threads and the supervisor. */
+#include "node/volume_lock.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "common/cleanup.h"
+#include "common/id.h"
+#include "common/strings.h"
+#include "common/time.h"
+
+struct volume_lock {
+    struct volume_lock *next;
+    char volume_id[ID_VOLUME_MAX + 1];
+    const char *what;
+    uint64_t since_ms;
+};
+
+struct volume_locks {
+    pthread_mutex_t mutex;
+    struct volume_lock *held;
+};
+
+int volume_locks_new(struct volume_locks **ret)
+{
+    struct volume_locks *locks = calloc(1, sizeof(*locks));
+
+    if (!locks)
+        return -ENOMEM;
+    pthread_mutex_init(&locks->mutex, NULL);
+    *ret = locks;
+    return 0;
+}
+
+struct volume_locks *volume_locks_free(struct volume_locks *locks)
+{
+    if (!locks)
+        return NULL;
+    while (locks->held) {
+        struct volume_lock *next = locks->held->next;
+        free(locks->held);
+        locks->held = next;
+    }
+    pthread_mutex_destroy(&locks->mutex);
+    free(locks);
+    return NULL;
+}
+
+int volume_lock_try(struct volume_locks *locks, const char *volume_id, const char *what, struct error *err)
+{
+    struct volume_lock *lock = calloc(1, sizeof(*lock));
+    int r = 0;
+
+    if (!lock || !str_copy(lock->volume_id, sizeof(lock->volume_id), volume_id)) {
+        free(lock);
+        return error_set(err, lock ? E_INVALID_ARGUMENT : -ENOMEM, "cannot lock volume %s", volume_id);
+    }
+    lock->what = what;
+    lock->since_ms = time_now_ms();
+    pthread_mutex_lock(&locks->mutex);
+    struct volume_lock *other = locks->held;
+    while (other && !str_equal(other->volume_id, volume_id))
+        other = other->next;
+    if (other) {
+        r = error_set(err, E_BUSY, "volume %s: %s has been running for %" PRIu64 " ms; try again later",
+                      volume_id, other->what, lock->since_ms - other->since_ms);
+    } else {
+        lock->next = locks->held;
+        locks->held = TAKE_PTR(lock);
+    }
+    pthread_mutex_unlock(&locks->mutex);
+    free(lock);
+    return r;
+}
+
+void volume_lock_release(struct volume_locks *locks, const char *volume_id)
+{
+    pthread_mutex_lock(&locks->mutex);
+    for (struct volume_lock **at = &locks->held; *at; at = &(*at)->next) {
+        if (str_equal((*at)->volume_id, volume_id)) {
+            struct volume_lock *lock = *at;
+            *at = lock->next;
+            free(lock);
+            break;
+        }
+    }
+    pthread_mutex_unlock(&locks->mutex);
+}
