@@ -19,8 +19,6 @@
 
 #define PROCESS_OUTPUT_MAX 4096
 
-extern char **environ;
-
 /* ---- long-lived ones ---- */
 
 /* In the new process: record who we are, keep the lock across exec, and become argv. Only async-signal-safe

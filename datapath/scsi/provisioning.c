@@ -67,7 +67,7 @@ static bool provisioning_unmap_check(struct scsi_task *task, unsigned *ret_count
 
 void provisioning_unmap_execute(struct scsi_task *task)
 {
-    unsigned count;
+    unsigned count = 0;
 
     if (!provisioning_unmap_check(task, &count) || count == 0) {
         command_answer(task);

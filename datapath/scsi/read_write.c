@@ -35,7 +35,7 @@ static bool read_write_range(struct scsi_task *task, uint64_t *ret_lba, uint64_t
 
 static bool read_write_parse(struct scsi_task *task, enum scsi_direction direction)
 {
-    uint64_t lba, blocks;
+    uint64_t lba = 0, blocks = 0;
 
     if (!read_write_range(task, &lba, &blocks) || !command_set_range(task, lba, blocks))
         return false;
