@@ -136,14 +136,14 @@ unit_report() {
     fi
 }
 
+# The binaries are asked of ctest: the folder may hold one of a test that is no more.
 suite_unit() {
-    local binary name status
+    local binary name status log
     is_built "$1" unit || return 0
-    for binary in "build/$1/tests"/*; do
-        [[ -f $binary && -x $binary ]] || continue
-        name=$1/${binary##*/} status=0
-        CMOCKA_MESSAGE_OUTPUT=TAP run_limited "$unit_limit_s" "$report_dir/${name//\//-}.log" "$binary" || status=$?
-        unit_report "$name" "$status" "$report_dir/${name//\//-}.log"
+    for binary in $(ctest --test-dir "build/$1" --show-only | sed -n 's/^ *Test *#[0-9]*: //p'); do
+        name=$1/$binary status=0 log=$report_dir/$1-$binary.log
+        CMOCKA_MESSAGE_OUTPUT=TAP run_limited "$unit_limit_s" "$log" "build/$1/tests/$binary" || status=$?
+        unit_report "$name" "$status" "$log"
     done
 }
 
