@@ -12,6 +12,15 @@
 struct backend;
 struct backend_image;
 
+/* What image_start() is asked to start for an image_io. */
+enum image_step {
+    IMAGE_STEP_DATA,  /* the verb: io->rest at io->offset + io->progress, or the whole range; io->fua a write
+                       */
+    IMAGE_STEP_PUNCH, /* deallocate the range: zeroing, where IMAGE_STEP_DATA gave -EOPNOTSUPP … */
+    IMAGE_STEP_ALLOCATE, /* … and then give it space again */
+    IMAGE_STEP_SYNC,     /* all that was answered becomes stable */
+};
+
 struct backend_ops {
     const char *name;
 

@@ -44,7 +44,11 @@ struct image_io {
     struct loop *loop;
     struct loop_op op;
     struct loop_work work;
-    int state;
+    struct loop_message message;
+    struct image_io *next;
+    struct iovec rest; /* what is still to be transferred of iov */
+    int step;          /* enum image_step (backend.h) */
+    int result;
     uint64_t progress;
 };
 

@@ -1,0 +1,448 @@
+/*
+ * The guards around a volume's bytes (invariants 1 and 5), for whichever backend holds them. Each command is
+ * a column of steps: mark the volume "data" where that is due, the verb itself, a sync where it must be
+ * stable.
+ *
+ * Runs on the loops; any number of them use one image at once. They share, under a mutex that is never held
+ * across I/O, who waits for a sync and who for the record of a failure. Records are written on offload
+ * threads.
+ *
+ * At most one sync of an image is in flight: the kernel reports an error once, to one caller, so two at a
+ * time could let one lie. Those that arrive meanwhile share the next one, which is submitted after they came.
+ */
+#include "datapath/store/image.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "common/cleanup.h"
+#include "common/log.h"
+#include "common/size.h"
+#include "datapath/store/backend.h"
+#include "datapath/store/store_internal.h"
+
+struct io_list {
+    struct image_io *first;
+    struct image_io **last;
+};
+
+struct image {
+    struct volume *volume;
+    const struct backend_ops *ops;
+    struct backend_image *backend;
+
+    pthread_mutex_t lock; /* guards all below */
+    bool syncing;
+    struct io_list riders;  /* answered by the sync in flight; the first one started it */
+    struct io_list waiting; /* arrived after that was submitted */
+    bool recording;         /* "write-failed" is being made durable */
+    bool unrecorded;        /* the last attempt at that failed */
+    struct io_list failed;  /* answered when it is recorded; the first one started that */
+};
+
+static void image_mark(struct image_io *io);
+static int image_mark_work(struct loop_work *work);
+static void image_mark_done(struct loop_op *op, int res, unsigned flags);
+static void image_start(struct image_io *io, enum image_step step);
+static void image_start_done(struct loop_op *op, int res, unsigned flags);
+static void image_sync(struct image_io *io);
+static void image_sync_run(struct loop_message *message);
+static void image_sync_done(struct image_io *io, int res);
+static struct image_io *image_fail_locked(struct image *image, struct io_list *list);
+static void image_record(struct image_io *recorder, struct loop *loop);
+static int image_record_work(struct loop_work *work);
+static void image_record_done(struct loop_op *op, int res, unsigned flags);
+
+/* ---- lists ---- */
+
+static void list_init(struct io_list *list)
+{
+    list->first = NULL;
+    list->last = &list->first;
+}
+
+static void list_add(struct io_list *list, struct image_io *io)
+{
+    io->next = NULL;
+    *list->last = io;
+    list->last = &io->next;
+}
+
+static void list_move(struct io_list *to, struct io_list *from)
+{
+    if (!from->first)
+        return;
+    *to->last = from->first;
+    to->last = from->last;
+    list_init(from);
+}
+
+static void list_set_result(struct io_list *list, int result)
+{
+    for (struct image_io *io = list->first; io; io = io->next)
+        io->result = result;
+}
+
+/* ---- answering ---- */
+
+static void image_answer_run(struct loop_message *message)
+{
+    struct image_io *io = container_of(message, struct image_io, message);
+
+    io->done(io, io->result);
+}
+
+/* From anywhere: done() is called by io's own loop, later. */
+static void image_answer_later(struct image_io *io, int result)
+{
+    io->result = result;
+    io->message.run = image_answer_run;
+    loop_post(io->loop, &io->message);
+}
+
+static void image_answer_list(struct io_list *list)
+{
+    struct image_io *next;
+
+    for (struct image_io *io = list->first; io; io = next) {
+        next = io->next;
+        image_answer_later(io, io->result);
+    }
+}
+
+/* ---- a command comes in ---- */
+
+static bool image_io_fits(const struct image *image, const struct image_io *io)
+{
+    uint32_t block = image->volume->block_size_bytes;
+    bool transfer = io->verb == IMAGE_READ || io->verb == IMAGE_WRITE;
+
+    if (io->offset % block || io->length % block)
+        return false;
+    if (transfer && (io->length > IMAGE_IO_MAX || io->iov.iov_len < io->length))
+        return false;
+    return size_range_fits(io->offset, io->length, image->volume->size_bytes);
+}
+
+/*
+ * E_WRITE_FAILED, but not before the failure is on disk: what comes while it is being recorded waits for
+ * that, and what comes after it could not be recorded tries again. loop is the one that runs this.
+ */
+static void image_refuse(struct image *image, struct loop *loop, struct io_list *list)
+{
+    struct image_io *recorder = NULL;
+
+    list_set_result(list, E_WRITE_FAILED);
+    pthread_mutex_lock(&image->lock);
+    if (image->recording || image->unrecorded)
+        recorder = image_fail_locked(image, list);
+    pthread_mutex_unlock(&image->lock);
+    image_record(recorder, loop);
+    image_answer_list(list);
+}
+
+static void image_refuse_one(struct image_io *io)
+{
+    struct io_list list;
+
+    list_init(&list);
+    list_add(&list, io);
+    image_refuse(io->image, io->loop, &list);
+}
+
+void image_submit(struct image *image, struct loop *loop, struct image_io *io)
+{
+    bool changes = io->verb != IMAGE_READ && io->verb != IMAGE_FLUSH;
+
+    io->image = image;
+    io->loop = loop;
+    io->progress = 0;
+    if (io->verb != IMAGE_FLUSH && !image_io_fits(image, io))
+        image_answer_later(io, E_OUT_OF_RANGE);
+    else if (io->verb != IMAGE_READ && volume_write_failed(image->volume))
+        image_refuse_one(io);
+    else if (io->verb == IMAGE_FLUSH)
+        image_sync(io);
+    else if (io->length == 0)
+        image_answer_later(io, 0);
+    else if (changes && volume_write_marks(image->volume, io->epoch, io->generation))
+        image_mark(io);
+    else
+        image_start(io, IMAGE_STEP_DATA);
+}
+
+/* ---- the record says "data" before the first byte changes ---- */
+
+static void image_mark(struct image_io *io)
+{
+    io->work = (struct loop_work){.work = image_mark_work, .op.done = image_mark_done};
+    loop_offload(io->loop, &io->work);
+}
+
+static int image_mark_work(struct loop_work *work)
+{
+    struct image_io *io = container_of(work, struct image_io, work);
+    _cleanup_error_ struct error err = {0};
+    int rc = volume_mark_data(io->image->volume, io->epoch, io->generation, &err);
+
+    if (rc)
+        log_warning("volume %s: a write fails because its record cannot be written: %s",
+                    io->image->volume->id, error_text(&err));
+    return rc;
+}
+
+static void image_mark_done(struct loop_op *op, int res, unsigned flags)
+{
+    struct image_io *io = container_of(op, struct image_io, work.op);
+
+    (void)flags;
+    if (res)
+        io->done(io, res);
+    else if (volume_write_failed(io->image->volume))
+        image_refuse_one(io);
+    else
+        image_start(io, IMAGE_STEP_DATA);
+}
+
+/* ---- the verb ---- */
+
+static void image_start(struct image_io *io, enum image_step step)
+{
+    io->step = step;
+    io->rest.iov_base = (char *)io->iov.iov_base + io->progress;
+    io->rest.iov_len = io->length - io->progress;
+    io->op.done = image_start_done;
+    io->image->ops->image_start(io->image->backend, io->loop, io);
+}
+
+/* Results of an operation that was refused before it began: nothing is known to be lost. */
+static bool image_never_began(int res)
+{
+    return res == -EBUSY || res == -EINVAL || res == -EFAULT || res == -ECANCELED;
+}
+
+/* The backend's system calls end here, so this is where their errno is translated. */
+static void image_data_failed(struct image_io *io, int res)
+{
+    bool full = res == -ENOSPC || res == -EDQUOT;
+    struct image_io *recorder;
+    struct io_list list;
+
+    if (!io->fua || io->verb != IMAGE_WRITE || full || image_never_began(res)) {
+        io->done(io, full ? E_NO_SPACE : res);
+        return;
+    }
+    list_init(&list);
+    list_add(&list, io);
+    list_set_result(&list, res);
+    pthread_mutex_lock(&io->image->lock);
+    recorder = image_fail_locked(io->image, &list);
+    pthread_mutex_unlock(&io->image->lock);
+    image_record(recorder, io->loop);
+}
+
+static void image_transferred(struct image_io *io, int bytes)
+{
+    if (bytes == 0) { /* the file ends before the volume does */
+        image_data_failed(io, -EIO);
+        return;
+    }
+    io->progress += (uint64_t)bytes;
+    if (io->progress < io->length)
+        image_start(io, IMAGE_STEP_DATA);
+    else
+        io->done(io, 0);
+}
+
+static void image_range_changed(struct image_io *io)
+{
+    if (io->fua)
+        image_sync(io);
+    else
+        io->done(io, 0);
+}
+
+static void image_start_done(struct loop_op *op, int res, unsigned flags)
+{
+    struct image_io *io = container_of(op, struct image_io, op);
+    bool zeroing = io->verb == IMAGE_WRITE_ZEROES && io->allocate;
+
+    (void)flags;
+    if (io->step == IMAGE_STEP_SYNC)
+        image_sync_done(io, res);
+    else if (res == -EOPNOTSUPP && zeroing && io->step == IMAGE_STEP_DATA)
+        image_start(io, IMAGE_STEP_PUNCH);
+    else if (res < 0)
+        image_data_failed(io, res);
+    else if (io->verb == IMAGE_READ || io->verb == IMAGE_WRITE)
+        image_transferred(io, res);
+    else if (io->step == IMAGE_STEP_PUNCH)
+        image_start(io, IMAGE_STEP_ALLOCATE);
+    else
+        image_range_changed(io);
+}
+
+/* ---- syncs: one at a time ---- */
+
+static void image_sync(struct image_io *io)
+{
+    struct image *image = io->image;
+    bool first;
+
+    pthread_mutex_lock(&image->lock);
+    first = !image->syncing;
+    image->syncing = true;
+    list_add(first ? &image->riders : &image->waiting, io);
+    pthread_mutex_unlock(&image->lock);
+    if (first)
+        image_start(io, IMAGE_STEP_SYNC);
+}
+
+/* The next sync is started by its first rider, on that one's loop. */
+static void image_sync_run(struct loop_message *message)
+{
+    image_start(container_of(message, struct image_io, message), IMAGE_STEP_SYNC);
+}
+
+/*
+ * A failure is everybody's: of those that shared this sync, and of those that wait for the next, which would
+ * say nothing about what was lost. So is one that a stable write met while this sync ran.
+ */
+static void image_sync_done(struct image_io *io, int res)
+{
+    struct image *image = io->image;
+    struct loop *loop = io->loop;
+    bool failed = res < 0 && !image_never_began(res), refused;
+    struct image_io *starter, *recorder = NULL;
+    struct io_list ended;
+
+    list_init(&ended);
+    pthread_mutex_lock(&image->lock);
+    refused = !failed && volume_write_failed(image->volume);
+    list_move(&ended, &image->riders);
+    list_set_result(&ended, res);
+    if (failed || refused) {
+        list_set_result(&image->waiting, E_WRITE_FAILED);
+        list_move(&ended, &image->waiting);
+    }
+    if (failed)
+        recorder = image_fail_locked(image, &ended);
+    list_move(&image->riders, &image->waiting);
+    starter = image->riders.first;
+    image->syncing = starter != NULL;
+    pthread_mutex_unlock(&image->lock);
+    if (starter) {
+        starter->message.run = image_sync_run;
+        loop_post(starter->loop, &starter->message);
+    }
+    image_record(recorder, loop);
+    if (refused)
+        image_refuse(image, loop, &ended);
+    else
+        image_answer_list(&ended);
+}
+
+/* ---- a failure is recorded, then answered ---- */
+
+/* Answer the list when "write-failed" is durable. Returns who must start that (image_record), or NULL. */
+static struct image_io *image_fail_locked(struct image *image, struct io_list *list)
+{
+    atomic_store(&image->volume->write_failed, true);
+    list_move(&image->failed, list);
+    if (image->recording)
+        return NULL;
+    image->recording = true;
+    return image->failed.first;
+}
+
+static void image_record(struct image_io *recorder, struct loop *loop)
+{
+    if (!recorder)
+        return;
+    recorder->work = (struct loop_work){.work = image_record_work, .op.done = image_record_done};
+    loop_offload(loop, &recorder->work);
+}
+
+static int image_record_work(struct loop_work *work)
+{
+    struct image *image = container_of(work, struct image_io, work)->image;
+    _cleanup_error_ struct error err = {0};
+    int rc = volume_mark_write_failed(image->volume, &err);
+
+    if (rc)
+        log_error("volume %s: its disk failed to make writes stable, and that cannot be recorded: %s",
+                  image->volume->id, error_text(&err));
+    else
+        log_error("volume %s: its disk failed to make writes stable; it takes no writes until an operator "
+                  "clears it",
+                  image->volume->id);
+    return rc;
+}
+
+/* When even the record cannot be written there is no better answer to wait for: the volume refuses writes
+ * while this process lives, and each refusal tries again. */
+static void image_record_done(struct loop_op *op, int res, unsigned flags)
+{
+    struct image *image = container_of(op, struct image_io, work.op)->image;
+    struct io_list ended;
+
+    (void)flags;
+    list_init(&ended);
+    pthread_mutex_lock(&image->lock);
+    image->recording = false;
+    image->unrecorded = res != 0;
+    list_move(&ended, &image->failed);
+    pthread_mutex_unlock(&image->lock);
+    image_answer_list(&ended);
+}
+
+/* ---- the rest ---- */
+
+int image_extent(struct image *image, uint64_t offset, uint64_t length, bool *ret_mapped,
+                 uint64_t *ret_length)
+{
+    if (length == 0 || !size_range_fits(offset, length, image->volume->size_bytes))
+        return E_OUT_OF_RANGE;
+    return image->ops->image_extent(image->backend, offset, length, ret_mapped, ret_length);
+}
+
+int image_discard_all(struct image *image, struct error *err)
+{
+    return image->ops->image_discard_all(image->backend, err);
+}
+
+int image_new(struct volume *volume, struct image **ret, struct error *err)
+{
+    _cleanup_free_ struct image *image = calloc(1, sizeof(*image));
+    struct volume_record record;
+    int rc;
+
+    if (!image)
+        return error_errno(err, ENOMEM, "volume %s: image", volume->id);
+    image->volume = volume;
+    image->ops = volume->store->ops;
+    list_init(&image->riders);
+    list_init(&image->waiting);
+    list_init(&image->failed);
+    rc = volume_snapshot_record(volume, &record);
+    if (rc)
+        return error_errno(err, -rc, "volume %s: image", volume->id);
+    rc = image->ops->image_open(volume->store->backend, &record, &image->backend, err);
+    volume_record_done(&record);
+    if (rc)
+        return rc;
+    pthread_mutex_init(&image->lock, NULL);
+    *ret = TAKE_PTR(image);
+    return 0;
+}
+
+struct image *image_free(struct image *image)
+{
+    if (!image)
+        return NULL;
+    image->ops->image_close(image->backend);
+    pthread_mutex_destroy(&image->lock);
+    free(image);
+    return NULL;
+}

@@ -1,0 +1,153 @@
+/*
+ * A volume's data file: raw, sparse, direct I/O. Opening, space and extents block (any thread but a loop's);
+ * pool_image_start() is called by image.c on the loop that runs the command. The guards are image.c's.
+ *
+ * The extent-size hint is set when pool_volume.c makes the file. 1 MiB: random 4 KiB writes into a sparse
+ * file then leave at most one extent for each MiB (a million for 1 TiB, which XFS holds in some 16 MiB of
+ * memory), while a volume that is barely used wastes little.
+ */
+#include "datapath/store/pool/pool_internal.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/cleanup.h"
+#include "common/size.h"
+
+struct backend_image {
+    int fd;
+    uint64_t size_bytes;
+    char id[ID_VOLUME_MAX + 1];
+};
+
+int pool_image_open(struct backend *backend, const struct volume_record *record, struct backend_image **ret,
+                    struct error *err)
+{
+    _cleanup_fd_ int dir_fd = -1, fd = -1;
+    struct backend_image *image;
+    struct stat stat;
+
+    dir_fd = openat(backend->volumes_fd, record->id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (dir_fd < 0)
+        return error_errno(err, errno, "volume %s: its directory in %s", record->id, backend->path);
+    fd = openat(dir_fd, POOL_DATA_FILE, O_RDWR | O_DIRECT | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &stat) < 0)
+        return error_errno(err, errno, "volume %s: its data file in %s", record->id, backend->path);
+    if (!S_ISREG(stat.st_mode) || (uint64_t)stat.st_size < record->size_bytes)
+        return error_set(err, E_CORRUPT,
+                         "volume %s: its data file in %s has %jd bytes where it must have %ju", record->id,
+                         backend->path, (intmax_t)stat.st_size, (uintmax_t)record->size_bytes);
+    image = calloc(1, sizeof(*image));
+    if (!image)
+        return error_errno(err, ENOMEM, "volume %s: image", record->id);
+    *image = (struct backend_image){.fd = TAKE_FD(fd), .size_bytes = record->size_bytes};
+    memcpy(image->id, record->id, sizeof(image->id));
+    *ret = image;
+    return 0;
+}
+
+void pool_image_close(struct backend_image *image)
+{
+    if (!image)
+        return;
+    close(image->fd);
+    free(image);
+}
+
+int pool_image_used(struct backend_image *image, uint64_t *ret_bytes, struct error *err)
+{
+    struct stat stat;
+
+    if (fstat(image->fd, &stat) < 0)
+        return error_errno(err, errno, "volume %s: space used", image->id);
+    *ret_bytes = (uint64_t)stat.st_blocks * 512;
+    return 0;
+}
+
+/* The end of what begins at offset: the next data (whence SEEK_DATA) or hole, at most limit. -errno. */
+static int pool_image_seek(struct backend_image *image, uint64_t offset, uint64_t limit, int whence,
+                           uint64_t *ret_offset)
+{
+    off_t found = lseek(image->fd, (off_t)offset, whence);
+
+    if (found < 0 && errno != ENXIO)
+        return -errno;
+    *ret_offset = found < 0 ? limit : MIN((uint64_t)found, limit);
+    return 0;
+}
+
+/* Space that was allocated but never written reads as zeroes, and counts as not mapped here. */
+int pool_image_extent(struct backend_image *image, uint64_t offset, uint64_t length, bool *ret_mapped,
+                      uint64_t *ret_length)
+{
+    uint64_t limit = offset + length, data, hole;
+    int rc = pool_image_seek(image, offset, limit, SEEK_DATA, &data);
+
+    if (rc)
+        return rc;
+    if (data > offset) {
+        *ret_mapped = false;
+        *ret_length = data - offset;
+        return 0;
+    }
+    rc = pool_image_seek(image, offset, limit, SEEK_HOLE, &hole);
+    if (rc)
+        return rc;
+    *ret_mapped = true;
+    *ret_length = hole - offset;
+    return 0;
+}
+
+int pool_image_discard_all(struct backend_image *image, struct error *err)
+{
+    if (fallocate(image->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)image->size_bytes) < 0 ||
+        fsync(image->fd) < 0)
+        return pool_errno(err, errno, "discard volume", image->id);
+    return 0;
+}
+
+static void pool_image_start_data(struct backend_image *image, struct loop *loop, struct image_io *io)
+{
+    int mode = FALLOC_FL_KEEP_SIZE;
+
+    switch (io->verb) {
+    case IMAGE_READ:
+        loop_readv(loop, &io->op, image->fd, &io->rest, 1, io->offset + io->progress, 0);
+        return;
+    case IMAGE_WRITE:
+        loop_writev(loop, &io->op, image->fd, &io->rest, 1, io->offset + io->progress,
+                    io->fua ? LOOP_RWF_DSYNC : 0);
+        return;
+    case IMAGE_UNMAP:
+        loop_fallocate(loop, &io->op, image->fd, mode | FALLOC_FL_PUNCH_HOLE, io->offset, io->length);
+        return;
+    case IMAGE_WRITE_ZEROES:
+        mode |= io->allocate ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE;
+        loop_fallocate(loop, &io->op, image->fd, mode, io->offset, io->length);
+        return;
+    case IMAGE_FLUSH: /* has no data step */
+        abort();
+    }
+}
+
+void pool_image_start(struct backend_image *image, struct loop *loop, struct image_io *io)
+{
+    switch ((enum image_step)io->step) {
+    case IMAGE_STEP_DATA:
+        pool_image_start_data(image, loop, io);
+        return;
+    case IMAGE_STEP_PUNCH:
+        loop_fallocate(loop, &io->op, image->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, io->offset,
+                       io->length);
+        return;
+    case IMAGE_STEP_ALLOCATE:
+        loop_fallocate(loop, &io->op, image->fd, FALLOC_FL_KEEP_SIZE, io->offset, io->length);
+        return;
+    case IMAGE_STEP_SYNC:
+        loop_fdatasync(loop, &io->op, image->fd);
+        return;
+    }
+}
