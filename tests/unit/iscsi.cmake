@@ -1,3 +1,3 @@
-foreach(part pdu)
+foreach(part pdu response text)
   mooring_test(iscsi_${part}_test SOURCES tests/unit/iscsi_${part}_test.c DEPENDS mooring_iscsi)
 endforeach()
