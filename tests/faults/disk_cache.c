@@ -1,0 +1,186 @@
+/* An open-addressing table of dirty sectors. Single-threaded; called by faulty_disk. */
+#include "tests/faults/disk_cache.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define CACHE_SLOTS_MIN 1024u
+
+struct disk_sector {
+    uint64_t number; /* + 1; 0: the slot is free */
+    uint8_t data[DISK_SECTOR];
+};
+
+struct disk_cache {
+    int backing_fd;
+    struct disk_sector *slots;
+    size_t slots_count; /* a power of two */
+    size_t used;
+};
+
+static struct disk_sector *cache_slot(struct disk_sector *slots, size_t slots_count, uint64_t number)
+{
+    size_t at = (size_t)(number * UINT64_C(0x9e3779b97f4a7c15) >> 20) & (slots_count - 1);
+
+    while (slots[at].number && slots[at].number != number + 1)
+        at = (at + 1) & (slots_count - 1);
+    return &slots[at];
+}
+
+static int cache_grow(struct disk_cache *cache)
+{
+    size_t count = cache->slots_count * 2;
+    struct disk_sector *slots = calloc(count, sizeof(*slots));
+
+    if (!slots)
+        return -ENOMEM;
+    for (size_t i = 0; i < cache->slots_count; i++) {
+        if (cache->slots[i].number)
+            *cache_slot(slots, count, cache->slots[i].number - 1) = cache->slots[i];
+    }
+    free(cache->slots);
+    cache->slots = slots;
+    cache->slots_count = count;
+    return 0;
+}
+
+struct disk_cache *disk_cache_new(int backing_fd)
+{
+    struct disk_cache *cache = calloc(1, sizeof(*cache));
+
+    if (!cache)
+        return NULL;
+    cache->backing_fd = backing_fd;
+    cache->slots_count = CACHE_SLOTS_MIN;
+    cache->slots = calloc(cache->slots_count, sizeof(*cache->slots));
+    if (!cache->slots) {
+        free(cache);
+        return NULL;
+    }
+    return cache;
+}
+
+void disk_cache_free(struct disk_cache *cache)
+{
+    free(cache->slots);
+    free(cache);
+}
+
+static int cache_put(struct disk_cache *cache, uint64_t number, const uint8_t *data)
+{
+    if (cache->used * 2 >= cache->slots_count) {
+        int r = cache_grow(cache);
+        if (r)
+            return r;
+    }
+    struct disk_sector *sector = cache_slot(cache->slots, cache->slots_count, number);
+    if (!sector->number) {
+        sector->number = number + 1;
+        cache->used++;
+    }
+    if (data)
+        memcpy(sector->data, data, DISK_SECTOR);
+    else
+        memset(sector->data, 0, DISK_SECTOR);
+    return 0;
+}
+
+int disk_cache_write(struct disk_cache *cache, const void *data, uint64_t offset, size_t length)
+{
+    for (size_t at = 0; at < length; at += DISK_SECTOR) {
+        int r = cache_put(cache, (offset + at) / DISK_SECTOR, (const uint8_t *)data + at);
+        if (r)
+            return r;
+    }
+    return 0;
+}
+
+int disk_cache_discard(struct disk_cache *cache, uint64_t offset, uint64_t length)
+{
+    for (uint64_t at = 0; at < length; at += DISK_SECTOR) {
+        int r = cache_put(cache, (offset + at) / DISK_SECTOR, NULL);
+        if (r)
+            return r;
+    }
+    return 0;
+}
+
+int disk_cache_read(struct disk_cache *cache, void *data, uint64_t offset, size_t length)
+{
+    ssize_t n = pread(cache->backing_fd, data, length, (off_t)offset);
+
+    if (n < 0)
+        return -errno;
+    memset((uint8_t *)data + n, 0, length - (size_t)n);
+    for (size_t at = 0; cache->used && at < length; at += DISK_SECTOR) {
+        const struct disk_sector *sector =
+            cache_slot(cache->slots, cache->slots_count, (offset + at) / DISK_SECTOR);
+        if (sector->number)
+            memcpy((uint8_t *)data + at, sector->data, DISK_SECTOR);
+    }
+    return 0;
+}
+
+static int cache_write_back(const struct disk_cache *cache, const struct disk_sector *sector)
+{
+    off_t offset = (off_t)((sector->number - 1) * DISK_SECTOR);
+
+    return pwrite(cache->backing_fd, sector->data, DISK_SECTOR, offset) == DISK_SECTOR ? 0 : -EIO;
+}
+
+static void cache_empty(struct disk_cache *cache)
+{
+    memset(cache->slots, 0, cache->slots_count * sizeof(*cache->slots));
+    cache->used = 0;
+}
+
+int disk_cache_flush(struct disk_cache *cache)
+{
+    if (!cache->used)
+        return 0;
+    for (size_t i = 0; i < cache->slots_count; i++) {
+        int r = cache->slots[i].number ? cache_write_back(cache, &cache->slots[i]) : 0;
+        if (r)
+            return r;
+    }
+    cache_empty(cache);
+    return 0;
+}
+
+static uint64_t cache_random(uint64_t *state)
+{
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    return *state;
+}
+
+int disk_cache_cut(struct disk_cache *cache, uint64_t seed, unsigned keep_percent, size_t *ret_lost)
+{
+    uint64_t state = seed * 2 + 1;
+    size_t lost = 0;
+
+    for (unsigned i = 0; i < 16; i++)
+        cache_random(&state);
+    for (size_t i = 0; i < cache->slots_count; i++) {
+        if (!cache->slots[i].number)
+            continue;
+        if (cache_random(&state) % 100 >= keep_percent) {
+            lost++;
+            continue;
+        }
+        int r = cache_write_back(cache, &cache->slots[i]);
+        if (r)
+            return r;
+    }
+    cache_empty(cache);
+    *ret_lost = lost;
+    return 0;
+}
+
+size_t disk_cache_sectors(const struct disk_cache *cache)
+{
+    return cache->used;
+}
