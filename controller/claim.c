@@ -54,10 +54,15 @@ static int release(struct storage_server *server, const char *name, const char *
                    uint64_t deadline_ms, struct error *err)
 {
     Mooring__Storage__V1__ReleaseNameRequest request = MOORING__STORAGE__V1__RELEASE_NAME_REQUEST__INIT;
+    int r;
 
     request.name = (char *)name;
     request.volume_id = (char *)volume_id;
-    return storage_call(server, "ReleaseName", &request.base, deadline_ms, NULL, err);
+    r = storage_call(server, "ReleaseName", &request.base, deadline_ms, NULL, err);
+    /* The server keeps the claim of a volume that it has: someone made it since we looked. */
+    if (r == E_PRECONDITION)
+        return error_set(err, E_BUSY, "another controller has just made volume %s; retry", volume_id);
+    return r;
 }
 
 /* Release what this pass claimed on the servers before `end`, from the last to the first. */

@@ -201,6 +201,8 @@ static int finish(struct create *create, struct storage_server *home, const char
         claim_abandon(create->controller, name, volume_id);
         *ret_again = !ours && create->placement.code == E_OK;
     }
+    if (r == E_STALE) /* someone deleted it, claims and all, between our claims and now */
+        *ret_again = true;
     return r;
 }
 
@@ -246,6 +248,8 @@ static int create_rounds(struct create *create, Mooring__Storage__V1__Volume **r
 
         if (!again)
             return r;
+        if (err)
+            error_done(err);
     }
     return error_set(err, E_BUSY, "another controller is making a volume \"%s\"; retry",
                      create->request->name);

@@ -1,0 +1,355 @@
+/* The storage server of the controller's tests. Its handlers run on the rpc server's threads. */
+#include "tests/unit/controller_peer.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/cleanup.h"
+#include "common/strings.h"
+#include "proto/map.h"
+
+struct peer_volume *peer_volume(struct peer *peer, const char *id)
+{
+    for (size_t i = 0; i < PEER_ITEMS_MAX; i++) {
+        if (str_equal(peer->volumes[i].id, id))
+            return &peer->volumes[i];
+    }
+    return NULL;
+}
+
+struct peer_name *peer_name(struct peer *peer, const char *name)
+{
+    for (size_t i = 0; i < PEER_ITEMS_MAX; i++) {
+        if (peer->names[i].volume_id[0] != '\0' && str_equal(peer->names[i].name, name))
+            return &peer->names[i];
+    }
+    return NULL;
+}
+
+void peer_claim(struct peer *peer, const char *name, const char *volume_id)
+{
+    size_t i = 0;
+
+    while (i < PEER_ITEMS_MAX && peer->names[i].volume_id[0] != '\0')
+        i++;
+    assert(i < PEER_ITEMS_MAX);
+    str_copy(peer->names[i].name, sizeof(peer->names[i].name), name);
+    str_copy(peer->names[i].volume_id, sizeof(peer->names[i].volume_id), volume_id);
+}
+
+void peer_add_volume(struct peer *peer, const char *id, const char *name, uint64_t size_bytes)
+{
+    struct peer_volume *volume = peer_volume(peer, "");
+
+    assert(volume);
+    *volume = (struct peer_volume){.size_bytes = size_bytes};
+    str_copy(volume->id, sizeof(volume->id), id);
+    str_copy(volume->name, sizeof(volume->name), name);
+}
+
+size_t peer_count_volumes(struct peer *peer)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < PEER_ITEMS_MAX; i++)
+        count += peer->volumes[i].id[0] != '\0';
+    return count;
+}
+
+static int begin(struct peer *peer, const char *method, struct error *err)
+{
+    int r = 0;
+
+    if (peer->hook)
+        r = peer->hook(peer, method, peer->hook_context);
+    if (r != E_OK)
+        return error_set(err, r, "the test's hook of %s", method);
+    pthread_mutex_lock(&peer->lock);
+    peer->calls++;
+    return E_OK;
+}
+
+static int end(struct peer *peer, int r)
+{
+    pthread_mutex_unlock(&peer->lock);
+    return r;
+}
+
+#define HANDLER(function)                                                                                    \
+    static int function(struct rpc_call *call, const ProtobufCMessage *message, ProtobufCMessage *response,  \
+                        void *context, struct error *err)
+
+HANDLER(get_server)
+{
+    Mooring__Storage__V1__GetServerResponse *answer = (Mooring__Storage__V1__GetServerResponse *)response;
+    struct peer *peer = context;
+    int r = begin(peer, "GetServer", err);
+
+    (void)call, (void)message;
+    if (r != E_OK)
+        return r;
+    answer->server_id = strdup(peer->server_id);
+    answer->pool_uuid = strdup(peer->pool_uuid);
+    answer->boot_id = strdup(peer->boot_id);
+    answer->free_bytes = peer->free_bytes;
+    if (peer->zone)
+        map_add(&answer->topology, &answer->n_topology,
+                &mooring__storage__v1__get_server_response__topology_entry__descriptor, "zone", peer->zone);
+    return end(peer, E_OK);
+}
+
+HANDLER(claim_name)
+{
+    const Mooring__Storage__V1__ClaimNameRequest *request =
+        (const Mooring__Storage__V1__ClaimNameRequest *)message;
+    struct peer *peer = context;
+    int r = begin(peer, "ClaimName", err);
+
+    (void)call;
+    if (r != E_OK)
+        return r;
+    if (!peer_name(peer, request->name))
+        peer_claim(peer, request->name, request->volume_id);
+    ((Mooring__Storage__V1__ClaimNameResponse *)response)->volume_id =
+        strdup(peer_name(peer, request->name)->volume_id);
+    return end(peer, E_OK);
+}
+
+HANDLER(release_name)
+{
+    const Mooring__Storage__V1__ReleaseNameRequest *request =
+        (const Mooring__Storage__V1__ReleaseNameRequest *)message;
+    struct peer *peer = context;
+    int r = begin(peer, "ReleaseName", err);
+
+    (void)call, (void)response;
+    if (r != E_OK)
+        return r;
+    if (peer_volume(peer, request->volume_id))
+        return end(peer, error_set(err, E_PRECONDITION, "volume %s exists", request->volume_id));
+    for (size_t i = 0; i < PEER_ITEMS_MAX; i++) {
+        struct peer_name *one = &peer->names[i];
+
+        if (str_equal(one->volume_id, request->volume_id) &&
+            (*request->name == '\0' || str_equal(one->name, request->name)))
+            one->volume_id[0] = '\0';
+    }
+    return end(peer, E_OK);
+}
+
+static Mooring__Storage__V1__Volume *describe(const struct peer_volume *volume)
+{
+    Mooring__Storage__V1__Volume *answer = malloc(sizeof(*answer));
+
+    mooring__storage__v1__volume__init(answer);
+    answer->volume_id = strdup(volume->id);
+    answer->name = strdup(volume->name);
+    answer->size_bytes = volume->size_bytes;
+    answer->block_size_bytes = 4096;
+    if (volume->fs_type[0] != '\0')
+        map_add(&answer->parameters, &answer->n_parameters,
+                &mooring__storage__v1__volume__parameters_entry__descriptor, "fsType", volume->fs_type);
+    if (volume->node_id[0] != '\0') {
+        answer->attachments = calloc(1, sizeof(*answer->attachments));
+        answer->attachments[0] = malloc(sizeof(*answer->attachments[0]));
+        mooring__storage__v1__attachment__init(answer->attachments[0]);
+        answer->attachments[0]->node_id = strdup(volume->node_id);
+        answer->attachments[0]->epoch = volume->epoch;
+        answer->n_attachments = 1;
+    }
+    return answer;
+}
+
+HANDLER(create_volume)
+{
+    const Mooring__Storage__V1__CreateVolumeRequest *request =
+        (const Mooring__Storage__V1__CreateVolumeRequest *)message;
+    struct peer *peer = context;
+    const char *fs_type = map_get(request->parameters, request->n_parameters, "fsType");
+    const struct peer_name *claim;
+    int r = begin(peer, "CreateVolume", err);
+
+    (void)call;
+    if (r != E_OK)
+        return r;
+    claim = peer_name(peer, request->name);
+    if (!claim || !str_equal(claim->volume_id, request->volume_id))
+        return end(peer, error_set(err, E_STALE, "the claim is not for %s", request->volume_id));
+    if (request->size_bytes > peer->free_bytes)
+        return end(peer, error_set(err, E_NO_SPACE, "full"));
+    if (!peer_volume(peer, request->volume_id))
+        peer_add_volume(peer, request->volume_id, request->name, request->size_bytes);
+    str_copy(peer_volume(peer, request->volume_id)->fs_type, 16, fs_type ? fs_type : "");
+    ((Mooring__Storage__V1__CreateVolumeResponse *)response)->volume =
+        describe(peer_volume(peer, request->volume_id));
+    return end(peer, E_OK);
+}
+
+HANDLER(delete_volume)
+{
+    const char *id = ((const Mooring__Storage__V1__DeleteVolumeRequest *)message)->volume_id;
+    struct peer *peer = context;
+    struct peer_volume *volume;
+    int r = begin(peer, "DeleteVolume", err);
+
+    (void)call, (void)response;
+    if (r != E_OK)
+        return r;
+    volume = peer_volume(peer, id);
+    if (volume && volume->node_id[0] != '\0')
+        return end(peer, error_set(err, E_PRECONDITION, "attached"));
+    if (volume)
+        volume->id[0] = '\0';
+    return end(peer, E_OK);
+}
+
+HANDLER(get_volume)
+{
+    const char *id = ((const Mooring__Storage__V1__GetVolumeRequest *)message)->volume_id;
+    struct peer *peer = context;
+    const struct peer_volume *volume;
+    int r = begin(peer, "GetVolume", err);
+
+    (void)call;
+    if (r != E_OK)
+        return r;
+    volume = peer_volume(peer, id);
+    if (!volume)
+        return end(peer, error_set(err, E_NOT_FOUND, "no volume %s", id));
+    ((Mooring__Storage__V1__GetVolumeResponse *)response)->volume = describe(volume);
+    return end(peer, E_OK);
+}
+
+static const struct peer_volume *next_volume(struct peer *peer, const char *after)
+{
+    const struct peer_volume *next = NULL;
+
+    for (size_t i = 0; i < PEER_ITEMS_MAX; i++) {
+        const struct peer_volume *one = &peer->volumes[i];
+
+        if (one->id[0] != '\0' && strcmp(one->id, after) > 0 && (!next || strcmp(one->id, next->id) < 0))
+            next = one;
+    }
+    return next;
+}
+
+HANDLER(list_volumes)
+{
+    const Mooring__Storage__V1__ListVolumesRequest *request =
+        (const Mooring__Storage__V1__ListVolumesRequest *)message;
+    Mooring__Storage__V1__ListVolumesResponse *answer = (Mooring__Storage__V1__ListVolumesResponse *)response;
+    struct peer *peer = context;
+    const char *after = request->after_volume_id;
+    const struct peer_volume *next;
+    size_t limit = request->max_entries ? request->max_entries : 3;
+    int r = begin(peer, "ListVolumes", err);
+
+    (void)call;
+    if (r != E_OK)
+        return r;
+    limit = limit < 3 ? limit : 3; /* a server's own limit is below what is asked for */
+    answer->volumes = calloc(limit, sizeof(*answer->volumes));
+    while ((next = next_volume(peer, after)) && answer->n_volumes < limit) {
+        answer->volumes[answer->n_volumes++] = describe(next);
+        after = next->id;
+    }
+    answer->more = next != NULL;
+    return end(peer, E_OK);
+}
+
+HANDLER(attach_volume)
+{
+    const Mooring__Storage__V1__AttachVolumeRequest *request =
+        (const Mooring__Storage__V1__AttachVolumeRequest *)message;
+    Mooring__Storage__V1__AttachVolumeResponse *answer =
+        (Mooring__Storage__V1__AttachVolumeResponse *)response;
+    struct peer *peer = context;
+    struct peer_volume *volume;
+    int r = begin(peer, "AttachVolume", err);
+
+    (void)call;
+    if (r != E_OK)
+        return r;
+    volume = peer_volume(peer, request->volume_id);
+    if (!volume)
+        return end(peer, error_set(err, E_NOT_FOUND, "no volume"));
+    if (volume->node_id[0] != '\0' && !str_equal(volume->node_id, request->node_id))
+        return end(peer, error_set(err, E_PRECONDITION, "attached to %s", volume->node_id));
+    if (volume->node_id[0] == '\0')
+        volume->epoch++;
+    str_copy(volume->node_id, sizeof(volume->node_id), request->node_id);
+    volume->readonly = request->readonly;
+    volume->access_mode = (int)request->access_mode;
+    answer->volume = describe(volume);
+    answer->attachment = malloc(sizeof(*answer->attachment));
+    mooring__storage__v1__attachment__init(answer->attachment);
+    answer->attachment->node_id = strdup(volume->node_id);
+    answer->attachment->epoch = volume->epoch;
+    answer->target_name = strdup("iqn.test");
+    return end(peer, E_OK);
+}
+
+HANDLER(detach_volume)
+{
+    const Mooring__Storage__V1__DetachVolumeRequest *request =
+        (const Mooring__Storage__V1__DetachVolumeRequest *)message;
+    struct peer *peer = context;
+    struct peer_volume *volume;
+    int r = begin(peer, "DetachVolume", err);
+
+    (void)call, (void)response;
+    if (r != E_OK)
+        return r;
+    volume = peer_volume(peer, request->volume_id);
+    if (!volume)
+        return end(peer, error_set(err, E_NOT_FOUND, "no volume"));
+    if (*request->node_id == '\0' || str_equal(volume->node_id, request->node_id))
+        volume->node_id[0] = '\0';
+    return end(peer, E_OK);
+}
+
+static const struct rpc_method methods[] = {
+    {"GetServer", get_server, false},       {"ClaimName", claim_name, false},
+    {"ReleaseName", release_name, false},   {"CreateVolume", create_volume, false},
+    {"DeleteVolume", delete_volume, false}, {"GetVolume", get_volume, false},
+    {"ListVolumes", list_volumes, false},   {"AttachVolume", attach_volume, false},
+    {"DetachVolume", detach_volume, false},
+};
+
+void peer_new_boot(struct peer *peer)
+{
+    id_boot_new(peer->boot_id);
+}
+
+void peer_start(struct peer *peer, const char *server_id, const char *dir)
+{
+    struct rpc_server_options options = {.endpoint = peer->endpoint};
+    struct error err = {0};
+    int r;
+
+    if (!peer->server_id) {
+        peer->server_id = server_id;
+        peer->free_bytes = UINT64_C(1) << 40;
+        pthread_mutex_init(&peer->lock, NULL);
+        snprintf(peer->pool_uuid, sizeof(peer->pool_uuid), "6f1f9f36-5f0e-4d0c-9a3b-%012x", 1);
+        snprintf(peer->endpoint, sizeof(peer->endpoint), "unix://%s/%s.sock", dir, server_id);
+    }
+    peer_new_boot(peer);
+    peer->service = (struct rpc_service){.descriptor = &mooring__storage__v1__storage__descriptor,
+                                         .methods = methods,
+                                         .methods_count = ARRAY_SIZE(methods),
+                                         .context = peer};
+    r = rpc_server_new(&peer->server, &options, &peer->service, 1, &err);
+    if (r != E_OK)
+        fprintf(stderr, "peer: %s\n", error_text(&err));
+    assert(r == E_OK);
+}
+
+void peer_stop(struct peer *peer)
+{
+    if (peer->server)
+        rpc_server_free(peer->server, 0);
+    peer->server = NULL;
+}
