@@ -360,7 +360,8 @@ static void disk_loop(struct fuse_session *session, int control_fd)
 
 static int disk_serve(const char *mount_point, const char *control_path)
 {
-    char *argv[] = {"faulty-disk", "-ofsname=faulty-disk", NULL};
+    char name[] = "faulty-disk", fsname[] = "-ofsname=faulty-disk";
+    char *argv[] = {name, fsname, NULL};
     struct fuse_args arguments = FUSE_ARGS_INIT(2, argv);
     struct sigaction action = {.sa_handler = on_signal};
     int status = 1;
