@@ -1,0 +1,78 @@
+/*
+ * One attached volume: the holder's descriptors, the replay log, the session, the frontend and the loop
+ * device, brought up, kept going, and ended in order. Everything runs on one loop; what blocks (mount, loop
+ * device) is one job at a time on an offload thread.
+ */
+#pragma once
+
+#include "datapath/device/buffers.h"
+#include "datapath/device/fuse_frontend.h"
+#include "datapath/device/identify.h"
+#include "datapath/device/initiator.h"
+#include "datapath/device/loop_device.h"
+#include "datapath/device/replay.h"
+#include "datapath/device/replay_log.h"
+#include "datapath/device/requests.h"
+#include "datapath/device/state.h"
+#include "datapath/device/status_writer.h"
+
+enum device_phase {                      /* in time order */
+                    DEVICE_PHASE_START,  /* until the first session is open */
+                    DEVICE_PHASE_MOUNT,  /* job: mount, clone, hand over to the holder */
+                    DEVICE_PHASE_ATTACH, /* job: find or make the loop device */
+                    DEVICE_PHASE_SERVE,
+                    DEVICE_PHASE_END_LOOP,    /* job: detach the loop device, until its last user is gone */
+                    DEVICE_PHASE_END_FLUSH,   /* a last flush */
+                    DEVICE_PHASE_END_UNMOUNT, /* job */
+                    DEVICE_PHASE_END_LOGOUT,
+                    DEVICE_PHASE_ENDED,
+};
+
+struct device {
+    struct loop *loop;
+    const struct device_state *state;
+    struct buffers buffers;
+    struct replay_log log;
+    struct initiator initiator;
+    struct identify identify;
+    struct requests requests;
+    struct replay replay;
+    struct fuse_frontend frontend;
+    struct status_writer status;
+
+    enum device_phase phase;
+    int holder; /* connection */
+    int log_fd, fuse_fds[FUSE_CHANNELS];
+    bool adopted;       /* the mount is a predecessor's */
+    bool failed;        /* for good */
+    bool end_requested; /* SIGTERM */
+    bool foreign_said;
+    unsigned end_attempts;
+    int exit_code;
+    char file[4096]; /* the backing file's path */
+    char loop_path[LOOP_DEVICE_PATH_MAX];
+
+    struct loop_work job;
+    struct error job_error;
+    bool job_running;
+    struct loop_op retry;
+    struct request last_flush;
+    int signal_fd;
+    struct loop_op signal_op;
+    uint8_t signal_info[128];
+};
+
+/* Everything up to the first login; blocks shortly. The caller then runs the loop, and calls device_done().
+ */
+int device_init(struct device *device, struct loop *loop, const struct device_state *state, int signal_fd,
+                struct error *err);
+void device_start(struct device *device);
+void device_done(struct device *device);
+
+/* device_end.c: SIGTERM. Goes on serving until the loop device's last user is gone. */
+void device_end(struct device *device);
+void device_end_session_lost(struct device *device);
+
+/* device.c, for device_end.c: run work() on an offload thread, then done(); one job at a time. */
+void device_job_start(struct device *device, int (*work)(struct loop_work *work),
+                      void (*done)(struct loop_op *op, int res, unsigned flags));

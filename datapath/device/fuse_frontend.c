@@ -1,0 +1,357 @@
+/*
+ * The FUSE frontend's data path: read a request, turn it into a struct request, answer. Owns the table of
+ * requests and the landing buffer. Runs on the device's loop; called by device.c.
+ */
+#include "datapath/device/fuse_frontend.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <poll.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+
+#include "common/cleanup.h"
+#include "common/log.h"
+#include "common/size.h"
+#include "datapath/device/fuse_answer.h"
+
+#define BATCH 32
+
+static void channel_readable(struct loop_op *op, int res, unsigned flags);
+static int channel_read(struct fuse_channel *channel);
+static void dispatch(struct fuse_request *slot, size_t length, void *data, bool in_log);
+static bool slot_start(struct fuse_request *slot, void *data, bool in_log);
+static void slot_done(struct request *request, int result);
+
+/* ---- the table ---- */
+
+static struct fuse_request *slot_take(struct fuse_frontend *frontend)
+{
+    struct fuse_request *slot = frontend->free;
+    frontend->free = slot->next_free;
+    frontend->in_flight++;
+    slot->request = (struct request){.done = slot_done};
+    slot->buffer = NULL;
+    return slot;
+}
+
+static void slot_give(struct fuse_request *slot)
+{
+    struct fuse_frontend *frontend = slot->frontend;
+    if (slot->buffer)
+        buffers_give(frontend->buffers, slot->buffer);
+    slot->buffer = NULL;
+    slot->next_free = frontend->free;
+    frontend->free = slot;
+    frontend->in_flight--;
+}
+
+static void slot_answer(struct fuse_request *slot, int error, const void *payload, size_t length)
+{
+    fuse_answer(slot->channel->fd, slot->head.header.unique, error, payload, length);
+    slot_give(slot);
+}
+
+/* ---- reading /dev/fuse ---- */
+
+static void channel_arm(struct fuse_channel *channel)
+{
+    if (channel->armed || channel->fd < 0 || !channel->frontend->running)
+        return;
+    channel->armed = true;
+    loop_poll(channel->frontend->loop, &channel->poll, channel->fd, POLLIN);
+}
+
+static bool frontend_stalled(const struct fuse_frontend *frontend)
+{
+    return frontend->parked || !frontend->free;
+}
+
+static void channel_readable(struct loop_op *op, int res, unsigned flags)
+{
+    (void)flags;
+    struct fuse_channel *channel = container_of(op, struct fuse_channel, poll);
+    struct fuse_frontend *frontend = channel->frontend;
+    channel->armed = false;
+    if (!frontend->running || res == -ECANCELED)
+        return;
+    int r = 0;
+    for (int i = 0; i < BATCH && r == 0 && !frontend_stalled(frontend); i++)
+        r = channel_read(channel);
+    requests_kick(frontend->requests);
+    if (r < 0 && r != -EAGAIN) {
+        fuse_frontend_stop(frontend);
+        frontend->gone(frontend->context, error_name(r));
+        return;
+    }
+    if (!frontend_stalled(frontend))
+        channel_arm(channel);
+}
+
+/* One request: its data, if it is a write, goes to where it will stay, behind the log's tail. */
+static int channel_read(struct fuse_channel *channel)
+{
+    struct fuse_frontend *frontend = channel->frontend;
+    struct fuse_request *slot = frontend->free;
+    void *room = replay_log_reserve(frontend->log, FUSE_PROTO_MAX_WRITE);
+    void *data = room ? room : frontend->landing;
+    struct iovec iov[2] = {{slot->head.bytes, sizeof slot->head.bytes}, {data, FUSE_PROTO_MAX_WRITE}};
+    ssize_t length = readv(channel->fd, iov, 2);
+    if (length < 0)
+        return errno == EINTR || errno == ENOENT ? 0 : -errno;
+    if (length < (ssize_t)sizeof slot->head.header || (size_t)length != slot->head.header.len)
+        return -EPROTO;
+    slot = slot_take(frontend);
+    slot->channel = channel;
+    dispatch(slot, (size_t)length, data, room != NULL);
+    return 0;
+}
+
+static void dispatch(struct fuse_request *slot, size_t length, void *data, bool in_log)
+{
+    struct fuse_frontend *frontend = slot->frontend;
+    const struct device_state *state = frontend->state;
+    struct fuse_volume volume = {.size_bytes = state->size_bytes,
+                                 .block_size_bytes = (uint32_t)state->block_size_bytes,
+                                 .read_only = state->read_only};
+    switch (slot->head.header.opcode) {
+    case FUSE_READ:
+    case FUSE_WRITE:
+    case FUSE_FSYNC:
+    case FUSE_FALLOCATE:
+        if (!slot_start(slot, data, in_log)) {
+            assert(!frontend->parked);
+            frontend->parked = slot;
+            if (slot->head.header.opcode != FUSE_READ)
+                requests_relieve(frontend->requests, true);
+        }
+        return;
+    }
+    size_t head_length = MIN(length, sizeof slot->head.bytes);
+    if (length > head_length && slot->head.header.opcode == FUSE_LOOKUP)
+        slot_answer(slot, -ENOENT, NULL, 0); /* a longer name than ours */
+    else if (fuse_answer_metadata(slot->channel->fd, &volume, &slot->head.header, head_length,
+                                  &frontend->kernel_resends))
+        slot_give(slot);
+    else
+        slot_answer(slot, -ENOSYS, NULL, 0);
+}
+
+/* ---- data requests: false when there is no room for it yet ---- */
+
+static const void *slot_argument(const struct fuse_request *slot)
+{
+    return slot->head.bytes + sizeof slot->head.header;
+}
+
+/* 0, or the errno that a request on this range deserves. */
+static int range_check(const struct fuse_request *slot, uint64_t offset, uint64_t length)
+{
+    const struct device_state *state = slot->frontend->state;
+    if (slot->head.header.nodeid != FUSE_PROTO_VOLUME_INO)
+        return EISDIR;
+    if (offset % state->block_size_bytes || length % state->block_size_bytes)
+        return EINVAL;
+    if (!size_range_fits(offset, length, state->size_bytes))
+        return slot->head.header.opcode == FUSE_WRITE ? EFBIG : EINVAL;
+    if (state->read_only && slot->head.header.opcode != FUSE_READ)
+        return EROFS;
+    return 0;
+}
+
+static void slot_submit(struct fuse_request *slot, enum request_verb verb, uint64_t offset, uint64_t length,
+                        void *data)
+{
+    slot->request.verb = verb;
+    slot->request.offset = offset;
+    slot->request.length = length;
+    slot->request.data = data;
+    requests_submit(slot->frontend->requests, &slot->request);
+}
+
+static bool start_read(struct fuse_request *slot)
+{
+    struct fuse_read_in in;
+    memcpy(&in, slot_argument(slot), sizeof in);
+    uint64_t size = slot->frontend->state->size_bytes;
+    uint64_t length = in.offset >= size ? 0 : MIN((uint64_t)in.size, size - in.offset);
+    int wrong = length > FUSE_PROTO_MAX_WRITE ? EINVAL : range_check(slot, length ? in.offset : 0, length);
+    if (wrong || length == 0) {
+        slot_answer(slot, -wrong, NULL, 0);
+        return true;
+    }
+    slot->buffer = buffers_take(slot->frontend->buffers, length);
+    if (!slot->buffer)
+        return false;
+    slot_submit(slot, REQUEST_READ, in.offset, length, slot->buffer);
+    return true;
+}
+
+static bool start_write(struct fuse_request *slot, void *data, bool in_log)
+{
+    struct fuse_frontend *frontend = slot->frontend;
+    struct fuse_write_in in;
+    memcpy(&in, slot_argument(slot), sizeof in);
+    int wrong = range_check(slot, in.offset, in.size);
+    if (!wrong && slot->head.header.len != FUSE_HEAD_SIZE + in.size)
+        wrong = EINVAL;
+    if (wrong || in.size == 0) {
+        slot_answer(slot, wrong ? -wrong : -EINVAL, NULL, 0);
+        return true;
+    }
+    if (!in_log) {
+        void *room = replay_log_reserve(frontend->log, in.size);
+        if (!room)
+            return false;
+        memcpy(room, data, in.size);
+    }
+    slot->request.entry = replay_log_append(frontend->log, REPLAY_WRITE, in.offset, in.size, in.size);
+    if (!slot->request.entry)
+        return false;
+    slot_submit(slot, REQUEST_WRITE, in.offset, in.size, replay_entry_payload(slot->request.entry));
+    requests_relieve(frontend->requests, false);
+    return true;
+}
+
+static bool start_fallocate(struct fuse_request *slot)
+{
+    struct fuse_frontend *frontend = slot->frontend;
+    struct fuse_fallocate_in in;
+    memcpy(&in, slot_argument(slot), sizeof in);
+    bool punch = in.mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE);
+    bool zero = (in.mode & ~FALLOC_FL_KEEP_SIZE) == FALLOC_FL_ZERO_RANGE;
+    int wrong = punch || zero ? range_check(slot, in.offset, in.length) : EOPNOTSUPP;
+    if (wrong || in.length == 0) {
+        slot_answer(slot, wrong ? -wrong : -EINVAL, NULL, 0);
+        return true;
+    }
+    if (!replay_log_reserve(frontend->log, 0))
+        return false;
+    enum replay_op op = punch ? REPLAY_DISCARD : REPLAY_ZERO;
+    slot->request.entry = replay_log_append(frontend->log, op, in.offset, in.length, 0);
+    if (!slot->request.entry)
+        return false;
+    slot_submit(slot, punch ? REQUEST_DISCARD : REQUEST_ZERO, in.offset, in.length, NULL);
+    return true;
+}
+
+static bool slot_start(struct fuse_request *slot, void *data, bool in_log)
+{
+    switch (slot->head.header.opcode) {
+    case FUSE_READ:
+        return start_read(slot);
+    case FUSE_WRITE:
+        return start_write(slot, data, in_log);
+    case FUSE_FALLOCATE:
+        return start_fallocate(slot);
+    default: /* FUSE_FSYNC */
+        slot_submit(slot, REQUEST_FLUSH, 0, 0, NULL);
+        return true;
+    }
+}
+
+static void slot_done(struct request *request, int result)
+{
+    struct fuse_request *slot = container_of(request, struct fuse_request, request);
+    struct fuse_frontend *frontend = slot->frontend;
+    struct fuse_write_out written = {.size = (uint32_t)request->length};
+    switch (request->verb) {
+    case REQUEST_READ:
+        slot_answer(slot, result, slot->buffer, request->length);
+        break;
+    case REQUEST_WRITE:
+        slot_answer(slot, result, &written, sizeof written);
+        break;
+    case REQUEST_FLUSH:
+    case REQUEST_DISCARD:
+    case REQUEST_ZERO:
+        slot_answer(slot, result, NULL, 0);
+        break;
+    }
+    fuse_frontend_resume(frontend, 0);
+}
+
+/* ---- for device.c ---- */
+
+int fuse_frontend_init(struct fuse_frontend *frontend, struct loop *loop, const struct device_state *state,
+                       struct requests *requests, struct replay_log *log, struct buffers *buffers,
+                       struct error *err)
+{
+    *frontend = (struct fuse_frontend){.loop = loop, .state = state, .requests = requests, .log = log};
+    frontend->buffers = buffers;
+    frontend->table = calloc(FUSE_TABLE_SIZE, sizeof *frontend->table);
+    frontend->landing = malloc(FUSE_PROTO_MAX_WRITE);
+    if (!frontend->table || !frontend->landing) {
+        fuse_frontend_done(frontend);
+        return error_errno(err, ENOMEM, "no memory for the table of requests");
+    }
+    for (unsigned i = 0; i < FUSE_TABLE_SIZE; i++) {
+        frontend->table[i].frontend = frontend;
+        frontend->table[i].next_free = frontend->free;
+        frontend->free = &frontend->table[i];
+    }
+    for (int i = 0; i < FUSE_CHANNELS; i++)
+        frontend->channels[i] =
+            (struct fuse_channel){.frontend = frontend, .fd = -1, .poll = {.done = channel_readable}};
+    return 0;
+}
+
+void fuse_frontend_done(struct fuse_frontend *frontend)
+{
+    free(frontend->table);
+    free(frontend->landing);
+    frontend->table = frontend->free = NULL;
+    frontend->landing = NULL;
+}
+
+void fuse_frontend_add(struct fuse_frontend *frontend, int fd)
+{
+    frontend->running = true;
+    for (int i = 0; i < FUSE_CHANNELS; i++) {
+        if (frontend->channels[i].fd < 0) {
+            frontend->channels[i].fd = fd;
+            channel_arm(&frontend->channels[i]);
+            return;
+        }
+    }
+}
+
+int fuse_frontend_resend(struct fuse_frontend *frontend)
+{
+    struct fuse_out_header notify = {.len = sizeof notify, .error = FUSE_PROTO_NOTIFY_RESEND};
+    ssize_t r = write(frontend->channels[0].fd, &notify, sizeof notify);
+    frontend->kernel_resends = r >= 0;
+    return r < 0 ? -errno : 0;
+}
+
+void fuse_frontend_resume(struct fuse_frontend *frontend, int log_result)
+{
+    struct fuse_request *slot = frontend->parked;
+    if (slot) {
+        frontend->parked = NULL;
+        bool change = slot->head.header.opcode != FUSE_READ;
+        if (change && log_result)
+            slot_answer(slot, -EIO, NULL, 0);
+        else if (!slot_start(slot, frontend->landing, false))
+            frontend->parked = slot;
+        if (frontend->parked && change)
+            requests_relieve(frontend->requests, true);
+        requests_kick(frontend->requests);
+    }
+    if (!frontend->running || frontend_stalled(frontend))
+        return;
+    for (int i = 0; i < FUSE_CHANNELS; i++)
+        channel_arm(&frontend->channels[i]);
+}
+
+void fuse_frontend_stop(struct fuse_frontend *frontend)
+{
+    frontend->running = false;
+    for (int i = 0; i < FUSE_CHANNELS; i++)
+        if (frontend->channels[i].armed)
+            loop_cancel(frontend->loop, &frontend->channels[i].poll);
+}

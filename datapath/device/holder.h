@@ -1,0 +1,18 @@
+/*
+ * The wire between mooring-device and its mooring-holder: a SOCK_SEQPACKET unix socket, one message a packet.
+ *
+ *   device → holder            holder → device
+ *   "PUT <name>" + 1 fd        "OK" | "ERROR <words>"     keeps the descriptor, replacing one of that name
+ *   "GET <name>"               "OK" + 1 fd | "NONE"       the holder keeps its copy
+ *   "END"                      "OK"                       closes all descriptors, removes the socket, exits
+ *   (on connecting)            "HELLO" | "BUSY <pid>"     BUSY: another device lives; the connection is
+ * closed
+ *
+ * A device is admitted when its predecessor's connection is closed and its process has ended (pidfd): the
+ * holder is what keeps two device processes of one volume apart (invariant 4).
+ */
+#pragma once
+
+#define HOLDER_MESSAGE_MAX 128
+#define HOLDER_NAME_MAX 31
+#define HOLDER_SLOTS 8

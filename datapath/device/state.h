@@ -1,0 +1,68 @@
+/*
+ * A device's state directory (0700), the contract between mooring-node and mooring-device:
+ *
+ *   device.json  (0600, written by mooring-node) what to attach and how; read once, at the start
+ *     { "format": 1, "volume_id": "store-1.9f86d081884c7d65", "target_name": "iqn…", "lun": 0,
+ *       "portals": ["10.0.0.1:3260", …], "initiator_name": "iqn…", "node_id": "worker-3", "epoch": 4,
+ *       "generation": 2, "chap_name": "…", "chap_secret": "…", "isid": ["80a1b2c3d4e5", …], "read_only":
+ * false, "sessions": 1, "block_size_bytes": 4096, "size_bytes": 1073741824, "mount_point": "<dir>/fuse",
+ *       "attach": "fuse" }
+ *     optional: "log_size_bytes" (32 MiB), "buffers_size_bytes" (32 MiB), "replay": true (false only in
+ * tests) status.json  (0600, written by mooring-device) on each change { "format": 1, "state": "connecting" |
+ * "ready" | "waiting" | "failed" | "ended", "pid": 4711, "generation": 2, "loop_device": "/dev/loop3" or "",
+ * "since": <unix seconds>, "error": "" or words, "take_over": true } "waiting": the block device stands, its
+ * I/O waits for the server. "failed": I/O ends with EIO, or there never was a device; only a new start
+ * changes that. "take_over": a crash of the process can be survived. holder.sock  mooring-holder fuse/ the
+ * mount point
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/error.h"
+#include "common/id.h"
+
+#define STATE_FORMAT 1
+#define STATE_PORTALS_MAX 8
+#define STATE_SESSIONS_MAX 8
+
+struct device_state {
+    int dir_fd;
+    char *dir; /* absolute */
+    char volume_id[ID_VOLUME_MAX + 1];
+    char target_name[ID_IQN_MAX + 1];
+    char initiator_name[ID_IQN_MAX + 1];
+    uint64_t lun;
+    char *portals[STATE_PORTALS_MAX]; /* "address:port", "[v6]:port" */
+    unsigned portals_count;
+    uint64_t epoch, generation;
+    char *chap_name, *chap_secret; /* NULL: no CHAP; the secret is wiped by device_state_done() */
+    uint8_t isids[STATE_SESSIONS_MAX][6];
+    unsigned isids_count;
+    bool read_only;
+    bool replay;
+    uint64_t block_size_bytes, size_bytes;
+    uint64_t log_size_bytes, buffers_size_bytes;
+    char *mount_point;
+};
+
+/* Read dir/device.json. E_CORRUPT, naming the member, for what is missing or wrong. */
+int device_state_load(struct device_state *state, const char *dir, struct error *err);
+void device_state_done(struct device_state *state);
+
+enum device_status_code { DEVICE_CONNECTING, DEVICE_READY, DEVICE_WAITING, DEVICE_FAILED, DEVICE_ENDED };
+
+struct device_status {
+    enum device_status_code code;
+    uint64_t generation;
+    char loop_device[32];
+    int64_t since_unix_s;
+    char error[256];
+    bool take_over;
+};
+
+const char *device_status_name(enum device_status_code code);
+
+/* Write dir_fd/status.json. Blocks (fsync): for the start, the end, or an offload thread. */
+int device_status_save(int dir_fd, const struct device_status *status, struct error *err);

@@ -1,0 +1,80 @@
+/* The coalescing writer of status.json. Runs on the device's loop and an offload thread; called by device.c.
+ */
+#include "datapath/device/status_writer.h"
+
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "common/cleanup.h"
+#include "common/log.h"
+
+static int write_work(struct loop_work *work)
+{
+    struct status_writer *writer = container_of(work, struct status_writer, work);
+    _cleanup_error_ struct error err = {0};
+    int r = device_status_save(writer->dir_fd, &writer->written, &err);
+    if (r)
+        log_warning("cannot write status.json: %s", error_text(&err));
+    return 0;
+}
+
+static void write_start(struct status_writer *writer)
+{
+    if (writer->running) {
+        writer->again = true;
+        return;
+    }
+    writer->running = true;
+    writer->again = false;
+    writer->written = writer->status;
+    loop_offload(writer->loop, &writer->work);
+}
+
+static void write_done(struct loop_op *op, int res, unsigned flags)
+{
+    (void)res;
+    (void)flags;
+    struct status_writer *writer = container_of(op, struct status_writer, work.op);
+    writer->running = false;
+    if (writer->again)
+        write_start(writer);
+}
+
+void status_writer_init(struct status_writer *writer, struct loop *loop, int dir_fd, uint64_t generation)
+{
+    *writer = (struct status_writer){.loop = loop, .dir_fd = dir_fd};
+    writer->status.generation = generation;
+    writer->status.since_unix_s = time(NULL);
+    writer->work.work = write_work;
+    writer->work.op.done = write_done;
+}
+
+void status_writer_set(struct status_writer *writer, enum device_status_code code, const char *error)
+{
+    struct device_status *status = &writer->status;
+    const char *words = error ? error : "";
+    if (status->code == code && strncmp(status->error, words, sizeof status->error - 1) == 0)
+        return;
+    if (status->code != code) {
+        status->since_unix_s = time(NULL);
+        log_info("%s%s%s", device_status_name(code), words[0] ? ": " : "", words);
+    }
+    status->code = code;
+    snprintf(status->error, sizeof status->error, "%s", words);
+    write_start(writer);
+}
+
+void status_writer_set_device(struct status_writer *writer, const char *loop_device, bool take_over)
+{
+    snprintf(writer->status.loop_device, sizeof writer->status.loop_device, "%s", loop_device);
+    writer->status.take_over = take_over;
+    write_start(writer);
+}
+
+void status_writer_flush(struct status_writer *writer)
+{
+    writer->written = writer->status;
+    write_work(&writer->work);
+}
