@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "common/cleanup.h"
+#include "common/log.h"
 #include "common/strings.h"
 #include "datapath/store/fence.h"
 #include "datapath/store/pool/pool_internal.h"
@@ -28,6 +29,7 @@ int fixture_setup(void **state)
 
     if (!fixture)
         return -1;
+    log_init("store-test", LOG_LEVEL_ERROR); /* the faults' warnings are many */
     snprintf(fixture->dir, sizeof(fixture->dir), "%.40s/mooring-store-XXXXXX", base ? base : "/tmp");
     if (!mkdtemp(fixture->dir))
         return -1;

@@ -1,0 +1,527 @@
+/*
+ * All or nothing (invariant 7), on a real XFS. Each operation of the store is run with its Nth system call
+ * failing, for N = 1, 2, … until it runs to its end; then with the process killed at its Nth call, half-way
+ * through it where that is a write. Afterwards the pool, opened again, is what it was before or what it is
+ * after, to the last file. An operation that answered success is never lost. Whether content is synced before
+ * its name is, no such test can see: the order of the calls is compared with what it has to be.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/cleanup.h"
+#include "common/strings.h"
+#include "datapath/store/attach.h"
+#include "datapath/store/fence.h"
+#include "datapath/store/store_internal.h"
+#include "tests/unit/store_fixture.h"
+
+/* ---- system calls that fail, or kill, when it is their turn ---- */
+
+static struct {
+    bool armed;
+    int calls;   /* so far */
+    int turn;    /* the call that fails; 0: none */
+    int errnum;  /* what it fails with; 0: it kills the process */
+    bool struck; /* it did */
+    char trace[256];
+    size_t traced;
+} faults;
+
+/* Count a call; its letter goes to the trace. -1 with errno set when it is its turn to fail. */
+static int strike(char letter, int fd, const void *buffer, size_t length)
+{
+    if (!faults.armed)
+        return 0;
+    if (letter != 'o' && faults.traced < sizeof(faults.trace) - 1)
+        faults.trace[faults.traced++] = letter;
+    if (++faults.calls != faults.turn)
+        return 0;
+    faults.struck = true;
+    if (faults.errnum == 0) {
+        if (buffer) /* die in the middle of the write */
+            syscall(SYS_write, fd, buffer, length / 2);
+        kill(getpid(), SIGKILL);
+    }
+    errno = faults.errnum;
+    return -1;
+}
+
+int openat(int dir_fd, const char *path, int flags, ...)
+{
+    va_list arguments;
+    mode_t mode;
+
+    va_start(arguments, flags);
+    mode = flags & O_CREAT ? va_arg(arguments, mode_t) : 0;
+    va_end(arguments);
+    return strike('o', -1, NULL, 0) < 0 ? -1 : (int)syscall(SYS_openat, dir_fd, path, flags, mode);
+}
+
+ssize_t write(int fd, const void *buffer, size_t length)
+{
+    return strike('w', fd, buffer, length) < 0 ? -1 : syscall(SYS_write, fd, buffer, length);
+}
+
+int fsync(int fd)
+{
+    struct stat status = {0};
+
+    fstat(fd, &status);
+    return strike(S_ISDIR(status.st_mode) ? 'd' : 'f', -1, NULL, 0) < 0 ? -1 : (int)syscall(SYS_fsync, fd);
+}
+
+int renameat(int from_fd, const char *from, int to_fd, const char *to)
+{
+    return strike('r', -1, NULL, 0) < 0 ? -1 : (int)syscall(SYS_renameat2, from_fd, from, to_fd, to, 0);
+}
+
+int renameat2(int from_fd, const char *from, int to_fd, const char *to, unsigned flags)
+{
+    return strike('R', -1, NULL, 0) < 0 ? -1 : (int)syscall(SYS_renameat2, from_fd, from, to_fd, to, flags);
+}
+
+int unlinkat(int dir_fd, const char *path, int flags)
+{
+    return strike('u', -1, NULL, 0) < 0 ? -1 : (int)syscall(SYS_unlinkat, dir_fd, path, flags);
+}
+
+int mkdirat(int dir_fd, const char *path, mode_t mode)
+{
+    return strike('m', -1, NULL, 0) < 0 ? -1 : (int)syscall(SYS_mkdirat, dir_fd, path, mode);
+}
+
+int ftruncate(int fd, off_t length)
+{
+    return strike('t', -1, NULL, 0) < 0 ? -1 : (int)syscall(SYS_ftruncate, fd, length);
+}
+
+int fallocate(int fd, int mode, off_t offset, off_t length)
+{
+    return strike('a', -1, NULL, 0) < 0 ? -1 : (int)syscall(SYS_fallocate, fd, mode, offset, length);
+}
+
+static void arm(int turn, int errnum)
+{
+    memset(&faults, 0, sizeof(faults));
+    faults.turn = turn;
+    faults.errnum = errnum;
+    faults.armed = true;
+}
+
+/* ---- operations ---- */
+
+struct operation {
+    const char *name;
+    void (*prepare)(struct store *store); /* the state before */
+    int (*run)(struct store *store, struct error *err);
+    const char *order; /* the calls that must be made, in order, others between them left out */
+    const char *of;    /* the letters that count for it */
+};
+
+static struct volume_record spec_of(unsigned n, bool thick)
+{
+    struct volume_record spec = fixture_spec(n);
+
+    spec.thick = thick;
+    return spec;
+}
+
+static int run_create(struct store *store, struct error *err)
+{
+    struct volume_record spec = spec_of(1, false);
+    struct volume *volume = NULL;
+    int r = store_volume_create(store, &spec, &volume, err);
+
+    volume_unref(volume);
+    return r;
+}
+
+static int run_create_thick(struct store *store, struct error *err)
+{
+    struct volume_record spec = spec_of(2, true);
+    struct volume *volume = NULL;
+    int r = store_volume_create(store, &spec, &volume, err);
+
+    volume_unref(volume);
+    return r;
+}
+
+static void prepare_nothing(struct store *store)
+{
+    (void)store;
+}
+
+static void prepare_volume(struct store *store)
+{
+    assert_int_equal(run_create(store, NULL), E_OK);
+    fixture_register(store, "node-a");
+}
+
+static int run_attach(struct store *store, struct error *err)
+{
+    char id[ID_VOLUME_MAX + 1];
+    struct volume *volume = store_volume_find(store, fixture_id(1, id));
+    struct attachment attachment;
+    int r = store_attach(store, volume, "node-a", ACCESS_SINGLE_NODE_WRITER, false, &attachment, err);
+
+    volume_unref(volume);
+    return r;
+}
+
+static int run_delete(struct store *store, struct error *err)
+{
+    char id[ID_VOLUME_MAX + 1];
+
+    return store_volume_delete(store, fixture_id(1, id), err);
+}
+
+static int run_write_failed(struct store *store, struct error *err)
+{
+    char id[ID_VOLUME_MAX + 1];
+    struct volume *volume = store_volume_find(store, fixture_id(1, id));
+    int r = volume_mark_write_failed(volume, err);
+
+    assert_true(volume_write_failed(volume)); /* whatever became of the commit */
+    volume_unref(volume);
+    return r;
+}
+
+static int fence_edit(struct node_record *record, void *context, struct error *err)
+{
+    (void)context;
+    return record->fenced ? VOLUME_UNCHANGED : fence_set(record, "lost", NULL, 0, err);
+}
+
+static int run_fence(struct store *store, struct error *err)
+{
+    return store_node_update(store, "node-b", fence_edit, NULL, err);
+}
+
+static int run_claim(struct store *store, struct error *err)
+{
+    char id[ID_VOLUME_MAX + 1], holder[ID_VOLUME_MAX + 1];
+
+    return store_name_claim(store, "data", fixture_id(1, id), holder, err);
+}
+
+static void prepare_claim(struct store *store)
+{
+    assert_int_equal(run_claim(store, NULL), E_OK);
+}
+
+static int run_release(struct store *store, struct error *err)
+{
+    char id[ID_VOLUME_MAX + 1];
+
+    return store_name_release(store, "data", fixture_id(1, id), err);
+}
+
+static const struct operation operations[] = {
+    {"create", prepare_nothing, run_create, "mtfwfrdRd", "mtawfrdR"},
+    {"create thick", prepare_nothing, run_create_thick, "mafwfrdRd", "mtawfrdR"},
+    {"attach", prepare_volume, run_attach, "wfrd", "mtawfrdR"},
+    {"write-failed", prepare_volume, run_write_failed, "wfrd", "mtawfrdR"},
+    {"delete", prepare_volume, run_delete, "Rd", "mtawfrdR"},
+    {"fence", prepare_volume, run_fence, "wfrd", "mtawfrdR"},
+    {"claim a name", prepare_nothing, run_claim, "wfrd", "mtawfrdR"},
+    {"release a name", prepare_claim, run_release, "ud", "mtawfrdRu"},
+};
+
+/* ---- what a pool holds, as text ---- */
+
+static void print_volume(FILE *out, struct volume *volume)
+{
+    struct volume_record record;
+
+    assert_int_equal(volume_snapshot_record(volume, &record), 0);
+    fprintf(out, "volume %s %s %" PRIu64 " %d %d, epoch %" PRIu64 ", %zu attached\n", record.id, record.name,
+            record.size_bytes, record.thick, record.write_failed, record.epoch_last,
+            record.attachments_count);
+    volume_record_done(&record);
+}
+
+static void print_nodes(FILE *out, struct store *store)
+{
+    struct node_record *records;
+    size_t count;
+
+    assert_int_equal(store_node_list(store, &records, &count, NULL), E_OK);
+    for (size_t i = 0; i < count; i++) {
+        fprintf(out, "node %s %d\n", records[i].id, records[i].fenced);
+        node_record_done(&records[i]);
+    }
+    free(records);
+}
+
+/* As a new process finds it. */
+static char *state_after_reopening(struct fixture *fixture)
+{
+    struct store *store = fixture_open(fixture);
+    _cleanup_free_ char *listing = fixture_listing(fixture);
+    char after[ID_VOLUME_MAX + 1] = "", *text = NULL;
+    struct store_capacity capacity;
+    struct volume *volume;
+    size_t size;
+    FILE *out = open_memstream(&text, &size);
+
+    assert_int_equal(store_capacity(store, &capacity, NULL), E_OK);
+    while ((volume = store_volume_next(store, after))) {
+        str_copy(after, sizeof(after), volume_id(volume));
+        print_volume(out, volume);
+        volume_unref(volume);
+    }
+    print_nodes(out, store);
+    fprintf(out, "%" PRIu64 " promised\n%s", capacity.promised_bytes, listing);
+    fclose(out);
+    store_close(store);
+    return text;
+}
+
+static struct store *prepared(struct fixture *fixture, const struct operation *operation)
+{
+    struct store *store;
+
+    fixture_empty(fixture);
+    store = fixture_open(fixture);
+    operation->prepare(store);
+    return store;
+}
+
+struct states {
+    char *before, *after;
+    int calls; /* that the operation makes */
+};
+
+static struct states states_of(struct fixture *fixture, const struct operation *operation)
+{
+    struct states states;
+    struct store *store;
+
+    store_close(prepared(fixture, operation));
+    states.before = state_after_reopening(fixture);
+    store = prepared(fixture, operation);
+    arm(0, 0);
+    assert_int_equal(operation->run(store, NULL), E_OK);
+    faults.armed = false;
+    states.calls = faults.calls;
+    store_close(store);
+    states.after = state_after_reopening(fixture);
+    assert_string_not_equal(states.before, states.after);
+    return states;
+}
+
+static void states_done(struct states *states)
+{
+    free(states->before);
+    free(states->after);
+}
+
+static int open_descriptors(void)
+{
+    DIR *dir = opendir("/proc/self/fd");
+    int count = 0;
+
+    while (readdir(dir))
+        count++;
+    closedir(dir);
+    return count;
+}
+
+/* ---- the tests ---- */
+
+static void calls_are_in_order(void **state)
+{
+    struct fixture *fixture = fixture_ready(state);
+
+    for (size_t i = 0; i < ARRAY_SIZE(operations); i++) {
+        struct store *store = prepared(fixture, &operations[i]);
+        char made[sizeof(faults.trace)] = "";
+        size_t count = 0;
+
+        arm(0, 0);
+        assert_int_equal(operations[i].run(store, NULL), E_OK);
+        faults.armed = false;
+        for (size_t j = 0; j < faults.traced; j++) {
+            if (strchr(operations[i].of, faults.trace[j]))
+                made[count++] = faults.trace[j];
+        }
+        store_close(store);
+        if (!str_equal(made, operations[i].order))
+            fail_msg("%s made %s (all: %s), not %s", operations[i].name, made, faults.trace,
+                     operations[i].order);
+    }
+}
+
+/* One failure at call `turn`; then, with retry, the operation again in the same process. */
+static void fail_once(struct fixture *fixture, const struct operation *operation, const struct states *states,
+                      int turn, int errnum, bool retry)
+{
+    struct store *store = prepared(fixture, operation);
+    int descriptors = open_descriptors(), r;
+    _cleanup_error_ struct error err = {0};
+    _cleanup_free_ char *found = NULL;
+
+    arm(turn, errnum);
+    r = operation->run(store, &err);
+    faults.armed = false;
+    assert_true(faults.struck);
+    assert_int_equal(open_descriptors(), descriptors);
+    if (r != E_OK && r != (errnum == ENOSPC ? E_NO_SPACE : -errnum) && r != -errnum)
+        fail_msg("%s, call %d: %s, %s", operation->name, turn, error_name(r), error_text(&err));
+    if (retry) {
+        r = operation->run(store, &err);
+        if (r != E_OK)
+            fail_msg("%s, again after call %d failed: %s", operation->name, turn, error_text(&err));
+    }
+    store_close(store);
+    found = state_after_reopening(fixture);
+    if (!str_equal(found, states->after) && (r == E_OK || !str_equal(found, states->before)))
+        fail_msg("%s, call %d failed (%s), answered %s, then:\n%s", operation->name, turn, strerror(errnum),
+                 error_name(r), found);
+}
+
+static void each_call_fails(void **state)
+{
+    struct fixture *fixture = fixture_ready(state);
+    static const int errnums[] = {EIO, ENOSPC};
+
+    for (size_t i = 0; i < ARRAY_SIZE(operations); i++) {
+        struct states states = states_of(fixture, &operations[i]);
+
+        for (int turn = 1; turn <= states.calls; turn++) {
+            for (size_t j = 0; j < ARRAY_SIZE(errnums); j++)
+                fail_once(fixture, &operations[i], &states, turn, errnums[j], j == 1);
+            fail_once(fixture, &operations[i], &states, turn, EIO, true);
+        }
+        print_message("%s: %d calls, each failed\n", operations[i].name, states.calls);
+        states_done(&states);
+    }
+}
+
+/* The child's exit status is the operation's answer; killed, there was none. */
+static void die_once(struct fixture *fixture, const struct operation *operation, const struct states *states,
+                     int turn)
+{
+    _cleanup_free_ char *found = NULL;
+    int status;
+    pid_t pid;
+
+    store_close(prepared(fixture, operation));
+    pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        struct store *store = NULL;
+
+        if (store_open(&store, &fixture->options, NULL) != E_OK)
+            _exit(99);
+        arm(turn, 0);
+        _exit(operation->run(store, NULL) == E_OK ? 0 : 98);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    if (turn <= states->calls)
+        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    else
+        assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    found = state_after_reopening(fixture);
+    if (!str_equal(found, states->after) && (turn > states->calls || !str_equal(found, states->before)))
+        fail_msg("%s, killed at call %d:\n%s", operation->name, turn, found);
+}
+
+static void each_call_kills(void **state)
+{
+    struct fixture *fixture = fixture_ready(state);
+
+    for (size_t i = 0; i < ARRAY_SIZE(operations); i++) {
+        struct states states = states_of(fixture, &operations[i]);
+
+        for (int turn = 1; turn <= states.calls + 1; turn++)
+            die_once(fixture, &operations[i], &states, turn);
+        states_done(&states);
+    }
+}
+
+/* Opening sweeps; it, too, may fail or be killed anywhere, and the next one finishes. */
+static void litter(const struct fixture *fixture)
+{
+    char path[256];
+
+    snprintf(path, sizeof(path), "%s/trash/old.x", fixture->pool);
+    assert_int_equal(mkdir(path, 0700), 0);
+    snprintf(path, sizeof(path), "%s/trash/old.x/data", fixture->pool);
+    fclose(fopen(path, "w"));
+    snprintf(path, sizeof(path), "%s/nodes/.node-a.json.tmp", fixture->pool);
+    fclose(fopen(path, "w"));
+}
+
+static void opening_fails_anywhere(void **state)
+{
+    struct fixture *fixture = fixture_ready(state);
+    struct operation operation = {.name = "open", .prepare = prepare_volume};
+    _cleanup_free_ char *expected = NULL;
+    struct store *store;
+    int failures = 0;
+
+    store_close(prepared(fixture, &operation));
+    expected = state_after_reopening(fixture);
+    for (int turn = 1;; turn++) {
+        _cleanup_free_ char *found = NULL;
+        int descriptors = open_descriptors(), r;
+
+        litter(fixture);
+        arm(turn, EIO);
+        r = store_open(&store, &fixture->options, NULL);
+        faults.armed = false;
+        if (r == E_OK)
+            store_close(store);
+        failures += r != E_OK;
+        assert_int_equal(open_descriptors(), descriptors);
+        found = state_after_reopening(fixture);
+        assert_string_equal(found, expected);
+        if (!faults.struck)
+            break;
+        if (r != E_OK)
+            assert_int_equal(r, -EIO);
+    }
+    assert_true(failures > 10);
+}
+
+/* A write-failed mark whose commit failed is carried by the next commit, whatever that is for. */
+static void unsaved_mark_is_carried(void **state)
+{
+    struct fixture *fixture = fixture_ready(state);
+    struct operation operation = {.name = "mark", .prepare = prepare_volume};
+    struct store *store = prepared(fixture, &operation);
+    char id[ID_VOLUME_MAX + 1];
+    struct volume *volume;
+
+    arm(3, EIO);
+    assert_int_equal(run_write_failed(store, NULL), -EIO);
+    faults.armed = false;
+    assert_int_equal(run_attach(store, NULL), E_OK);
+    store_close(store);
+    store = fixture_open(fixture);
+    volume = store_volume_find(store, fixture_id(1, id));
+    assert_true(volume_write_failed(volume));
+    volume_unref(volume);
+    store_close(store);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(calls_are_in_order),      cmocka_unit_test(each_call_fails),
+        cmocka_unit_test(each_call_kills),         cmocka_unit_test(opening_fails_anywhere),
+        cmocka_unit_test(unsaved_mark_is_carried),
+    };
+
+    return cmocka_run_group_tests(tests, fixture_setup, fixture_teardown);
+}
