@@ -110,10 +110,17 @@ suite_lint() {
     fi
 }
 
-# Count each case of a cmocka binary by its TAP lines; a crash is a failure of its own.
+# Count each case of a cmocka binary by its TAP lines; a crash is a failure of its own. The lines after a failed
+# case say why.
 unit_report() {
-    local name=$1 status=$2 log=$3 line planned=0 seen=0 failed=0
+    local name=$1 status=$2 log=$3 line planned=0 seen=0 failed=0 pending='' why=''
     while IFS= read -r line; do
+        if [[ -n $pending && $line =~ ^\#\ (.*)$ && ! $line =~ ^\#\ (not\ )?ok ]]; then
+            why+="${why:+; }${BASH_REMATCH[1]#"$root/"}"
+            continue
+        fi
+        [[ -z $pending ]] || report_fail "$pending" "${why:-see $log}"
+        pending='' why=''
         if [[ $line =~ ^1\.\.([0-9]+)$ ]]; then
             planned=$((planned + BASH_REMATCH[1]))
         elif [[ $line =~ ^(not )?ok\ [0-9]+\ \#\ SKIP\ (.*)$ ]]; then
@@ -124,9 +131,9 @@ unit_report() {
             report_pass "$name ${BASH_REMATCH[1]}"
         elif [[ $line =~ ^not\ ok\ [0-9]+\ -\ (.*)$ ]]; then
             seen=$((seen + 1)) failed=$((failed + 1))
-            report_fail "$name ${BASH_REMATCH[1]}" "assertion failed" "$([[ $failed != 1 ]] || echo "$log")"
+            pending="$name ${BASH_REMATCH[1]}"
         fi
-    done <"$log"
+    done < <(cat "$log" && echo)
     if ((status == 124)); then
         report_fail "$name" "took longer than $unit_limit_s s" "$log"
     elif ((planned == 0 || seen < planned)); then
