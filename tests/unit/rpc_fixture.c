@@ -31,8 +31,10 @@ static unsigned rpc_test_free_port(void)
 
 int rpc_test_setup(void **state)
 {
+    const char *parent = getenv("TMPDIR");
+
     (void)state;
-    snprintf(rpc_test_dir, sizeof(rpc_test_dir), "/tmp/mooring-rpc-test.XXXXXX");
+    snprintf(rpc_test_dir, sizeof(rpc_test_dir), "%s/rpc.XXXXXX", parent ? parent : "/tmp");
     if (!mkdtemp(rpc_test_dir))
         return -1;
     snprintf(rpc_test_unix, sizeof(rpc_test_unix), "unix://%s/s.sock", rpc_test_dir);
