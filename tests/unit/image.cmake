@@ -1,0 +1,2 @@
+mooring_test(image_test SOURCES tests/unit/image_test.c tests/unit/image_guard_test.c tests/unit/image_bench.c
+             DEPENDS mooring_fake_loop mooring_store)
