@@ -1,0 +1,15 @@
+# Fuzz targets of datapath/iscsi: libFuzzer binaries with MOORING_FUZZ. Without it (any compiler), each runs its corpus
+# and a short, seeded number of mutations of it under ctest, by a driver of our own.
+foreach(part pdu text login)
+  set(name fuzz_iscsi_${part})
+  set(corpus ${PROJECT_SOURCE_DIR}/tests/fuzz/corpus/${name})
+  if(MOORING_FUZZ)
+    mooring_fuzzer(${name} SOURCES ${PROJECT_SOURCE_DIR}/tests/fuzz/iscsi_${part}.c DEPENDS mooring_iscsi)
+  else()
+    add_executable(${name} tests/fuzz/iscsi_${part}.c tests/fuzz/driver.c)
+    target_link_libraries(${name} PRIVATE mooring_iscsi)
+    set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+    add_test(NAME ${name} COMMAND ${name} --runs 10000 --seed 1 ${corpus})
+    set_tests_properties(${name} PROPERTIES TIMEOUT 120)
+  endif()
+endforeach()
