@@ -113,7 +113,7 @@ suite_lint() {
 # Count each case of a cmocka binary by its TAP lines; a crash is a failure of its own. The lines after a failed
 # case say why.
 unit_report() {
-    local name=$1 status=$2 log=$3 line planned=0 seen=0 failed=0 pending='' why=''
+    local name=$1 status=$2 log=$3 line planned=0 seen=0 failed=0 pending='' why='' said=''
     while IFS= read -r line; do
         if [[ -n $pending && $line == '# '* && ! $line =~ ^\#\ (not\ )?ok ]]; then
             line=${line#'# '}
@@ -122,6 +122,7 @@ unit_report() {
         fi
         [[ -z $pending ]] || report_fail "$pending" "${why:-see $log}"
         pending='' why=''
+        [[ $line != 'ERROR: '* ]] || said=${line#ERROR: } # fail_msg()'s words come before their case
         if [[ $line =~ ^1\.\.([0-9]+)$ ]]; then
             planned=$((planned + BASH_REMATCH[1]))
         elif [[ $line =~ ^(not )?ok\ [0-9]+\ \#\ SKIP\ (.*)$ ]]; then
@@ -132,7 +133,7 @@ unit_report() {
             report_pass "$name ${BASH_REMATCH[1]}"
         elif [[ $line =~ ^not\ ok\ [0-9]+\ -\ (.*)$ ]]; then
             seen=$((seen + 1)) failed=$((failed + 1))
-            pending="$name ${BASH_REMATCH[1]}"
+            pending="$name ${BASH_REMATCH[1]}" why=$said said=''
         fi
     done < <(cat "$log" && echo)
     if ((status == 124)); then

@@ -241,12 +241,13 @@ static void file_system_is_full(void **state)
 {
     const struct test_dir *dir = *state;
     _cleanup_error_ struct error err = {0};
-    _cleanup_free_ char *large = calloc(1, 1 << 20);
+    _cleanup_free_ char *large = NULL;
     _cleanup_fd_ int fd = -1;
 
     if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
         skip(); /* not root: there is no small file system to be had */
     assert_int_equal(mount("none", dir->path, "tmpfs", 0, "size=64k"), 0);
+    large = calloc(1, 1 << 20);
     fd = open(dir->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     assert_int_equal(io_replace_file(fd, "file", "old", 3, 0600, NULL), E_OK);
     assert_int_equal(io_replace_file(fd, "file", large, 1 << 20, 0600, &err), E_NO_SPACE);
