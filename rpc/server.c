@@ -22,6 +22,8 @@
 #define SERVER_STREAMS_MAX 1024 /* calls at once on one connection; gRPC holds what is above back */
 #define SERVER_METADATA_MAX_BYTES (16 * KIB)
 #define SERVER_SOCKET_MODE 0660
+#define SERVER_MEMORY_MIN_BYTES (32 * MIB) /* for what gRPC buffers of all connections */
+#define SERVER_MEMORY_MESSAGES 8
 
 struct rpc_server {
     struct rpc_endpoint endpoint;
@@ -37,9 +39,21 @@ static grpc_arg server_arg(const char *name, int value)
     return (grpc_arg){.type = GRPC_ARG_INTEGER, .key = (char *)name, .value.integer = value};
 }
 
+/* gRPC refuses a message that is too large only once it has all of it: the quota ends the call long before
+ * that. */
+static grpc_resource_quota *server_create_quota(size_t message_max_bytes)
+{
+    grpc_resource_quota *quota = grpc_resource_quota_create("mooring");
+
+    grpc_resource_quota_resize(quota,
+                               MAX(SERVER_MEMORY_MIN_BYTES, SERVER_MEMORY_MESSAGES * message_max_bytes));
+    return quota;
+}
+
 static grpc_server *server_create(const struct rpc_server_options *options)
 {
     size_t max = options->message_max_bytes ? options->message_max_bytes : SERVER_MESSAGE_MAX_BYTES;
+    grpc_resource_quota *quota = server_create_quota(max);
     grpc_arg list[] = {
         server_arg(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, (int)max),
         server_arg(GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, (int)max),
@@ -54,10 +68,15 @@ static grpc_server *server_create(const struct rpc_server_options *options)
         server_arg(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 4000),
         server_arg(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, 20000),
         server_arg(GRPC_ARG_ENABLE_CHANNELZ, 0),
+        {.type = GRPC_ARG_POINTER,
+         .key = (char *)GRPC_ARG_RESOURCE_QUOTA,
+         .value.pointer = {.p = quota, .vtable = grpc_resource_quota_arg_vtable()}},
     };
     grpc_channel_args args = {.num_args = ARRAY_SIZE(list), .args = list};
+    grpc_server *server = grpc_server_create(&args, NULL);
 
-    return grpc_server_create(&args, NULL);
+    grpc_resource_quota_unref(quota);
+    return server;
 }
 
 /* A queue that no listening socket is given to: nobody polls it before the end. */

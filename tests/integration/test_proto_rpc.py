@@ -120,6 +120,19 @@ def test_too_large_refused(channel, _server):
     test_unary(channel, _server)
 
 
+def memory_peak_bytes(server):
+    with open(f"/proc/{server.process.pid}/status", encoding="ascii") as status:
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read())[1]) * 1024
+
+
+def test_huge_is_not_buffered(channel, server):
+    """gRPC by itself takes in all of a message, whatever its size, before it compares it with the limit."""
+    size, before = 160 << 20, memory_peak_bytes(server)
+    expect_code(call(channel, "GetVolume", field(1, b"1" * size), timeout=60), grpc.StatusCode.RESOURCE_EXHAUSTED)
+    assert memory_peak_bytes(server) - before < size // 2
+    test_unary(channel, server)
+
+
 def test_stream(channel, _server):
     method = channel.unary_stream("/csi.v1.SnapshotMetadata/GetMetadataAllocated")
     assert len(list(method(field(3, 100), timeout=20))) == 100
@@ -168,7 +181,8 @@ def test_stops_in_good_order(channel, server):
 
 
 UNIX_TESTS = (test_unary, test_error_and_exact_code, test_nul_refused, test_bad_utf8_refused, test_garbage_refused,
-              test_no_message_refused, test_unknown_methods, test_too_large_refused, test_stream,
+              test_no_message_refused, test_unknown_methods, test_too_large_refused,
+              test_huge_is_not_buffered, test_stream,
               test_cancel_reaches_handler, test_deadline, test_access_log, test_many_at_once,
               test_stops_in_good_order)
 
