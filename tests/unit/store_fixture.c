@@ -50,14 +50,12 @@ int fixture_setup(void **state)
 int fixture_teardown(void **state)
 {
     struct fixture *fixture = *state;
-    struct error err = {0};
     int r = 0;
 
-    if (fixture->why_not[0] == '\0' && pool_make_undo(fixture->image, fixture->pool, &err) != E_OK) {
-        fprintf(stderr, "%s\n", error_text(&err));
+    /* Detached: a test that failed may have left a store open, which goes with this process. */
+    if (fixture->why_not[0] == '\0' && umount2(fixture->pool, MNT_DETACH) < 0)
         r = -1;
-    }
-    error_done(&err);
+    unlink(fixture->image);
     rmdir(fixture->pool);
     rmdir(fixture->dir);
     free(fixture);
