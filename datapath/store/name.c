@@ -31,8 +31,7 @@ static int check(const char *name, const char *volume_id, struct error *err)
     return E_OK;
 }
 
-/* Whose claim stands; false when nobody's. */
-static bool standing(struct store *store, const char *name, char ret_volume_id[ID_VOLUME_MAX + 1])
+bool store_name_find(struct store *store, const char *name, char ret_volume_id[ID_VOLUME_MAX + 1])
 {
     const struct name *found;
 
@@ -40,6 +39,22 @@ static bool standing(struct store *store, const char *name, char ret_volume_id[I
     found = index_find(&store->names, name);
     if (found)
         memcpy(ret_volume_id, found->volume_id, sizeof(found->volume_id));
+    pthread_rwlock_unlock(&store->index_lock);
+    return found;
+}
+
+bool store_name_of(struct store *store, const char *volume_id, char ret_name[ID_VOLUME_NAME_MAX + 1])
+{
+    bool found = false;
+
+    pthread_rwlock_rdlock(&store->index_lock);
+    for (size_t i = 0; i < store->names.count && !found; i++) {
+        const struct name *name = store->names.items[i];
+
+        found = str_equal(name->volume_id, volume_id);
+        if (found)
+            str_copy(ret_name, ID_VOLUME_NAME_MAX + 1, name->name);
+    }
     pthread_rwlock_unlock(&store->index_lock);
     return found;
 }
@@ -73,7 +88,7 @@ int store_name_claim(struct store *store, const char *name, const char *volume_i
     if (r != E_OK)
         return r;
     pthread_mutex_lock(lock);
-    if (!standing(store, name, ret_volume_id)) {
+    if (!store_name_find(store, name, ret_volume_id)) {
         r = claim_new(store, name, volume_id, err);
         if (r == E_OK)
             str_copy(ret_volume_id, ID_VOLUME_MAX + 1, volume_id);
@@ -93,7 +108,7 @@ int store_name_release(struct store *store, const char *name, const char *volume
     if (r != E_OK)
         return r;
     pthread_mutex_lock(lock);
-    if (standing(store, name, holder) && str_equal(holder, volume_id)) {
+    if (store_name_find(store, name, holder) && str_equal(holder, volume_id)) {
         r = store->ops->name_delete(store->backend, name, err);
         if (r == E_OK) {
             pthread_rwlock_wrlock(&store->index_lock);

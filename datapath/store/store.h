@@ -62,6 +62,10 @@ int store_pool_create(const char *path, const char *server_id, char ret_uuid[37]
 /* Claim name for volume_id; ret_volume_id is whose claim stands, this one or an older one's. */
 int store_name_claim(struct store *store, const char *name, const char *volume_id,
                      char ret_volume_id[ID_VOLUME_MAX + 1], struct error *err);
+/* Whose claim of name stands; false when nobody's. [any] */
+bool store_name_find(struct store *store, const char *name, char ret_volume_id[ID_VOLUME_MAX + 1]);
+/* A name that volume_id has claimed here; false when none is. [any] */
+bool store_name_of(struct store *store, const char *volume_id, char ret_name[ID_VOLUME_NAME_MAX + 1]);
 /* Remove the claim if it is volume_id's. */
 int store_name_release(struct store *store, const char *name, const char *volume_id, struct error *err);
 
