@@ -1,0 +1,271 @@
+/* The Storage service's calls about nodes: registration, fences. Worker threads. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/cleanup.h"
+#include "common/log.h"
+#include "common/strings.h"
+#include "datapath/store/fence.h"
+#include "datapath/target/removal.h"
+#include "datapath/target/server.h"
+#include "datapath/target/storage_service.h"
+
+#define HEARTBEAT_INTERVAL_MS 10000
+#define FENCE_RETRY_MS 20
+
+/* ---- registration ---- */
+
+struct registration {
+    const char *boot_id, *address;
+    bool fenced;
+};
+
+static int register_edit(struct node_record *record, void *context, struct error *err)
+{
+    struct registration *registration = context;
+    bool changed;
+    int code = fence_register(record, registration->boot_id, registration->address, &changed, err);
+    if (code)
+        return code;
+    registration->fenced = record->fenced;
+    return changed ? 0 : VOLUME_UNCHANGED;
+}
+
+int service_register_node(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                          void *context, struct error *err)
+{
+    const Mooring__Storage__V1__RegisterNodeRequest *node =
+        (const Mooring__Storage__V1__RegisterNodeRequest *)request;
+    Mooring__Storage__V1__RegisterNodeResponse *answer =
+        (Mooring__Storage__V1__RegisterNodeResponse *)response;
+    struct storage_service *storage = context;
+    struct registration registration = {.boot_id = node->boot_id, .address = node->address};
+    (void)call;
+    int code = service_check_node_id(node->node_id, err);
+    if (code == 0)
+        code = store_node_update(storage->server->store, node->node_id, register_edit, &registration, err);
+    if (code)
+        return code;
+    nodes_seen_note(&storage->seen, node->node_id);
+    answer->fenced = registration.fenced;
+    answer->heartbeat_interval_ms = HEARTBEAT_INTERVAL_MS;
+    return 0;
+}
+
+/* ---- looking ---- */
+
+static bool service_node_boot_ids(const struct node_record *record, Mooring__Storage__V1__Node *message)
+{
+    message->boot_ids = calloc(record->fenced_boot_ids_count + 1, sizeof(*message->boot_ids));
+    if (!message->boot_ids)
+        return false;
+    for (size_t i = 0; i <= record->fenced_boot_ids_count; i++) {
+        bool own = i == record->fenced_boot_ids_count;
+        const char *boot_id = own ? record->boot_id : record->fenced_boot_ids[i];
+        if (boot_id[0] == '\0')
+            continue;
+        message->boot_ids[message->n_boot_ids] = strdup(boot_id);
+        if (!message->boot_ids[message->n_boot_ids])
+            return false;
+        message->n_boot_ids++;
+    }
+    return true;
+}
+
+static Mooring__Storage__V1__Node *service_node_message(struct storage_service *storage,
+                                                        const struct node_record *record)
+{
+    Mooring__Storage__V1__Node *message = malloc(sizeof(*message));
+    if (!message)
+        return NULL;
+    mooring__storage__v1__node__init(message);
+    message->node_id = strdup(record->id);
+    message->boot_id = strdup(record->boot_id);
+    message->fenced = record->fenced;
+    message->fence_reason = strdup(record->fence_reason);
+    message->address = strdup(record->address);
+    message->last_seen_unix_s = nodes_seen_last(&storage->seen, record->id);
+    if (!message->node_id || !message->boot_id || !message->fence_reason || !message->address ||
+        !service_node_boot_ids(record, message)) {
+        mooring__storage__v1__node__free_unpacked(message, NULL);
+        return NULL;
+    }
+    return message;
+}
+
+int service_list_nodes(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                       void *context, struct error *err)
+{
+    Mooring__Storage__V1__ListNodesResponse *answer = (Mooring__Storage__V1__ListNodesResponse *)response;
+    struct storage_service *storage = context;
+    struct node_record *records;
+    size_t count;
+    (void)call;
+    (void)request;
+    int code = store_node_list(storage->server->store, &records, &count, err);
+    if (code)
+        return code;
+    answer->nodes = calloc(count ? count : 1, sizeof(*answer->nodes));
+    for (size_t i = 0; i < count; i++) {
+        if (answer->nodes && code == 0) {
+            answer->nodes[i] = service_node_message(storage, &records[i]);
+            if (answer->nodes[i])
+                answer->n_nodes++;
+            else
+                code = -ENOMEM;
+        }
+        node_record_done(&records[i]);
+    }
+    free(records);
+    return code || !answer->nodes ? error_errno(err, ENOMEM, "list of nodes") : 0;
+}
+
+/* ---- fence ---- */
+
+struct fencing {
+    const Mooring__Storage__V1__FenceNodeRequest *request;
+};
+
+static int fence_edit(struct node_record *record, void *context, struct error *err)
+{
+    const Mooring__Storage__V1__FenceNodeRequest *fence = ((const struct fencing *)context)->request;
+    return fence_set(record, fence->reason, (const char *const *)fence->boot_ids, fence->n_boot_ids, err);
+}
+
+static bool fence_holds(struct volume *volume, const char *node_id)
+{
+    struct volume_record record = {0};
+    if (volume_snapshot_record(volume, &record) != 0)
+        return true; /* looked at again by the removal */
+    bool holds = volume_record_attachment(&record, node_id) != NULL;
+    volume_record_done(&record);
+    return holds;
+}
+
+/* Begin the removal from one volume. Another operation may have its slot: what the fence refuses from now on,
+ * that operation has to end first. */
+static int fence_start_removal(struct storage_service *storage, struct rpc_call *call, struct volume *volume,
+                               const char *node_id, struct job **ret_job, struct error *err)
+{
+    int code;
+    while ((code = removal_start(storage->server, volume, node_id, 0, ret_job, err)) == E_BUSY) {
+        if (rpc_call_cancelled(call) || rpc_call_remaining_ms(call) <= 0)
+            return code;
+        usleep(FENCE_RETRY_MS * 1000);
+    }
+    return code;
+}
+
+struct fence_jobs {
+    struct job **jobs;
+    size_t count, capacity;
+};
+
+static int fence_jobs_add(struct fence_jobs *jobs, struct job *job)
+{
+    if (jobs->count == jobs->capacity) {
+        size_t capacity = jobs->capacity ? 2 * jobs->capacity : 16;
+        struct job **larger = realloc(jobs->jobs, capacity * sizeof(struct job *));
+        if (!larger)
+            return -ENOMEM;
+        jobs->jobs = larger;
+        jobs->capacity = capacity;
+    }
+    jobs->jobs[jobs->count++] = job;
+    return 0;
+}
+
+/* Begin all before waiting for any: each refuses its logins from then on. */
+static int fence_start_removals(struct storage_service *storage, struct rpc_call *call, const char *node_id,
+                                struct fence_jobs *jobs, struct error *err)
+{
+    int code = 0;
+    struct volume *next, *volume = store_volume_next(storage->server->store, "");
+    for (; volume; volume = next) {
+        struct job *job;
+        int failed = fence_holds(volume, node_id)
+                         ? fence_start_removal(storage, call, volume, node_id, &job, err)
+                         : E_NOT_FOUND;
+        if (failed == 0 && fence_jobs_add(jobs, job) != 0) {
+            job_unref(job);
+            failed = error_errno(err, ENOMEM, "fence of node %s", node_id);
+        }
+        if (failed && failed != E_NOT_FOUND)
+            code = failed; /* the others all the same */
+        next = store_volume_next(storage->server->store, volume_id(volume));
+        volume_unref(volume);
+    }
+    return code;
+}
+
+static int fence_wait(struct fence_jobs *jobs, struct rpc_call *call,
+                      Mooring__Storage__V1__FenceNodeResponse *answer, struct error *err)
+{
+    int code = 0;
+    answer->detached_volume_ids = calloc(jobs->count ? jobs->count : 1, sizeof(char *));
+    for (size_t i = 0; i < jobs->count; i++) {
+        int failed = job_wait(jobs->jobs[i], call, err);
+        char *id = failed ? NULL : strdup(volume_id(jobs->jobs[i]->volume));
+        if (id && answer->detached_volume_ids)
+            answer->detached_volume_ids[answer->n_detached_volume_ids++] = id;
+        else
+            free(id);
+        if (failed && failed != E_NOT_FOUND)
+            code = failed;
+        job_unref(jobs->jobs[i]);
+    }
+    free(jobs->jobs);
+    return code;
+}
+
+int service_fence_node(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                       void *context, struct error *err)
+{
+    const Mooring__Storage__V1__FenceNodeRequest *fence =
+        (const Mooring__Storage__V1__FenceNodeRequest *)request;
+    struct storage_service *storage = context;
+    struct fencing fencing = {.request = fence};
+    struct fence_jobs jobs = {0};
+    int code = service_check_node_id(fence->node_id, err);
+    if (code == 0)
+        code = store_node_update(storage->server->store, fence->node_id, fence_edit, &fencing, err);
+    if (code)
+        return code;
+    log_warning("node %s is fenced: %s", fence->node_id, fence->reason);
+    code = fence_start_removals(storage, call, fence->node_id, &jobs, err);
+    int waited = fence_wait(&jobs, call, (Mooring__Storage__V1__FenceNodeResponse *)response, err);
+    return code ? code : waited;
+}
+
+static int unfence_edit(struct node_record *record, void *context, struct error *err)
+{
+    (void)context;
+    (void)err;
+    if (!record->fenced)
+        return VOLUME_UNCHANGED;
+    fence_clear(record);
+    return 0;
+}
+
+int service_unfence_node(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                         void *context, struct error *err)
+{
+    const Mooring__Storage__V1__UnfenceNodeRequest *unfence =
+        (const Mooring__Storage__V1__UnfenceNodeRequest *)request;
+    struct storage_service *storage = context;
+    struct node_record record = {0};
+    (void)call;
+    (void)response;
+    int code = service_check_node_id(unfence->node_id, err);
+    if (code == 0)
+        code = store_node_get(storage->server->store, unfence->node_id, &record, err);
+    if (code)
+        return code; /* NOT_FOUND: never create a record for a mistyped id */
+    node_record_done(&record);
+    code = store_node_update(storage->server->store, unfence->node_id, unfence_edit, NULL, err);
+    if (code == 0)
+        log_warning("node %s is unfenced by an operator", unfence->node_id);
+    return code;
+}

@@ -1,0 +1,171 @@
+/*
+ * The Storage service's table: each call, who may make it, and what all calls have in common. Asked by rpc/'s
+ * worker threads before each handler.
+ */
+#include "datapath/target/storage_service.h"
+
+#include <stddef.h>
+
+#include "common/cleanup.h"
+#include "common/strings.h"
+#include "datapath/target/server.h"
+
+#define SERVICE_THREADS 24 /* waiting for a drain holds one */
+
+enum service_role {
+    ROLE_C = 1,
+    ROLE_N = 2, /* a node; a request that names a node must name this one */
+    ROLE_O = 4,
+    ROLE_N_OWN = ROLE_N, /* a node, and the handler checks whose object it is */
+};
+
+static const struct service_right {
+    const char *method;
+    unsigned roles;
+} rights[] = {
+    {"GetServer", ROLE_C | ROLE_N | ROLE_O},
+    {"ClaimName", ROLE_C},
+    {"ReleaseName", ROLE_C},
+    {"CreateVolume", ROLE_C},
+    {"DeleteVolume", ROLE_C},
+    {"GetVolume", ROLE_C | ROLE_O | ROLE_N_OWN},
+    {"ListVolumes", ROLE_C | ROLE_O},
+    {"AttachVolume", ROLE_C},
+    {"DetachVolume", ROLE_C},
+    {"GetAttachment", ROLE_N | ROLE_O},
+    {"GrantGeneration", ROLE_N},
+    {"BeginFormat", ROLE_N},
+    {"EndFormat", ROLE_N},
+    {"RegisterNode", ROLE_N},
+    {"ListNodes", ROLE_C | ROLE_O},
+    {"FenceNode", ROLE_C | ROLE_O},
+    {"UnfenceNode", ROLE_O},
+    {"ListSessions", ROLE_C | ROLE_O},
+    {"ClearWriteFailed", ROLE_O},
+};
+
+static const struct rpc_method methods[] = {
+    {"GetServer", service_get_server, false},
+    {"ClaimName", service_claim_name, false},
+    {"ReleaseName", service_release_name, false},
+    {"CreateVolume", service_create_volume, false},
+    {"DeleteVolume", service_delete_volume, false},
+    {"GetVolume", service_get_volume, false},
+    {"ListVolumes", service_list_volumes, false},
+    {"AttachVolume", service_attach_volume, false},
+    {"DetachVolume", service_detach_volume, false},
+    {"GetAttachment", service_get_attachment, false},
+    {"GrantGeneration", service_grant_generation, false},
+    {"BeginFormat", service_begin_format, false},
+    {"EndFormat", service_end_format, false},
+    {"RegisterNode", service_register_node, false},
+    {"ListNodes", service_list_nodes, false},
+    {"FenceNode", service_fence_node, false},
+    {"UnfenceNode", service_unfence_node, false},
+    {"ListSessions", service_list_sessions, false},
+    {"ClearWriteFailed", service_clear_write_failed, false},
+};
+
+static unsigned service_roles_of(const char *method)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(rights); i++)
+        if (str_equal(rights[i].method, method))
+            return rights[i].roles;
+    return 0;
+}
+
+static unsigned service_peer_role(const struct rpc_peer *peer)
+{
+    switch (peer->role) {
+    case RPC_ROLE_CONTROLLER:
+        return ROLE_C;
+    case RPC_ROLE_NODE:
+        return ROLE_N;
+    case RPC_ROLE_OPERATOR:
+        return ROLE_O;
+    case RPC_ROLE_NONE:
+    case RPC_ROLE_LOCAL:
+    case RPC_ROLE_SERVER:
+        break;
+    }
+    return 0;
+}
+
+/* The request's node_id, or NULL when its message has none. */
+static const char *service_request_node(const ProtobufCMessage *request)
+{
+    const ProtobufCFieldDescriptor *field =
+        protobuf_c_message_descriptor_get_field_by_name(request->descriptor, "node_id");
+    return field ? *(char *const *)((const char *)request + field->offset) : NULL;
+}
+
+static int service_authorize(const struct rpc_peer *peer, const char *method, const ProtobufCMessage *request,
+                             void *context, struct error *err)
+{
+    const struct storage_service *storage = context;
+    unsigned role = service_peer_role(peer);
+    if (!(service_roles_of(method) & role))
+        return error_set(err, E_PERMISSION, "%s is not for the role that this certificate carries", method);
+    const char *node_id = service_request_node(request);
+    if (role == ROLE_N && node_id && !str_equal(node_id, peer->id))
+        return error_set(err, E_PERMISSION, "node %s may not call %s for node \"%.128s\"", peer->id, method,
+                         node_id);
+    if (!server_ready(storage->server))
+        return error_set(err, E_UNAVAILABLE, "storage server %s has not opened its pool yet, or stops",
+                         storage->server->settings->server_id);
+    return 0;
+}
+
+void storage_service_init(struct storage_service *storage, struct server *server)
+{
+    *storage = (struct storage_service){
+        .server = server,
+        .service = {.descriptor = &mooring__storage__v1__storage__descriptor,
+                    .methods = methods,
+                    .methods_count = ARRAY_SIZE(methods),
+                    .context = storage,
+                    .authorize = service_authorize,
+                    .threads = SERVICE_THREADS},
+    };
+    nodes_seen_init(&storage->seen);
+    pthread_mutex_init(&storage->names_lock, NULL);
+}
+
+void storage_service_done(struct storage_service *storage)
+{
+    nodes_seen_done(&storage->seen);
+    pthread_mutex_destroy(&storage->names_lock);
+}
+
+int service_check_volume_id(struct storage_service *storage, const char *volume_id, struct error *err)
+{
+    char server_id[ID_SERVER_MAX + 1];
+    int code = id_volume_server(volume_id, server_id, err);
+    if (code)
+        return code;
+    if (!str_equal(server_id, storage->server->settings->server_id))
+        return error_set(err, E_INVALID_ARGUMENT, "volume %s is of storage server %s, and this one is %s",
+                         volume_id, server_id, storage->server->settings->server_id);
+    return 0;
+}
+
+int service_find_volume(struct storage_service *storage, const char *volume_id, struct volume **ret,
+                        struct error *err)
+{
+    int code = service_check_volume_id(storage, volume_id, err);
+    if (code)
+        return code;
+    struct volume *volume = store_volume_find(storage->server->store, volume_id);
+    if (!volume)
+        return error_set(err, E_NOT_FOUND, "there is no volume %s", volume_id);
+    *ret = volume;
+    return 0;
+}
+
+int service_check_node_id(const char *node_id, struct error *err)
+{
+    if (id_node_valid(node_id))
+        return 0;
+    return error_set(err, E_INVALID_ARGUMENT, "\"%.128s\" is not a node id: 1 to %d of [a-z0-9.-]", node_id,
+                     ID_NODE_MAX);
+}

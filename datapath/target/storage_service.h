@@ -1,0 +1,83 @@
+/*
+ * The Storage service, mooring.storage.v1 (proto/storage.proto): who may call what, and the calls by group.
+ * Handlers run on rpc/'s worker threads and may block. Each is thin over the store; what must end whether or
+ * not its caller waits is a job (job.h).
+ */
+#pragma once
+
+#include "common/error.h"
+#include "datapath/store/store.h"
+#include "datapath/target/nodes_seen.h"
+#include "proto/storage.pb-c.h"
+#include "rpc/rpc.h"
+
+struct server;
+struct job;
+
+struct storage_service {
+    struct server *server;
+    struct nodes_seen seen;
+    pthread_mutex_t names_lock; /* a name's release, and the creation of its volume, one at a time */
+    struct rpc_service service;
+};
+
+void storage_service_init(struct storage_service *storage, struct server *server);
+void storage_service_done(struct storage_service *storage);
+
+/* ---- for the groups ---- */
+
+/* E_INVALID_ARGUMENT for what is no volume id or another server's, E_NOT_FOUND; else a reference. */
+int service_find_volume(struct storage_service *storage, const char *volume_id, struct volume **ret,
+                        struct error *err);
+int service_check_volume_id(struct storage_service *storage, const char *volume_id, struct error *err);
+int service_check_node_id(const char *node_id, struct error *err);
+
+/* Messages of what the store knows, on the heap as protobuf-c frees it. NULL: no memory. */
+Mooring__Storage__V1__Volume *service_volume_message(const struct volume_record *record, uint64_t used_bytes);
+Mooring__Storage__V1__Volume *service_volume_of(struct volume *volume, struct error *err);
+Mooring__Storage__V1__Attachment *service_attachment_message(const struct attachment *attachment);
+/* "address:port" of each portal, and the IQN. 0 or -ENOMEM. */
+int service_portals(const struct server *server, char ***ret_portals, size_t *ret_count);
+char *service_iqn(const char *volume_id);
+
+int service_get_server(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                       void *context, struct error *err);
+int service_list_sessions(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                          void *context, struct error *err);
+
+int service_claim_name(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                       void *context, struct error *err);
+int service_release_name(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                         void *context, struct error *err);
+int service_create_volume(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                          void *context, struct error *err);
+int service_delete_volume(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                          void *context, struct error *err);
+int service_get_volume(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                       void *context, struct error *err);
+int service_list_volumes(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                         void *context, struct error *err);
+int service_clear_write_failed(struct rpc_call *call, const ProtobufCMessage *request,
+                               ProtobufCMessage *response, void *context, struct error *err);
+
+int service_attach_volume(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                          void *context, struct error *err);
+int service_detach_volume(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                          void *context, struct error *err);
+int service_get_attachment(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                           void *context, struct error *err);
+int service_grant_generation(struct rpc_call *call, const ProtobufCMessage *request,
+                             ProtobufCMessage *response, void *context, struct error *err);
+int service_begin_format(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                         void *context, struct error *err);
+int service_end_format(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                       void *context, struct error *err);
+
+int service_register_node(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                          void *context, struct error *err);
+int service_list_nodes(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                       void *context, struct error *err);
+int service_fence_node(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                       void *context, struct error *err);
+int service_unfence_node(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                         void *context, struct error *err);
