@@ -31,6 +31,8 @@ struct loop_offloading {
 struct loop_spinning {
     uint64_t budget_ns; /* 0: never */
     int credit;
+    uint64_t spun_ns, slept_ns; /* the average gap that was spun, and that was slept through; 0: unknown */
+    unsigned gaps;
 };
 
 struct loop {
@@ -93,7 +95,7 @@ void loop_buffers_done(struct loop *loop);
 
 /* Look for completions, for at most the budget. True when something came. */
 bool loop_spin(struct loop *loop);
-/* Spinning has paid lately. */
-bool loop_spin_pays(const struct loop *loop);
+/* Spinning has paid lately (or it is time to try the other way). */
+bool loop_spin_pays(struct loop *loop);
 /* What the gap between two batches turned out to be. */
 void loop_spin_learn(struct loop *loop, uint64_t gap_ns, bool spun, bool found);

@@ -1,18 +1,24 @@
 /*
- * Spinning before sleeping: a wake-up from sleep costs tens of microseconds, so where the next event comes
- * sooner than that, looking for it is cheaper for everybody. Bounded by spin_us a batch, and learnt: credit
- * grows with each gap that a spin would have covered and shrinks twice as fast with each that it would not
- * have, so that a loop whose events are rare sleeps at once and an idle one uses no CPU.
+ * Spinning before sleeping: a wake-up from sleep may cost tens of microseconds, so where the next event comes
+ * sooner than that, looking for it is cheaper. Bounded by spin_us a batch, and learnt, in two ways:
+ *   - credit grows with each gap that a spin covers and shrinks twice as fast with each that it does not, so
+ *     that a loop whose events are rare sleeps at once and an idle one uses no CPU;
+ *   - of the gaps that were spun and those that were slept through, averages are kept and the shorter wins:
+ *     where the peer needs this CPU, spinning makes it later. The other one is tried now and then.
  *
  * Runs on the loop's thread; called by loop_run().
  */
 #include "datapath/loop/loop_internal.h"
 
+#include "common/size.h"
 #include "common/time.h"
 
 #define CREDIT_MAX 16
 #define CREDIT_NEEDED 4
 #define CHECKS_PER_CLOCK 32
+#define TRY_OTHER_EACH 64 /* gaps */
+#define AVERAGE_OVER 8    /* gaps */
+#define GAP_MAX 16u       /* budgets: a longer gap counts as this long */
 
 static inline void spin_relax(void)
 {
@@ -33,9 +39,14 @@ static bool spin_ready(struct loop *loop)
            !loop_quiet(loop);
 }
 
-bool loop_spin_pays(const struct loop *loop)
+bool loop_spin_pays(struct loop *loop)
 {
-    return loop->spin.credit >= CREDIT_NEEDED;
+    struct loop_spinning *spin = &loop->spin;
+    bool pays = spin->spun_ns <= spin->slept_ns;
+
+    if (spin->credit < CREDIT_NEEDED)
+        return false;
+    return ++spin->gaps % TRY_OTHER_EACH == 0 ? !pays : pays;
 }
 
 bool loop_spin(struct loop *loop)
@@ -52,13 +63,19 @@ bool loop_spin(struct loop *loop)
     return false;
 }
 
+static void spin_average(uint64_t *average_ns, uint64_t gap_ns)
+{
+    *average_ns = *average_ns ? (*average_ns * (AVERAGE_OVER - 1) + gap_ns) / AVERAGE_OVER : gap_ns;
+}
+
 void loop_spin_learn(struct loop *loop, uint64_t gap_ns, bool spun, bool found)
 {
     struct loop_spinning *spin = &loop->spin;
 
+    spin_average(spun ? &spin->spun_ns : &spin->slept_ns, MIN(gap_ns, GAP_MAX * spin->budget_ns));
     /* A gap that was slept through includes the wake-up itself: allow for it. */
     if (spun ? found : gap_ns <= 2 * spin->budget_ns)
-        spin->credit = spin->credit < CREDIT_MAX ? spin->credit + 1 : CREDIT_MAX;
+        spin->credit = MIN(spin->credit + 1, CREDIT_MAX);
     else
-        spin->credit = spin->credit > 2 ? spin->credit - 2 : 0;
+        spin->credit = MAX(spin->credit - 2, 0);
 }
