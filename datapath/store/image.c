@@ -210,8 +210,8 @@ static void image_mark_done(struct loop_op *op, int res, unsigned flags)
 static void image_start(struct image_io *io, enum image_step step)
 {
     io->step = step;
-    io->rest.iov_base = (char *)io->iov.iov_base + io->progress;
-    io->rest.iov_len = io->length - io->progress;
+    if (io->iov.iov_base)
+        io->rest = (struct iovec){(char *)io->iov.iov_base + io->progress, io->length - io->progress};
     io->op.done = image_start_done;
     io->image->ops->image_start(io->image->backend, io->loop, io);
 }
