@@ -11,7 +11,8 @@
 
 static int fill_context(const Mooring__Storage__V1__Volume *volume, Csi__V1__Volume *ret)
 {
-    int r = E_OK;
+    int r = map_add(&ret->volume_context, &ret->n_volume_context,
+                    &csi__v1__volume__volume_context_entry__descriptor, CONTEXT_NAME, volume->name);
 
     for (size_t i = 0; r == E_OK && i < volume->n_parameters; i++) {
         if (parameter_for_node(volume->parameters[i]->key))

@@ -18,6 +18,8 @@
 #define CONTEXT_BLOCK_SIZE "blockSize"         /* logical block size in bytes, decimal */
 #define CONTEXT_READONLY "readonly"            /* "true" or "false": what the storage server enforces */
 
+#define CONTEXT_NAME "name" /* volume context: the volume's name, for people */
+
 /* volume context, and StorageClass parameter of the same name: a key is there when it was given */
 #define CONTEXT_FS_TYPE "fsType"             /* "ext4" or "xfs" */
 #define CONTEXT_MKFS_OPTIONS "mkfsOptions"   /* words for mkfs, separated by blanks */
