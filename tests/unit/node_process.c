@@ -1,0 +1,181 @@
+/* Long-lived processes known by the lock on their pid file, and the locks of volumes. */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "common/cleanup.h"
+#include "common/strings.h"
+#include "node/process.h"
+#include "node/volume_lock.h"
+#include "tests/unit/common_dir.h"
+
+static struct fixture {
+    char pid_path[96];
+    char log_path[96];
+} files;
+
+static int setup(void **state)
+{
+    if (test_dir_setup(state))
+        return -1;
+    const struct test_dir *dir = *state;
+    snprintf(files.pid_path, sizeof(files.pid_path), "%s/pid", dir->path);
+    snprintf(files.log_path, sizeof(files.log_path), "%s/log", dir->path);
+    *state = (void *)dir;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    process_stop(files.pid_path, SIGKILL, 5000, NULL);
+    return test_dir_teardown(state);
+}
+
+static void spawn(const struct fixture *fixture, const char *script)
+{
+    const char *argv[] = {"/bin/sh", "-c", script, NULL};
+    _cleanup_error_ struct error err = {0};
+
+    int r = process_spawn(fixture->pid_path, fixture->log_path, argv, &err);
+    if (r)
+        fail_msg("%s", error_text(&err));
+}
+
+static void a_process_lives_until_it_is_stopped(void **state)
+{
+    const struct fixture *fixture = &files;
+    pid_t pid = 0;
+
+    (void)state;
+    assert_false(process_alive(fixture->pid_path, NULL));
+    spawn(fixture, "exec sleep 60");
+    assert_true(process_alive(fixture->pid_path, &pid));
+    assert_int_equal(kill(pid, 0), 0);
+    assert_int_equal(process_stop(fixture->pid_path, SIGTERM, 5000, NULL), 0);
+    assert_false(process_alive(fixture->pid_path, NULL));
+    assert_int_equal(process_stop(fixture->pid_path, SIGTERM, 5000, NULL), 0);
+}
+
+static void a_killed_process_is_seen_as_dead(void **state)
+{
+    const struct fixture *fixture = &files;
+    pid_t pid = 0;
+
+    (void)state;
+    spawn(fixture, "exec sleep 60");
+    assert_true(process_alive(fixture->pid_path, &pid));
+    _cleanup_fd_ int fd = process_open(fixture->pid_path);
+    assert_true(fd >= 0);
+    kill(pid, SIGKILL);
+    struct pollfd ended = {.fd = fd, .events = POLLIN};
+    assert_int_equal(poll(&ended, 1, 10000), 1);
+    for (int i = 0; i < 1000 && process_alive(fixture->pid_path, NULL); i++)
+        poll(NULL, 0, 5);
+    assert_false(process_alive(fixture->pid_path, NULL));
+    assert_int_equal(process_open(fixture->pid_path), -1);
+}
+
+static void a_second_one_is_refused(void **state)
+{
+    const struct fixture *fixture = &files;
+    const char *argv[] = {"/bin/true", NULL};
+    _cleanup_error_ struct error err = {0};
+
+    (void)state;
+    spawn(fixture, "exec sleep 60");
+    assert_int_equal(process_spawn(fixture->pid_path, fixture->log_path, argv, &err), E_EXISTS);
+}
+
+/* The pid in the file is of a live process, but not of the one that held the lock: it must not be touched. */
+static void a_reused_pid_is_not_mistaken(void **state)
+{
+    const struct fixture *fixture = &files;
+    _cleanup_free_ char *text = str_format("%d\n", getpid());
+    _cleanup_fd_ int fd = open(fixture->pid_path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+
+    (void)state;
+    assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+    assert_false(process_alive(fixture->pid_path, NULL));
+    assert_int_equal(process_stop(fixture->pid_path, SIGKILL, 100, NULL), 0);
+}
+
+static void one_that_does_not_end_is_told(void **state)
+{
+    const struct fixture *fixture = &files;
+    _cleanup_error_ struct error err = {0};
+
+    (void)state;
+    spawn(fixture, "trap '' TERM; echo ready; while :; do sleep 1; done");
+    struct stat log = {0};
+    for (int i = 0; i < 2000 && (stat(fixture->log_path, &log) || !log.st_size); i++)
+        poll(NULL, 0, 5);
+    assert_int_equal(process_stop(fixture->pid_path, SIGTERM, 200, &err), E_DEADLINE);
+    assert_int_equal(process_stop(fixture->pid_path, SIGKILL, 5000, NULL), 0);
+}
+
+static void what_cannot_be_executed_is_an_error_here(void **state)
+{
+    const struct fixture *fixture = &files;
+    const char *argv[] = {"/nonexistent/program", NULL};
+    _cleanup_error_ struct error err = {0};
+
+    (void)state;
+    assert_int_equal(process_spawn(fixture->pid_path, fixture->log_path, argv, &err), -ENOENT);
+    assert_non_null(strstr(error_text(&err), "/nonexistent/program"));
+    assert_false(process_alive(fixture->pid_path, NULL));
+}
+
+static void run_gives_status_and_words(void **state)
+{
+    const char *argv[] = {"sh", "-c", "echo out; echo bad >&2; exit 3", NULL};
+    const char *missing[] = {"mooring-no-such-program", NULL};
+    _cleanup_error_ struct error err = {0};
+    _cleanup_free_ char *output = NULL;
+    int status = 0;
+
+    (void)state;
+    assert_int_equal(process_run(argv, &status, &output, NULL), 0);
+    assert_int_equal(status, 3);
+    assert_string_equal(output, "out\nbad");
+    assert_int_equal(process_run(missing, &status, NULL, &err), -ENOENT);
+}
+
+static void volumes_are_locked_one_by_one(void **state)
+{
+    _cleanup_error_ struct error err = {0};
+    struct volume_locks *locks;
+
+    (void)state;
+    assert_int_equal(volume_locks_new(&locks), 0);
+    assert_int_equal(volume_lock_try(locks, "s.0123456789abcdef", "NodeStageVolume", NULL), 0);
+    assert_int_equal(volume_lock_try(locks, "s.1123456789abcdef", "NodeStageVolume", NULL), 0);
+    assert_int_equal(volume_lock_try(locks, "s.0123456789abcdef", "NodeUnstageVolume", &err), E_BUSY);
+    assert_non_null(strstr(error_text(&err), "NodeStageVolume"));
+    volume_lock_release(locks, "s.0123456789abcdef");
+    assert_int_equal(volume_lock_try(locks, "s.0123456789abcdef", "NodeUnstageVolume", NULL), 0);
+    volume_locks_free(locks);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(a_process_lives_until_it_is_stopped, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_killed_process_is_seen_as_dead, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_second_one_is_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_reused_pid_is_not_mistaken, setup, teardown),
+        cmocka_unit_test_setup_teardown(one_that_does_not_end_is_told, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_cannot_be_executed_is_an_error_here, setup, teardown),
+        cmocka_unit_test(run_gives_status_and_words),
+        cmocka_unit_test(volumes_are_locked_one_by_one),
+    };
+    return cmocka_run_group_tests_name("node_process", tests, NULL, NULL);
+}
