@@ -59,34 +59,6 @@ static void test_more_operations_than_slots(void **state)
     loop_free(loop);
 }
 
-static uint64_t thread_cpu_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-/* However much it spun while events came quickly, a loop that waits for a distant one sleeps. */
-static void test_an_idle_loop_uses_no_cpu(void **state)
-{
-    struct loop *loop = test_loop_new(&(struct loop_options){.spin_us = 2000});
-    struct probe probe;
-    uint64_t cpu_ns;
-
-    (void)state;
-    probe_init(&probe, loop, 0);
-    for (int i = 0; i < 200; i++) {
-        loop_timeout(loop, &probe.op, 0);
-        probe_wait(&probe, 1);
-    }
-    loop_timeout(loop, &probe.op, 200);
-    cpu_ns = thread_cpu_ns();
-    probe_wait(&probe, 1);
-    assert_true(thread_cpu_ns() - cpu_ns < 50 * 1000000u); /* of 200; a spin is 2 */
-    loop_free(loop);
-}
-
 /* ---- messages ---- */
 
 #define POSTERS 4
@@ -551,7 +523,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_timeout_completes_with_etime),
         cmocka_unit_test(test_more_operations_than_slots),
-        cmocka_unit_test(test_an_idle_loop_uses_no_cpu),
         cmocka_unit_test(test_message_storm_keeps_order_and_count),
         cmocka_unit_test(test_no_wake_up_is_lost),
         cmocka_unit_test(test_stop_before_run_returns_at_once),
@@ -571,5 +542,5 @@ int main(void)
     alarm(90); /* a lost wake-up hangs: die by name */
     failed = cmocka_run_group_tests_name("loop", tests, NULL, NULL);
 
-    return failed + loop_io_tests_run();
+    return failed + loop_spin_tests_run() + loop_io_tests_run();
 }

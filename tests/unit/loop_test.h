@@ -33,3 +33,4 @@ void test_socketpair(int ret_fds[2]);
 void probe_wait(struct probe *probe, int wanted);
 
 int loop_io_tests_run(void);
+int loop_spin_tests_run(void);
