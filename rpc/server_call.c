@@ -66,7 +66,7 @@ static void call_unref(struct rpc_call *call)
 static bool call_start(struct rpc_call *call, const grpc_op *ops, size_t count, struct rpc_tag *tag,
                        void (*done)(struct rpc_tag *, bool))
 {
-    tag->done = done;
+    atomic_store(&tag->done, done);
     atomic_fetch_add(&call->references, 1);
     if (grpc_call_start_batch(call->grpc, ops, count, tag, NULL) == GRPC_CALL_OK)
         return true;
@@ -84,7 +84,7 @@ bool server_call_request(struct server_method *method)
 
     if (!call)
         return false;
-    call->request_tag.done = call_request_done;
+    atomic_store(&call->request_tag.done, call_request_done);
     if (method->spec)
         failed = grpc_server_request_registered_call(service->grpc, method->registration, &call->grpc,
                                                      &call->deadline, &call->metadata, NULL, service->cq,

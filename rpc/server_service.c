@@ -8,6 +8,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "common/cleanup.h"
@@ -84,7 +85,7 @@ static void *service_poll(void *context)
             return NULL;
         if (event.type == GRPC_OP_COMPLETE) {
             struct rpc_tag *tag = event.tag;
-            tag->done(tag, event.success);
+            atomic_load (&tag->done)(tag, event.success);
         }
         armed = service_arm(service);
     }

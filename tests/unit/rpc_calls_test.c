@@ -154,6 +154,7 @@ static void test_unary(void **state)
     assert_string_equal(((Mooring__Storage__V1__GetServerResponse *)response)->server_id, "store-1");
     assert_int_equal(((Mooring__Storage__V1__GetServerResponse *)response)->volumes_count, 42);
     protobuf_c_message_free_unpacked(response, NULL);
+    assert_int_equal(calls->test.noted, 1);
     assert_int_equal(calls->test.peer.role, RPC_ROLE_LOCAL);
     assert_int_equal(strlen(calls->test.id), 16);
     assert_in_range(calls->test.remaining_ms, 1, 31000); /* gRPC rounds a timeout up on the wire */

@@ -20,6 +20,7 @@ static int handle_get_server(struct rpc_call *call, const ProtobufCMessage *requ
     test->peer = *rpc_call_peer(call);
     snprintf(test->id, sizeof(test->id), "%s", rpc_call_id(call));
     test->remaining_ms = rpc_call_remaining_ms(call);
+    atomic_fetch_add(&test->noted, 1);
     answer->server_id = strdup("store-1");
     answer->volumes_count = 42;
     return 0;

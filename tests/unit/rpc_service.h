@@ -10,7 +10,8 @@ struct test_service {
     atomic_int running, ended; /* handlers of the slow method */
     atomic_bool release;       /* lets the slow method go on */
     atomic_bool saw_cancel;
-    atomic_int sent; /* responses of the stream that were taken */
+    atomic_int sent;  /* responses of the stream that were taken */
+    atomic_int noted; /* calls of GetServer whose particulars follow; the last one's stay */
     struct rpc_peer peer;
     char id[80];
     int64_t remaining_ms;

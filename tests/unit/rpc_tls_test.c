@@ -85,8 +85,10 @@ static void test_roles(void **state)
     struct error err = {0};
 
     (void)state;
+    atomic_store(&tls_test.noted, 0);
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         rpc_test_expect(0, tls_call("ca", cases[i].certificate, NULL, "GetServer", &err), &err);
+        assert_int_equal(tls_test.noted, i + 1);
         assert_int_equal(tls_test.peer.role, cases[i].role);
         assert_string_equal(tls_test.peer.id, cases[i].id);
         assert_non_null(strstr(tls_test.peer.address, "127.0.0.1"));
@@ -252,6 +254,7 @@ static void test_issue_long_name(void **state)
     memset(name + strlen(name), 'n', 128);
     rpc_test_issue("ca", "long", name, "127.0.0.1");
     rpc_test_expect(0, tls_call("ca", "long", NULL, "GetServer", &err), &err);
+    assert_true(tls_test.noted > 0);
     assert_int_equal(tls_test.peer.role, RPC_ROLE_NODE);
     assert_int_equal(strlen(tls_test.peer.id), 128);
     rpc_server_free(server, 1000);
