@@ -250,7 +250,7 @@ static void harden(void)
     int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     if (fd >= 0) {
         if (write(fd, "-1000", 5) < 0)
-            complain("oom_score_adj");
+            fprintf(stderr, "warning mooring-holder cannot set oom_score_adj: %s\n", strerror(errno));
         close(fd);
     }
     signal(SIGHUP, SIG_IGN);
