@@ -170,7 +170,24 @@ char *fixture_listing(const struct fixture *fixture)
     return text;
 }
 
-/* ---- nodes ---- */
+void fixture_assert_listing(const struct fixture *fixture, const char *expected)
+{
+    _cleanup_free_ char *listing = fixture_listing(fixture);
+
+    assert_string_equal(listing, expected);
+}
+
+/* ---- volumes and nodes ---- */
+
+struct volume *fixture_create(struct store *store, const struct volume_record *spec)
+{
+    struct volume *volume = NULL;
+    struct error err = {0};
+
+    if (store_volume_create(store, spec, &volume, &err) != E_OK)
+        fail_msg("create %s: %s", spec->id, error_text(&err));
+    return volume;
+}
 
 static int register_edit(struct node_record *record, void *context, struct error *err)
 {

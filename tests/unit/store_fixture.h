@@ -48,5 +48,10 @@ struct volume_record fixture_spec(unsigned n);
 /* All paths in the pool, sorted, one a line; directories end with "/". free() it. */
 char *fixture_listing(const struct fixture *fixture);
 
+void fixture_assert_listing(const struct fixture *fixture, const char *expected);
+
+/* Create the volume, or fail the test with the error's words; a reference. */
+struct volume *fixture_create(struct store *store, const struct volume_record *spec);
+
 /* Register the node, so that it may attach. */
 void fixture_register(struct store *store, const char *node_id);

@@ -8,62 +8,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/cleanup.h"
-#include "common/record.h"
 #include "common/strings.h"
-#include "common/time.h"
 #include "datapath/store/attach.h"
 #include "datapath/store/fence.h"
 #include "datapath/store/store_internal.h"
 #include "tests/unit/store_fixture.h"
 
-#define VOLUMES_MANY 10000
 #define EMPTY_POOL "lock\nnames/\nnodes/\npool.json\ntrash/\nvolumes/\n"
-
-static struct volume *create(struct store *store, const struct volume_record *spec)
-{
-    struct volume *volume = NULL;
-    struct error err = {0};
-
-    if (store_volume_create(store, spec, &volume, &err) != E_OK)
-        fail_msg("create %s: %s", spec->id, error_text(&err));
-    return volume;
-}
-
-static void write_text(const struct fixture *fixture, const char *name, const char *text)
-{
-    char path[256];
-    FILE *file;
-
-    snprintf(path, sizeof(path), "%s/%s", fixture->pool, name);
-    file = fopen(path, "w");
-    assert_non_null(file);
-    fputs(text, file);
-    fclose(file);
-}
-
-static void assert_listing(const struct fixture *fixture, const char *expected)
-{
-    _cleanup_free_ char *listing = fixture_listing(fixture);
-
-    assert_string_equal(listing, expected);
-}
-
-/* Opening fails with this code, and the text names both words. */
-static void assert_open_fails(struct fixture *fixture, int code, const char *word, const char *other)
-{
-    _cleanup_error_ struct error err = {0};
-    struct store *store = NULL;
-    int r = store_open(&store, &fixture->options, &err);
-
-    if (r != code || !strstr(error_text(&err), word) || !strstr(error_text(&err), other))
-        fail_msg("expected %s with \"%s\" and \"%s\": %s, %s", error_name(code), word, other, error_name(r),
-                 error_text(&err));
-}
 
 /* ---- life ---- */
 
@@ -80,7 +35,7 @@ static void keeps_over_reopening(void **state)
     store = fixture_open(fixture);
     spec.parameters = parameters;
     spec.parameters_count = 2;
-    volume = create(store, &spec);
+    volume = fixture_create(store, &spec);
     fixture_register(store, "node-a");
     assert_int_equal(
         store_attach(store, volume, "node-a", ACCESS_SINGLE_NODE_WRITER, false, &attachment, NULL), E_OK);
@@ -111,11 +66,11 @@ static void deletes_without_a_trace(void **state)
 
     fixture_empty(fixture);
     store = fixture_open(fixture);
-    volume = create(store, &spec);
-    assert_listing(fixture,
-                   "lock\nnames/\nnodes/\npool.json\ntrash/\nvolumes/\nvolumes/store-1.0000000000000007/\n"
-                   "volumes/store-1.0000000000000007/data\n"
-                   "volumes/store-1.0000000000000007/volume.json\n");
+    volume = fixture_create(store, &spec);
+    fixture_assert_listing(
+        fixture, "lock\nnames/\nnodes/\npool.json\ntrash/\nvolumes/\nvolumes/store-1.0000000000000007/\n"
+                 "volumes/store-1.0000000000000007/data\n"
+                 "volumes/store-1.0000000000000007/volume.json\n");
     assert_int_equal(store_volume_delete(store, spec.id, NULL), E_OK);
     assert_int_equal(store_volume_delete(store, spec.id, NULL), E_OK);
     assert_null(store_volume_find(store, spec.id));
@@ -124,8 +79,8 @@ static void deletes_without_a_trace(void **state)
     assert_int_equal(volume_snapshot_record(volume, &record), 0);
     volume_record_done(&record);
     volume_unref(volume);
-    assert_listing(fixture, EMPTY_POOL);
-    volume_unref(create(store, &spec)); /* the id is free again */
+    fixture_assert_listing(fixture, EMPTY_POOL);
+    volume_unref(fixture_create(store, &spec)); /* the id is free again */
     store_close(store);
 }
 
@@ -139,8 +94,8 @@ static void repeats_and_differs(void **state)
 
     fixture_empty(fixture);
     store = fixture_open(fixture);
-    volume = create(store, &spec);
-    again = create(store, &spec);
+    volume = fixture_create(store, &spec);
+    again = fixture_create(store, &spec);
     assert_ptr_equal(volume, again);
     volume_unref(again);
     volume_unref(volume);
@@ -190,7 +145,7 @@ static void refuses_bad_specs(void **state)
     spec.size_bytes = UINT64_C(1) << 63;
     assert_int_equal(store_volume_create(store, &spec, &volume, NULL), E_OUT_OF_RANGE);
     store_close(store);
-    assert_listing(fixture, EMPTY_POOL);
+    fixture_assert_listing(fixture, EMPTY_POOL);
 }
 
 /* ---- space ---- */
@@ -214,9 +169,9 @@ static void promises_no_more_than_there_is(void **state)
     spec.size_bytes = before.free_bytes / 4096 * 4096 + 4096;
     assert_int_equal(store_volume_create(store, &spec, &volume, &err), E_NO_SPACE);
     assert_non_null(strstr(err.text, "left"));
-    assert_listing(fixture, EMPTY_POOL);
+    fixture_assert_listing(fixture, EMPTY_POOL);
     spec.size_bytes -= 4096;
-    volume_unref(create(store, &spec));
+    volume_unref(fixture_create(store, &spec));
     assert_int_equal(store_capacity(store, &after, NULL), E_OK);
     assert_true(after.free_bytes < 4096);
     assert_int_equal(after.promised_bytes, spec.size_bytes);
@@ -239,6 +194,7 @@ static void thick_is_allocated(void **state)
     struct volume *volume;
     struct stat status;
     char path[256];
+    uint64_t used;
 
     fixture_empty(fixture);
     options.overcommit = false;
@@ -247,148 +203,31 @@ static void thick_is_allocated(void **state)
     assert_int_equal(store_capacity(store, &capacity, NULL), E_OK);
     spec.thick = true;
     spec.size_bytes = capacity.free_bytes / 4096 * 4096;
-    volume_unref(create(store, &spec));
+    volume_unref(fixture_create(store, &spec));
     snprintf(path, sizeof(path), "%s/volumes/%s/data", fixture->pool, spec.id);
     assert_int_equal(stat(path, &status), 0);
     assert_int_equal(status.st_size, spec.size_bytes);
     assert_true((uint64_t)status.st_blocks * 512 >= spec.size_bytes);
+    volume = store_volume_find(store, spec.id);
+    assert_int_equal(volume_used_bytes(volume, &used, NULL), E_OK);
+    assert_true(used >= spec.size_bytes);
     assert_int_equal(store_volume_delete(store, spec.id, NULL), E_OK);
+    assert_int_equal(volume_used_bytes(volume, &used, NULL), E_NOT_FOUND);
+    volume_unref(volume);
+    spec.thick = false;
+    volume = fixture_create(store, &spec);
+    assert_int_equal(volume_used_bytes(volume, &used, NULL), E_OK);
+    assert_int_equal(used, 0);
+    assert_int_equal(store_volume_delete(store, spec.id, NULL), E_OK);
+    volume_unref(volume);
     store_close(store);
 
     store = fixture_open(fixture);
+    spec.thick = true;
     spec.size_bytes = UINT64_C(1) << 29; /* more than is free: fallocate fails */
     assert_int_equal(store_volume_create(store, &spec, &volume, NULL), E_NO_SPACE);
-    assert_listing(fixture, EMPTY_POOL);
+    fixture_assert_listing(fixture, EMPTY_POOL);
     store_close(store);
-}
-
-/* ---- who may come in ---- */
-
-static void one_store_at_a_time(void **state)
-{
-    struct fixture *fixture = fixture_ready(state);
-    struct store *store = fixture_open(fixture);
-    int kept;
-
-    assert_open_fails(fixture, E_BUSY, fixture->pool, "in use");
-    assert_true(fcntl(store_lock_fd(store), F_GETFD) & FD_CLOEXEC);
-    /* As a ring does: the lock stays while any descriptor of the description is open. */
-    kept = dup(store_lock_fd(store));
-    store_close(store);
-    assert_open_fails(fixture, E_BUSY, fixture->pool, "in use");
-    close(kept);
-    store_close(fixture_open(fixture));
-}
-
-static void only_the_configured_pool(void **state)
-{
-    struct fixture *fixture = fixture_ready(state);
-    struct fixture other = *fixture;
-    _cleanup_free_ char *listing = NULL;
-
-    other.options.pool_uuid = "00000000-0000-4000-8000-000000000000";
-    assert_open_fails(&other, E_PRECONDITION, fixture->uuid, "00000000-0000-4000-8000-000000000000");
-    other = *fixture;
-    other.options.server_id = "store-2";
-    assert_open_fails(&other, E_PRECONDITION, "store-1", "store-2");
-    other = *fixture;
-    other.options.pool_uuid = NULL;
-    assert_open_fails(&other, E_INVALID_ARGUMENT, "UUID", "");
-    /* A mountpoint whose file system is not mounted: refused, and nothing is written there. */
-    snprintf(other.pool, sizeof(other.pool), "%s/empty", fixture->dir);
-    other.options = fixture->options;
-    other.options.path = other.pool;
-    assert_open_fails(&other, E_PRECONDITION, other.pool, "mounted");
-    assert_int_equal(mkdir(other.pool, 0700), 0);
-    assert_open_fails(&other, E_PRECONDITION, other.pool, "not mounted");
-    listing = fixture_listing(&other);
-    assert_string_equal(listing, "");
-    assert_int_equal(rmdir(other.pool), 0);
-}
-
-static void pool_needs_xfs_with_reflink(void **state)
-{
-    struct fixture *fixture = fixture_ready(state);
-    _cleanup_free_ char *command = NULL, *dir = str_format("%s/plain", fixture->dir);
-    _cleanup_error_ struct error err = {0};
-    char uuid[37] = "untouched";
-    int r;
-
-    assert_int_equal(store_pool_create(fixture->dir, FIXTURE_SERVER, uuid, &err), E_PRECONDITION);
-    assert_non_null(strstr(err.text, "XFS with reflink"));
-    assert_int_equal(store_pool_create(fixture->pool, FIXTURE_SERVER, uuid, &err), E_EXISTS);
-    assert_non_null(strstr(err.text, fixture->uuid));
-    assert_int_equal(store_pool_create(fixture->pool, "Not An Id", uuid, &err), E_INVALID_ARGUMENT);
-    command = str_format("mkdir %1$s && truncate -s 320M %1$s.img && mkfs.xfs -q -m reflink=0 %1$s.img && "
-                         "mount -o loop %1$s.img %1$s",
-                         dir);
-    assert_int_equal(system(command), 0);
-    r = store_pool_create(dir, FIXTURE_SERVER, uuid, &err);
-    free(command);
-    command = str_format("umount %1$s && rmdir %1$s && rm %1$s.img", dir);
-    assert_int_equal(system(command), 0);
-    assert_int_equal(r, E_PRECONDITION);
-    assert_non_null(strstr(err.text, "without reflink"));
-    assert_string_equal(uuid, "untouched");
-}
-
-/* ---- records that are damaged, and leftovers ---- */
-
-static void damaged_pool_is_named(void **state)
-{
-    struct fixture *fixture = fixture_ready(state);
-    struct volume_record spec = fixture_spec(3);
-    struct store *store;
-    char path[256];
-
-    fixture_empty(fixture);
-    store = fixture_open(fixture);
-    volume_unref(create(store, &spec));
-    store_close(store);
-    snprintf(path, sizeof(path), "%s/volumes/%s/data", fixture->pool, spec.id);
-    assert_int_equal(truncate(path, 4096), 0);
-    assert_open_fails(fixture, E_CORRUPT, spec.id, "data file");
-    assert_int_equal(unlink(path), 0);
-    assert_open_fails(fixture, E_CORRUPT, spec.id, "missing");
-    snprintf(path, sizeof(path), "volumes/%s/volume.json", spec.id);
-    write_text(fixture, path, "{\"format\": 1, \"id\": \"store-1.0000000000000004\"}");
-    assert_open_fails(fixture, E_CORRUPT, spec.id, "directory's name");
-    write_text(fixture, path, "{\"format\": 2, \"id\": \"store-1.0000000000000003\"}");
-    assert_open_fails(fixture, E_CORRUPT, spec.id, "newer");
-    write_text(fixture, path, "{\"format\": 1, ");
-    assert_open_fails(fixture, E_CORRUPT, spec.id, "parse");
-    fixture_empty(fixture);
-    write_text(fixture, "nodes/a.json", "{\"format\": 1, \"id\": \"b\"}");
-    assert_open_fails(fixture, E_CORRUPT, "nodes/a.json", "another name");
-    fixture_empty(fixture);
-    write_text(fixture, "names/00.json", "{\"format\": 1, \"name\": \"b\"}");
-    assert_open_fails(fixture, E_CORRUPT, "names/00.json", "another name");
-    fixture_empty(fixture);
-}
-
-static void leftovers_are_swept(void **state)
-{
-    struct fixture *fixture = fixture_ready(state);
-    struct volume_record spec = fixture_spec(3);
-    _cleanup_free_ char *before = NULL;
-    struct store *store;
-    char path[256];
-
-    fixture_empty(fixture);
-    store = fixture_open(fixture);
-    volume_unref(create(store, &spec));
-    store_close(store);
-    before = fixture_listing(fixture);
-    snprintf(path, sizeof(path), "volumes/%s/.volume.json.tmp", spec.id);
-    write_text(fixture, path, "half");
-    write_text(fixture, "nodes/.a.json.tmp", "half");
-    write_text(fixture, "names/.00.json.tmp", "half");
-    snprintf(path, sizeof(path), "%s/trash/new.store-1.0000000000000009", fixture->pool);
-    assert_int_equal(mkdir(path, 0700), 0);
-    write_text(fixture, "trash/new.store-1.0000000000000009/data", "half");
-    write_text(fixture, ".pool.json.tmp", "half");
-    store_close(fixture_open(fixture));
-    assert_listing(fixture, before);
 }
 
 /* ---- locks and attachments ---- */
@@ -403,7 +242,7 @@ static void one_operation_at_a_time(void **state)
 
     fixture_empty(fixture);
     store = fixture_open(fixture);
-    volume = create(store, &spec);
+    volume = fixture_create(store, &spec);
     assert_int_equal(volume_operation_begin(volume, "detach from node-a", NULL), E_OK);
     assert_int_equal(volume_operation_begin(volume, "attach", &err), E_BUSY);
     assert_non_null(strstr(err.text, "detach from node-a has been running for 0."));
@@ -432,7 +271,7 @@ static void attach_needs_a_node_in_good_standing(void **state)
 
     fixture_empty(fixture);
     store = fixture_open(fixture);
-    volume = create(store, &spec);
+    volume = fixture_create(store, &spec);
 #define ATTACH(node) store_attach(store, volume, node, ACCESS_SINGLE_NODE_WRITER, false, &attachment, NULL)
     assert_int_equal(ATTACH("node-a"), E_NOT_FOUND);
     assert_int_equal(store_node_get(store, "node-a", &record, NULL), E_NOT_FOUND);
@@ -478,7 +317,7 @@ static void write_failed_is_kept(void **state)
 
     fixture_empty(fixture);
     store = fixture_open(fixture);
-    volume = create(store, &spec);
+    volume = fixture_create(store, &spec);
     assert_int_equal(volume_mark_write_failed(volume, NULL), E_OK);
     assert_int_equal(volume_mark_write_failed(volume, NULL), E_OK);
     store_close((volume_unref(volume), store));
@@ -503,7 +342,7 @@ static void first_write_marks_data(void **state)
 
     fixture_empty(fixture);
     store = fixture_open(fixture);
-    volume = create(store, &spec);
+    volume = fixture_create(store, &spec);
     assert_true(volume_write_marks(volume, 1, 1));
     assert_int_equal(volume_mark_data(volume, 1, 1, NULL), E_OK);
     assert_false(volume_write_marks(volume, 1, 1));
@@ -542,68 +381,13 @@ static void names_are_claimed_once(void **state)
         assert_int_equal(store_name_release(store, names[i], one, NULL), E_OK);
         assert_int_equal(store_name_release(store, names[i], one, NULL), E_OK);
         store_close(store);
-        assert_listing(fixture, EMPTY_POOL);
+        fixture_assert_listing(fixture, EMPTY_POOL);
     }
     store = fixture_open(fixture);
     assert_int_equal(store_name_claim(store, "", one, holder, NULL), E_INVALID_ARGUMENT);
     assert_int_equal(store_name_claim(store, "\xff", one, holder, NULL), E_INVALID_ARGUMENT);
     assert_int_equal(store_name_claim(store, "x", "y", holder, NULL), E_INVALID_ARGUMENT);
     store_close(store);
-}
-
-/* ---- many ---- */
-
-/* As the pool has it on disk, without its syncs. */
-static void put_volume(const struct fixture *fixture, unsigned n)
-{
-    struct volume_record spec = fixture_spec(n);
-    _cleanup_json_ json_t *object = NULL;
-    char path[256];
-    int fd;
-
-    snprintf(path, sizeof(path), "%s/volumes/%s", fixture->pool, spec.id);
-    assert_int_equal(mkdir(path, 0700), 0);
-    snprintf(path, sizeof(path), "%s/volumes/%s/data", fixture->pool, spec.id);
-    fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-    assert_true(fd >= 0 && ftruncate(fd, (off_t)spec.size_bytes) == 0);
-    close(fd);
-    assert_int_equal(volume_record_to_json(&spec, &object), 0);
-    json_object_set_new(object, "format", json_integer(1));
-    snprintf(path, sizeof(path), "%s/volumes/%s/volume.json", fixture->pool, spec.id);
-    assert_int_equal(json_dump_file(object, path, 0), 0);
-}
-
-static void lists_many_in_order(void **state)
-{
-    struct fixture *fixture = fixture_ready(state);
-    char id[ID_VOLUME_MAX + 1], after[ID_VOLUME_MAX + 1] = "";
-    struct volume *volume;
-    struct store *store;
-    uint64_t start_ns, opened_ns, listed_ns;
-    unsigned count = 0;
-
-    fixture_empty(fixture);
-    for (unsigned n = VOLUMES_MANY; n > 0; n--)
-        put_volume(fixture, n);
-    start_ns = time_now_ns();
-    store = fixture_open(fixture);
-    opened_ns = time_now_ns();
-    while ((volume = store_volume_next(store, after))) {
-        struct volume_record record;
-
-        assert_string_equal(volume_id(volume), fixture_id(++count, id));
-        assert_int_equal(volume_snapshot_record(volume, &record), 0);
-        volume_record_done(&record);
-        str_copy(after, sizeof(after), volume_id(volume));
-        volume_unref(volume);
-    }
-    listed_ns = time_now_ns();
-    assert_int_equal(count, VOLUMES_MANY);
-    print_message("%d volumes: opened in %" PRIu64 " ms, listed in %" PRIu64 " us a page of 100\n",
-                  VOLUMES_MANY, (opened_ns - start_ns) / 1000000,
-                  (listed_ns - opened_ns) / 1000 / (VOLUMES_MANY / 100));
-    store_close(store);
-    fixture_empty(fixture);
 }
 
 int main(void)
@@ -615,17 +399,11 @@ int main(void)
         cmocka_unit_test(refuses_bad_specs),
         cmocka_unit_test(promises_no_more_than_there_is),
         cmocka_unit_test(thick_is_allocated),
-        cmocka_unit_test(one_store_at_a_time),
-        cmocka_unit_test(only_the_configured_pool),
-        cmocka_unit_test(pool_needs_xfs_with_reflink),
-        cmocka_unit_test(damaged_pool_is_named),
-        cmocka_unit_test(leftovers_are_swept),
         cmocka_unit_test(one_operation_at_a_time),
         cmocka_unit_test(attach_needs_a_node_in_good_standing),
         cmocka_unit_test(write_failed_is_kept),
         cmocka_unit_test(first_write_marks_data),
         cmocka_unit_test(names_are_claimed_once),
-        cmocka_unit_test(lists_many_in_order),
     };
 
     return cmocka_run_group_tests(tests, fixture_setup, fixture_teardown);
