@@ -91,7 +91,7 @@ fail:
 
 /* Cancel everything, then wait for what cannot be cancelled: the kernel may be writing to the owners' memory.
  */
-static void loop_drain(struct loop *loop)
+static void loop_cancel_all(struct loop *loop)
 {
     struct io_uring_cqe *cqe;
     struct io_uring_sqe *sqe;
@@ -112,18 +112,27 @@ static void loop_drain(struct loop *loop)
     }
 }
 
+void loop_drain(struct loop *loop)
+{
+    assert(current_loop != loop);
+    if (loop->enabled && !loop->drained) {
+        assert(pthread_equal(loop->thread, pthread_self()));
+        loop_cancel_all(loop);
+        io_uring_unregister_ring_fd(&loop->ring); /* it belongs to this thread */
+    }
+    /* At once, not when the kernel gets to the ring: whoever takes the pool's lock next must not have to
+     * wait. */
+    if (!loop->drained)
+        io_uring_unregister_files(&loop->ring);
+    loop->drained = true;
+}
+
 struct loop *loop_free(struct loop *loop)
 {
     if (!loop)
         return NULL;
-    assert(current_loop != loop);
-    assert(!loop->enabled || pthread_equal(loop->thread, pthread_self()));
     loop_offload_done(&loop->offload);
-    if (loop->enabled)
-        loop_drain(loop);
-    /* At once, not when the kernel gets to the ring: whoever takes the pool's lock next must not have to
-     * wait. */
-    io_uring_unregister_files(&loop->ring);
+    loop_drain(loop);
     io_uring_queue_exit(&loop->ring);
     loop_buffers_done(loop);
     fd_close(loop->wake_fd);
@@ -385,7 +394,7 @@ int loop_run(struct loop *loop)
 {
     int rc = loop_enable(loop);
 
-    assert(!current_loop);
+    assert(!current_loop && !loop->drained);
     if (rc < 0)
         return rc;
     assert(pthread_equal(loop->thread, pthread_self()));

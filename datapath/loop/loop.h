@@ -49,10 +49,19 @@ struct loop_options {
  * before loop_run() by whoever will call it. -errno (with words) when the kernel lacks io_uring or memory. */
 int loop_new(struct loop **ret, const struct loop_options *options, struct error *err);
 
-/* Free a loop that is not running, on the thread that ran it (any, if it never ran). Operations in flight are
- * cancelled and waited for (a disk's I/O cannot be cancelled: it is waited for), their done() is not called,
- * nor is run() of messages that wait. Nobody may post any more, and every loop_post() has returned (which may
- * be after its message ran). Returns NULL. */
+/*
+ * The end of a loop's life on the thread that ran it, after loop_run(): operations in flight are cancelled
+ * and waited for (a disk's I/O cannot be cancelled: it is waited for), their done() is not called, what
+ * loop_hold_fd() holds is let go. Nothing may be started any more; others may still post, and are not heard.
+ */
+void loop_drain(struct loop *loop);
+
+/*
+ * Free a loop that is not running. On the thread that ran it, or on any after loop_drain() or when it never
+ * ran. Waits for offloaded work that runs; what waits is dropped. Nobody may post any more, and every
+ * loop_post() has returned, which may be after its message ran: with several loops that post to each other,
+ * each thread drains its own, and who joined all the threads frees them. Returns NULL.
+ */
 struct loop *loop_free(struct loop *loop);
 
 /* Run until loop_stop(); may be called again, on the same thread. 0, or -errno when the ring itself failed.

@@ -38,6 +38,7 @@ struct loop_spinning {
 struct loop {
     struct io_uring ring;
     bool enabled;     /* the ring has its thread */
+    bool drained;     /* and has left it */
     pthread_t thread; /* once enabled */
     unsigned inflight;
     uint64_t now_ns;

@@ -52,12 +52,19 @@ static void pending_free(struct pending *pending)
     free(pending);
 }
 
+void loop_drain(struct loop *loop)
+{
+    for (unsigned i = 0; i < loop->count; i++)
+        pending_free(loop->table[i]);
+    loop->count = 0;
+    loop->held = 0;
+}
+
 struct loop *loop_free(struct loop *loop)
 {
     if (!loop)
         return NULL;
-    for (unsigned i = 0; i < loop->count; i++)
-        pending_free(loop->table[i]);
+    loop_drain(loop);
     free(loop->table);
     free(loop->buffers);
     free(loop->buffer_out);
