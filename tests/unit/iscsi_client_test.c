@@ -3,7 +3,7 @@
  * made of the reader, the login and the response builders, with and without CHAP, mutual CHAP and header
  * digests.
  */
-#include "iscsi_test.h"
+#include "tests/unit/iscsi_test.h"
 
 #include <arpa/inet.h>
 #include <iscsi/iscsi.h>
@@ -142,10 +142,10 @@ static bool serve_bytes(struct server *server, const uint8_t *bytes, size_t leng
             return true;
         if (event == ISCSI_PDU_HEADER && server->reader.data_size > 0)
             iscsi_pdu_reader_set_buffer(&server->reader, server->data, sizeof(server->data));
-        else if (event == ISCSI_PDU_COMPLETE &&
-                 !(server->full_feature ? serve_full_feature(server) : serve_login(server)))
-            return false;
-        else if (event != ISCSI_PDU_HEADER && event != ISCSI_PDU_COMPLETE)
+        if (event == ISCSI_PDU_HEADER)
+            continue;
+        if (event != ISCSI_PDU_COMPLETE ||
+            !(server->full_feature ? serve_full_feature(server) : serve_login(server)))
             return false;
     }
 }
@@ -189,16 +189,22 @@ static struct server *start(bool chap_required, const char *target_secret)
     return server;
 }
 
-/* After the client is gone. The status its login ended with. */
-static enum iscsi_login_status stop(struct server *server)
+/* What the server saw, to be looked at once its thread has ended. */
+struct outcome {
+    enum iscsi_login_status status;
+    bool header_digest, authenticated;
+};
+
+/* After the client is gone. */
+static struct outcome stop(struct server *server)
 {
     shutdown(server->listener, SHUT_RDWR);
     pthread_join(server->thread, NULL);
-    enum iscsi_login_status status = server->login.status;
+    struct outcome outcome = {server->login.status, server->header_digest, server->login.authenticated};
     close(server->listener);
     iscsi_login_done(&server->login);
     free(server);
-    return status;
+    return outcome;
 }
 
 static struct iscsi_context *connect_client(const struct server *server, enum iscsi_session_type type)
@@ -244,11 +250,11 @@ static void run_session(bool chap, bool digest, const char *target_secret)
     iscsi_set_header_digest(client, digest ? ISCSI_HEADER_DIGEST_CRC32C : ISCSI_HEADER_DIGEST_NONE);
     if (iscsi_login_sync(client) != 0)
         fail_msg("login: %s", iscsi_get_error(client));
-    assert_int_equal(server->header_digest, digest);
-    assert_int_equal(server->login.authenticated, chap);
     use_session(server, client);
     iscsi_destroy_context(client);
-    stop(server);
+    struct outcome outcome = stop(server);
+    assert_int_equal(outcome.header_digest, digest);
+    assert_int_equal(outcome.authenticated, chap);
 }
 
 static void test_sessions(void **state)
@@ -270,7 +276,7 @@ static void check_refused(bool chap, const char *user, const char *secret, const
         iscsi_set_initiator_username_pwd(client, user, secret);
     assert_int_not_equal(iscsi_login_sync(client), 0);
     iscsi_destroy_context(client);
-    assert_int_equal(stop(server), status);
+    assert_int_equal(stop(server).status, status);
 }
 
 static void test_refused(void **state)

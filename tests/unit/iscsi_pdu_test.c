@@ -1,6 +1,6 @@
 /* Tests of the PDU reader: golden streams at every split point, digests bit by bit, limits, buffers in
  * pieces. */
-#include "iscsi_test.h"
+#include "tests/unit/iscsi_test.h"
 
 #include "common/cleanup.h"
 #include "datapath/iscsi/crc32c.h"

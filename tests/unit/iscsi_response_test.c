@@ -1,5 +1,5 @@
 /* Golden bytes of every PDU that a target sends, against the layouts of RFC 7143, section 11. */
-#include "iscsi_test.h"
+#include "tests/unit/iscsi_test.h"
 
 #include "datapath/iscsi/response.h"
 

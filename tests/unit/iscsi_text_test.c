@@ -1,5 +1,5 @@
 /* Tests of text keys: parsing, writing, numbers, binary values, and the answer to each operational key. */
-#include "iscsi_test.h"
+#include "tests/unit/iscsi_test.h"
 
 #include "datapath/iscsi/negotiate.h"
 #include "datapath/iscsi/text.h"
