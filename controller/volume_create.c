@@ -201,7 +201,7 @@ static int finish(struct create *create, struct storage_server *home, const char
         claim_abandon(create->controller, name, volume_id);
         *ret_again = !ours && create->placement.code == E_OK;
     }
-    if (r == E_STALE) /* someone deleted it, claims and all, between our claims and now */
+    if (r == E_STALE || r == E_BUSY) /* someone deleted it, claims and all, between our claims and now */
         *ret_again = true;
     return r;
 }

@@ -1,0 +1,171 @@
+"""What the controller's and the CLI's tests share: storage servers with pools of their own, controllers in front of
+them, and a client of the CSI services on a unix socket."""
+import importlib
+import json
+import sys
+import uuid
+
+import harness
+
+MIB = 1 << 20
+CSI_PROTO = harness.ROOT / "proto" / "csi.proto"
+
+
+def csi_messages(scratch):
+    """The generated Python module of csi.proto."""
+    folder = scratch.path / "python-csi"
+    if not folder.exists():
+        folder.mkdir()
+        harness.run(harness.program("protoc"), "-I", CSI_PROTO.parent, "--python_out", folder, CSI_PROTO)
+        sys.path.insert(0, str(folder))
+    return importlib.import_module("csi_pb2")
+
+
+class Csi:
+    """A client: csi.CreateVolume(name=…, …) → response, of whichever service has the method."""
+
+    def __init__(self, scratch, endpoint):
+        import grpc
+        self.messages = csi_messages(scratch)
+        # grpcio's default authority for a unix socket is percent-encoded, which libgrpc's server refuses.
+        self._channel = grpc.insecure_channel(endpoint, [("grpc.default_authority", "localhost"),
+                                                         ("grpc.use_local_subchannel_pool", 1)])
+        self._services = {}
+        for service in self.messages.DESCRIPTOR.services_by_name.values():
+            for method in service.methods:
+                self._services[method.name] = (service.full_name, method)
+        scratch.callback(self._channel.close)
+
+    def __getattr__(self, name):
+        service, method = self._services[name]
+        request = getattr(self.messages, method.input_type.name)
+        response = getattr(self.messages, method.output_type.name)
+        call = self._channel.unary_unary(f"/{service}/{name}", request_serializer=request.SerializeToString,
+                                         response_deserializer=response.FromString)
+
+        def invoke(timeout_s=30, wait_for_ready=False, **fields):
+            return call(request(**fields), timeout=timeout_s, wait_for_ready=wait_for_ready)
+
+        return invoke
+
+    def capability(self, mode="SINGLE_NODE_WRITER", block=True, fs_type="", **mount):
+        capability = self.messages.VolumeCapability()
+        capability.access_mode.mode = self.messages.VolumeCapability.AccessMode.Mode.Value(mode)
+        if block:
+            capability.block.SetInParent()
+        else:
+            capability.mount.SetInParent()
+            capability.mount.fs_type = fs_type
+            for key, value in mount.items():
+                setattr(capability.mount, key, value)
+        return capability
+
+    def create(self, name, size=MIB, timeout_s=30, **fields):
+        """CreateVolume with what most tests do not care for."""
+        fields.setdefault("volume_capabilities", [self.capability()])
+        fields.setdefault("capacity_range", {"required_bytes": size})
+        return self.CreateVolume(name=name, timeout_s=timeout_s, **fields).volume
+
+    def publish(self, volume_id, node_id, timeout_s=30, **fields):
+        fields.setdefault("volume_capability", self.capability())
+        return self.ControllerPublishVolume(volume_id=volume_id, node_id=node_id, timeout_s=timeout_s, **fields)
+
+
+class Controller:
+    """One mooring-controller; start() and kill() as often as wanted."""
+
+    def __init__(self, scratch, tls, name, servers):
+        self.scratch, self.name = scratch, name
+        self.endpoint = f"unix://{scratch.path}/{name}.sock"
+        self.log = scratch.path / f"{name}.log"
+        self.config_path = scratch.path / f"{name}.json"
+        self.config = {"endpoint": self.endpoint, "servers": servers, "tls": tls.config("mooring:controller")}
+        self.process = None
+        self.csi = Csi(scratch, self.endpoint)
+        self.start()
+
+    def start(self):
+        self.config_path.write_text(json.dumps(self.config))
+        self.process = self.scratch.start(harness.program("mooring-controller"), "--config", self.config_path,
+                                          log=self.log)
+
+        def probe():
+            if self.process.poll() is not None:
+                raise AssertionError(f"mooring-controller ended: {self.log_text()[-2000:]}")
+            return harness.status_of(self.csi.Probe, timeout_s=2) != "UNAVAILABLE"
+
+        harness.wait_until(probe, "the controller answers Probe")
+        return self
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def restart(self, **config):
+        self.kill()
+        self.config.update(config)
+        return self.start()
+
+    def log_text(self):
+        return self.log.read_text(errors="replace")
+
+
+class Stack:
+    """Storage servers s1, s2, … and two controllers over all of them."""
+
+    def __init__(self, scratch, servers=3, topologies=None):
+        self.scratch = scratch
+        self.tls = harness.Tls(scratch)
+        self.targets = []
+        for i in range(servers):
+            pool = harness.Pool(scratch, f"s{i + 1}", size="512MiB")
+            extra = {"topology": topologies[i]} if topologies and topologies[i] else {}
+            self.targets.append(harness.Target(scratch, self.tls, pool, loops=1, **extra))
+        self.a = Controller(scratch, self.tls, "controller-a", self.servers())
+        self.b = Controller(scratch, self.tls, "controller-b", self.servers())
+        harness.wait_until(lambda: self.a.csi.Probe().ready.value, "the controller is ready")
+
+    def servers(self, gone=()):
+        return [{"id": target.server_id, "address": target.address, "pool_uuid": target.pool.uuid,
+                 "gone": target.server_id in gone} for target in self.targets]
+
+    def target_of(self, volume_id):
+        return next(target for target in self.targets if volume_id.startswith(target.server_id + "."))
+
+    def register(self, node_id):
+        """Register a compute node with every server, as mooring-node does. Its boot id."""
+        boot_id = uuid.uuid4().hex
+        for target in self.targets:
+            target.node(node_id).RegisterNode(node_id=node_id, boot_id=boot_id, address="test")
+        return boot_id
+
+    def volumes(self, target):
+        return list(target.controller.ListVolumes().volumes)
+
+    def claim_of(self, target, name):
+        """Whose claim of a name stands on a server: asked with an id that nobody makes, and taken back."""
+        probe = f"{target.server_id}.{0:016x}"
+        holder = target.controller.ClaimName(name=name, volume_id=probe).volume_id
+        if holder != probe:
+            return holder
+        target.controller.ReleaseName(name=name, volume_id=probe)
+        return None
+
+
+def equal(actual, expected, what=""):
+    if actual != expected:
+        raise AssertionError(f"{what}: {actual!r}, not {expected!r}")
+
+
+def status(expected, call, *arguments, contains="", **fields):
+    """The call must end with this gRPC status, and its text contain these words."""
+    import grpc
+    try:
+        call(*arguments, **fields)
+    except grpc.RpcError as error:
+        equal(error.code().name, expected, error.details())
+        if contains not in error.details():
+            raise AssertionError(f"{error.details()!r} does not name {contains!r}") from None
+        return error.details()
+    equal("OK", expected, f"{arguments} {fields}")
+    return ""
