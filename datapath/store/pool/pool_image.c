@@ -83,7 +83,7 @@ static int pool_image_seek(struct backend_image *image, uint64_t offset, uint64_
 int pool_image_extent(struct backend_image *image, uint64_t offset, uint64_t length, bool *ret_mapped,
                       uint64_t *ret_length)
 {
-    uint64_t limit = offset + length, data, hole;
+    uint64_t limit = offset + length, data = limit, hole = limit;
     int rc = pool_image_seek(image, offset, limit, SEEK_DATA, &data);
 
     if (rc)
