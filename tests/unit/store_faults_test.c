@@ -21,6 +21,7 @@
 #include "common/strings.h"
 #include "datapath/store/attach.h"
 #include "datapath/store/fence.h"
+#include "datapath/store/pool/pool_internal.h"
 #include "datapath/store/store_internal.h"
 #include "tests/unit/store_fixture.h"
 
@@ -497,6 +498,38 @@ static void opening_fails_anywhere(void **state)
     assert_true(failures > 10);
 }
 
+/* Making a pool fails anywhere: what stands then is a whole pool, or a repeat makes one. */
+static void making_fails_anywhere(void **state)
+{
+    struct fixture *fixture = fixture_ready(state);
+    _cleanup_free_ char *path = str_format("%s/inner", fixture->pool);
+    struct store_options options = {.path = path, .server_id = FIXTURE_SERVER};
+    int failures = 0, pool_fd = open(fixture->pool, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    for (int turn = 1; turn == 1 || faults.struck; turn++) {
+        char uuid[37] = "", again[37] = "";
+        struct store *store;
+        int r, repeated;
+
+        assert_int_equal(mkdir(path, 0700), 0);
+        arm(turn, EIO);
+        r = store_pool_create(path, FIXTURE_SERVER, uuid, NULL);
+        faults.armed = false;
+        failures += r != E_OK;
+        repeated = store_pool_create(path, FIXTURE_SERVER, again, NULL);
+        assert_true(repeated == E_EXISTS || (r != E_OK && repeated == E_OK));
+        options.pool_uuid = repeated == E_OK ? again : uuid;
+        if (options
+                .pool_uuid[0]) { /* "": it stands, though the answer was an error that kept its UUID back */
+            assert_int_equal(store_open(&store, &options, NULL), E_OK);
+            store_close(store);
+        }
+        assert_int_equal(pool_tree_remove(pool_fd, "inner", NULL), E_OK);
+    }
+    assert_true(failures > 5);
+    close(pool_fd);
+}
+
 /* A write-failed mark whose commit failed is carried by the next commit, whatever that is for. */
 static void unsaved_mark_is_carried(void **state)
 {
@@ -521,9 +554,9 @@ static void unsaved_mark_is_carried(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(calls_are_in_order),      cmocka_unit_test(each_call_fails),
-        cmocka_unit_test(each_call_kills),         cmocka_unit_test(opening_fails_anywhere),
-        cmocka_unit_test(unsaved_mark_is_carried),
+        cmocka_unit_test(calls_are_in_order),    cmocka_unit_test(each_call_fails),
+        cmocka_unit_test(each_call_kills),       cmocka_unit_test(opening_fails_anywhere),
+        cmocka_unit_test(making_fails_anywhere), cmocka_unit_test(unsaved_mark_is_carried),
     };
 
     return cmocka_run_group_tests(tests, fixture_setup, fixture_teardown);

@@ -25,8 +25,6 @@
 #define MKFS_WORDS_MAX 512
 #define LOOP_ATTEMPTS 16
 
-extern char **environ;
-
 /* ---- mkfs.xfs ---- */
 
 /* What the program says on fd, cut to size, as one line. */
