@@ -362,6 +362,7 @@ static void names_are_claimed_once(void **state)
     static const char *const names[] = {"plain", "../../etc/passwd", "a/b", ".", "\xc3\xa4 \"\\\n"};
     struct fixture *fixture = fixture_ready(state);
     char one[ID_VOLUME_MAX + 1], two[ID_VOLUME_MAX + 1], holder[ID_VOLUME_MAX + 1];
+    char name[ID_VOLUME_NAME_MAX + 1];
     struct store *store;
 
     fixture_empty(fixture);
@@ -378,8 +379,14 @@ static void names_are_claimed_once(void **state)
         assert_int_equal(store_name_release(store, names[i], two, NULL), E_OK); /* not two's: it stays */
         assert_int_equal(store_name_claim(store, names[i], two, holder, NULL), E_OK);
         assert_string_equal(holder, one);
+        assert_true(store_name_find(store, names[i], holder));
+        assert_string_equal(holder, one);
+        assert_true(store_name_of(store, one, name));
+        assert_string_equal(name, names[i]);
+        assert_false(store_name_of(store, two, name));
         assert_int_equal(store_name_release(store, names[i], one, NULL), E_OK);
         assert_int_equal(store_name_release(store, names[i], one, NULL), E_OK);
+        assert_false(store_name_find(store, names[i], holder));
         store_close(store);
         fixture_assert_listing(fixture, EMPTY_POOL);
     }
