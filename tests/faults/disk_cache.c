@@ -2,6 +2,7 @@
 #include "tests/faults/disk_cache.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -80,10 +81,7 @@ static int cache_put(struct disk_cache *cache, uint64_t number, const uint8_t *d
         sector->number = number + 1;
         cache->used++;
     }
-    if (data)
-        memcpy(sector->data, data, DISK_SECTOR);
-    else
-        memset(sector->data, 0, DISK_SECTOR);
+    memcpy(sector->data, data, DISK_SECTOR);
     return 0;
 }
 
@@ -97,13 +95,22 @@ int disk_cache_write(struct disk_cache *cache, const void *data, uint64_t offset
     return 0;
 }
 
+/*
+ * Stable at once, which a disk may do: the range is punched out of the backing file, and what is cached of it
+ * becomes zeroes, so that no later flush brings old data back.
+ */
 int disk_cache_discard(struct disk_cache *cache, uint64_t offset, uint64_t length)
 {
-    for (uint64_t at = 0; at < length; at += DISK_SECTOR) {
-        int r = cache_put(cache, (offset + at) / DISK_SECTOR, NULL);
-        if (r)
-            return r;
+    uint64_t first = offset / DISK_SECTOR, end = (offset + length) / DISK_SECTOR;
+
+    for (size_t i = 0; i < cache->slots_count; i++) {
+        struct disk_sector *sector = &cache->slots[i];
+        if (sector->number > first && sector->number <= end)
+            memset(sector->data, 0, DISK_SECTOR);
     }
+    if (fallocate(cache->backing_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
+                  (off_t)length) < 0)
+        return -errno;
     return 0;
 }
 
