@@ -163,6 +163,18 @@ static void test_keys_refused(void **state)
     login_check_refusal(t, login_send_text(t, IN_O, "InitialR2T=No\n"), ISCSI_LOGIN_INITIATOR_ERROR);
 }
 
+/* AuthMethod once security was skipped, or is over: it would be answered by nothing. */
+static void test_late_auth_method(void **state)
+{
+    struct login_test *t = *state;
+    t->config.chap_required = false;
+    login_check_first_refused(state, IN_O, NORMAL "AuthMethod=CHAP\n", ISCSI_LOGIN_INITIATOR_ERROR);
+    login_again(state);
+    t = *state;
+    assert_int_equal(login_send_text(t, S_TO_O, NORMAL), ISCSI_LOGIN_RESPOND);
+    login_check_refusal(t, login_send_text(t, O_TO_F, "AuthMethod=CHAP\n"), ISCSI_LOGIN_INITIATOR_ERROR);
+}
+
 static void test_stages_refused(void **state)
 {
     login_check_first_refused(state, 0x08, NORMAL, ISCSI_LOGIN_INITIATOR_ERROR);
@@ -214,7 +226,7 @@ static void test_too_much(void **state)
     enum iscsi_login_event event = ISCSI_LOGIN_RESPOND;
     unsigned pdus = 0;
     assert_int_equal(login_send_text(t, IN_S, NORMAL), ISCSI_LOGIN_RESPOND);
-    for (pdus = 1; event == ISCSI_LOGIN_RESPOND; pdus++)
+    for (pdus = 1; event == ISCSI_LOGIN_RESPOND && pdus < 1000; pdus++)
         event = login_send_text(t, IN_S, "");
     login_check_refusal(t, event, ISCSI_LOGIN_INITIATOR_ERROR);
     assert_int_equal(pdus, ISCSI_LOGIN_PDUS_MAX + 1);
@@ -281,6 +293,7 @@ int main(void)
         TEST(test_chap_required),
         TEST(test_names),
         TEST(test_keys_refused),
+        TEST(test_late_auth_method),
         TEST(test_stages_refused),
         TEST(test_header_refused),
         TEST(test_too_much),
