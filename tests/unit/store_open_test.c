@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/cleanup.h"
@@ -200,15 +201,18 @@ static void lists_many_in_order(void **state)
     char id[ID_VOLUME_MAX + 1], after[ID_VOLUME_MAX + 1] = "";
     struct volume *volume;
     struct store *store;
-    uint64_t start_ns, opened_ns, listed_ns;
+    uint64_t start_ns, opened_ns, listed_ns, cpu_ms;
+    clock_t cpu;
     unsigned count = 0;
 
     fixture_empty(fixture);
     for (unsigned n = VOLUMES_MANY; n > 0; n--)
         put_volume(fixture, n);
     start_ns = time_now_ns();
+    cpu = clock();
     store = fixture_open(fixture);
     opened_ns = time_now_ns();
+    cpu_ms = (uint64_t)(clock() - cpu) * 1000 / CLOCKS_PER_SEC;
     while ((volume = store_volume_next(store, after))) {
         struct volume_record record;
 
@@ -220,8 +224,9 @@ static void lists_many_in_order(void **state)
     }
     listed_ns = time_now_ns();
     assert_int_equal(count, VOLUMES_MANY);
-    print_message("%d volumes: opened in %" PRIu64 " ms, listed in %" PRIu64 " us a page of 100\n",
-                  VOLUMES_MANY, (opened_ns - start_ns) / 1000000,
+    print_message("%d volumes: opened in %" PRIu64 " ms (%" PRIu64 " ms of CPU time), listed in %" PRIu64
+                  " us a page of 100\n",
+                  VOLUMES_MANY, (opened_ns - start_ns) / 1000000, cpu_ms,
                   (listed_ns - opened_ns) / 1000 / (VOLUMES_MANY / 100));
     store_close(store);
     fixture_empty(fixture);
