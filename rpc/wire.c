@@ -102,7 +102,9 @@ static int wire_check_message(const ProtobufCMessageDescriptor *descriptor, stru
     if (depth > WIRE_DEPTH_MAX)
         return error_set(err, E_INVALID_ARGUMENT, "%s: messages nested too deeply", descriptor->name);
     while (!code && reader.at < reader.end) {
-        bool whole = wire_read_varint(&reader, &tag);
+        /* protobuf-c drops the bits of a tag above 32, and so would see another field here than this check.
+         */
+        bool whole = wire_read_varint(&reader, &tag) && tag <= UINT32_MAX && tag >> 3;
         if (whole && (tag & 7) == PROTOBUF_C_WIRE_TYPE_VARINT) {
             whole = wire_read_varint(&reader, &value);
         } else if (whole && (tag & 7) == PROTOBUF_C_WIRE_TYPE_64BIT) {
@@ -112,7 +114,7 @@ static int wire_check_message(const ProtobufCMessageDescriptor *descriptor, stru
         } else if (whole && (tag & 7) == PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED) {
             const ProtobufCFieldDescriptor *field = NULL;
             whole = wire_read_varint(&reader, &value) && value <= (uint64_t)(reader.end - reader.at);
-            if (whole && tag >> 3 <= UINT32_MAX)
+            if (whole)
                 field = protobuf_c_message_descriptor_get_field(descriptor, (unsigned)(tag >> 3));
             if (whole)
                 code = wire_check_chunk(field, reader.at, (size_t)value, depth, err);

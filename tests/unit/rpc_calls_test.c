@@ -411,6 +411,24 @@ static void test_retry_gives_up(void **state)
     assert_non_null(strstr(error_text(&calls->err), "cannot be reached"));
 }
 
+/* mooring-node starts processes that outlive it: one that inherits the listening socket would keep it alive,
+ * and with it the refusal of a new server. */
+static void test_nothing_is_inherited(void **state)
+{
+    struct calls *calls = *state;
+    char line[128] = "";
+    FILE *listing;
+
+    rpc_test_expect(0, call_probe(calls, NULL), &calls->err);
+    listing =
+        popen("exec </dev/null 2>/dev/null; ls -l /proc/self/fd | grep -E 'socket:|eventpoll|eventfd'", "r");
+    assert_non_null(listing);
+    if (fgets(line, sizeof(line), listing))
+        fail_msg("a child process has %s", line);
+    pclose(listing);
+    rpc_test_expect(0, call_probe(calls, NULL), &calls->err);
+}
+
 int rpc_calls_tests(void)
 {
 #define CALLS_TEST(function) cmocka_unit_test_setup_teardown(function, calls_setup, calls_teardown)
@@ -429,6 +447,7 @@ int rpc_calls_tests(void)
         CALLS_TEST(test_drain_cancels),
         CALLS_TEST(test_retry),
         CALLS_TEST(test_retry_gives_up),
+        CALLS_TEST(test_nothing_is_inherited),
     };
 
     return cmocka_run_group_tests_name("rpc calls", tests, rpc_test_setup, rpc_test_teardown);

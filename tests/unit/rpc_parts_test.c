@@ -124,6 +124,9 @@ static void test_wire(void **state)
                           "abc"),
                     &err); /* cut */
     rpc_test_expect(E_INVALID_ARGUMENT, CHECK("\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"), &err);
+    rpc_test_expect(E_INVALID_ARGUMENT, CHECK("\x00\x01"), &err); /* no field has number 0 */
+    /* A tag above 32 bits, which protobuf-c takes for field 1. */
+    rpc_test_expect(E_INVALID_ARGUMENT, CHECK("\x8a\x80\x80\x80\x10\x01\0"), &err);
     rpc_test_expect(E_INVALID_ARGUMENT, CHECK("\x0a"), &err);
     rpc_test_expect(E_INVALID_ARGUMENT, CHECK("\x0b"), &err); /* a group */
     rpc_test_expect(E_INVALID_ARGUMENT,
