@@ -126,7 +126,7 @@ struct iscsi_login {
     char initiator_alias[ISCSI_TEXT_VALUE_MAX + 1]; /* "" when none was sent */
     char target_name[ISCSI_NAME_MAX + 1];           /* "" in a discovery session */
     char chap_name[ISCSI_CHAP_NAME_MAX + 1];        /* "" until CHAP_N came; authenticated from ADMIT on */
-    bool discovery;                                 /* SessionType=Discovery */
+    bool discovery;                                 /* SessionType=Discovery; without the key it is Normal */
     uint8_t isid[6];
     uint16_t tsih; /* of the request: 0 for a new session, or the session that this connection claims */
     uint16_t cid;
