@@ -33,8 +33,10 @@ struct rpc_peer {
     char address[128]; /* for the access log */
 };
 
-/* TLS files, PEM. Peers prove themselves with a certificate of the same private CA. TLS 1.3 between ours
- * where libgrpc allows it; its floor is 1.2. */
+/* TLS files, PEM. Peers prove themselves with a certificate of the same private CA; a client takes no server
+ * but one with RPC_ROLE_SERVER. TLS 1.3 between ours; libgrpc's floor is 1.2. Read once: a new certificate
+ * needs a new object.
+ */
 struct rpc_tls {
     const char *ca_file;
     const char *cert_file;
@@ -93,13 +95,15 @@ struct rpc_server_options {
 
 struct rpc_server;
 
-/* Listen and serve. E_EXISTS when the endpoint is taken by a live server; E_INVALID_ARGUMENT for a bad
- * endpoint or TLS file, naming it. The services and their tables must live as long as the server. */
+/* Listen and serve. Each call leaves one line in the log: its request id (the caller's "x-request-id" where
+ * that is valid), peer, method, result and duration. What gRPC buffers of requests is bounded. E_EXISTS when
+ * the endpoint is taken by a live server; E_INVALID_ARGUMENT for a bad endpoint or TLS file, naming it. The
+ * services and their tables must live as long as the server. */
 int rpc_server_new(struct rpc_server **ret, const struct rpc_server_options *options,
                    const struct rpc_service *services, size_t services_count, struct error *err);
 
 /* Graceful drain: take no new calls, wait up to grace_ms for those running, then cancel them; free. Returns
- * NULL. */
+ * NULL. A handler that does not look at rpc_call_cancelled() holds this up until it returns. */
 struct rpc_server *rpc_server_free(struct rpc_server *server, unsigned grace_ms);
 
 /* ---- client ---- */
@@ -127,8 +131,10 @@ struct rpc_call_options {
 /*
  * One unary call: method_name of descriptor. On 0, *ret_response is the parsed response, which the caller
  * frees with protobuf_c_message_free_unpacked(…, NULL). Otherwise the gRPC status comes back as an error_code
- * by rpc/status (UNAVAILABLE → E_UNAVAILABLE, ABORTED → E_BUSY, DEADLINE_EXCEEDED → E_DEADLINE, …) with the
- * server's text.
+ * by rpc/status (UNAVAILABLE → E_UNAVAILABLE, ABORTED → E_BUSY or E_STALE, DEADLINE_EXCEEDED → E_DEADLINE, …)
+ * with the server's text. A server that cannot be reached, or that refuses us or is refused by TLS, is
+ * E_UNAVAILABLE, also when the time ran out before there was a connection; the text says which. After
+ * E_DEADLINE the call may still be carried out.
  */
 int rpc_client_call(struct rpc_client *client, const ProtobufCServiceDescriptor *descriptor,
                     const char *method_name, const ProtobufCMessage *request,

@@ -385,6 +385,7 @@ static void test_retry(void **state)
     pthread_t thread;
     void *code;
 
+    rpc_test_expect(0, call_probe(calls, NULL), &calls->err); /* so that there is a connection to lose */
     calls->server = rpc_server_free(calls->server, 1000);
     rpc_test_expect(E_UNAVAILABLE, call_probe(calls, NULL), &calls->err);
     assert_non_null(strstr(error_text(&calls->err), "s.sock cannot be reached"));

@@ -3,8 +3,11 @@
 #include "tests/unit/rpc_service.h"
 #include "tests/unit/rpc_tests.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -43,14 +46,14 @@ static struct rpc_server *tls_serve(const char *certificate)
 }
 
 /* One call with the files given, checked against the CA given. */
-static int tls_call(const char *ca, const char *certificate, const char *server_name, const char *method,
-                    struct error *err)
+static int tls_call_within(const char *ca, const char *certificate, const char *server_name,
+                           const char *method, unsigned timeout_ms, struct error *err)
 {
     Mooring__Storage__V1__GetServerRequest get = MOORING__STORAGE__V1__GET_SERVER_REQUEST__INIT;
     Mooring__Storage__V1__ListVolumesRequest list = MOORING__STORAGE__V1__LIST_VOLUMES_REQUEST__INIT;
     struct rpc_tls tls = rpc_test_tls(ca, certificate);
     struct rpc_client_options options = {.endpoint = rpc_test_tcp, .tls = &tls, .server_name = server_name};
-    struct rpc_call_options call = {.timeout_ms = 20000};
+    struct rpc_call_options call = {.timeout_ms = timeout_ms};
     ProtobufCMessage *response;
     struct rpc_client *client;
     int code;
@@ -62,6 +65,12 @@ static int tls_call(const char *ca, const char *certificate, const char *server_
         protobuf_c_message_free_unpacked(response, NULL);
     rpc_client_free(client);
     return code;
+}
+
+static int tls_call(const char *ca, const char *certificate, const char *server_name, const char *method,
+                    struct error *err)
+{
+    return tls_call_within(ca, certificate, server_name, method, 20000, err);
 }
 
 static void tls_expect_text(struct error *err, const char *words)
@@ -151,6 +160,24 @@ static void test_unreachable(void **state)
     (void)state;
     rpc_test_expect(E_UNAVAILABLE, tls_call("ca", "controller", NULL, "GetServer", &err), &err);
     tls_expect_text(&err, "Connection refused");
+}
+
+/* Somebody listens and says nothing: that is no answer of a server, so "unreachable" it is, not "too slow".
+ */
+static void test_silent(void **state)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+    struct error err = {0};
+
+    (void)state;
+    address.sin_port = htons((uint16_t)atoi(strchr(rpc_test_tcp, ':') + 1));
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+    assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+    assert_int_equal(listen(fd, 8), 0);
+    rpc_test_expect(E_UNAVAILABLE, tls_call_within("ca", "controller", NULL, "GetServer", 500, &err), &err);
+    tls_expect_text(&err, "no connection in the time given");
+    close(fd);
 }
 
 static void test_port_taken(void **state)
@@ -269,6 +296,7 @@ int rpc_tls_tests(void)
         cmocka_unit_test(test_server_name),
         cmocka_unit_test(test_node_cannot_serve),
         cmocka_unit_test(test_unreachable),
+        cmocka_unit_test(test_silent),
         cmocka_unit_test(test_port_taken),
         cmocka_unit_test(test_bad_files),
         cmocka_unit_test(test_issue_never_replaces),
