@@ -129,13 +129,14 @@ static int attach_write_device(const struct node_config *config, const struct at
     for (size_t i = 0; portals && i < attachment->portals_count; i++)
         json_array_append_new(portals, json_string(attachment->portals[i]));
     _cleanup_json_ json_t *object = json_pack(
-        "{s:s, s:s, s:i, s:o, s:s, s:s, s:I, s:I, s:s, s:s, s:o, s:b, s:i, s:i, s:I, s:s, s:s}", "volume_id",
-        attachment->volume_id, "target_name", attachment->target_name, "lun", (int)attachment->lun, "portals",
-        portals, "initiator_name", initiator, "node_id", config->node_id, "epoch",
-        (json_int_t)attachment->epoch, "generation", (json_int_t)grant->generation, "chap_name",
+        "{s:s, s:s, s:i, s:o, s:s, s:s, s:I, s:I, s:s, s:s, s:o, s:b, s:i, s:i, s:I, s:s, s:s, s:b}",
+        "volume_id", attachment->volume_id, "target_name", attachment->target_name, "lun",
+        (int)attachment->lun, "portals", portals, "initiator_name", initiator, "node_id", config->node_id,
+        "epoch", (json_int_t)attachment->epoch, "generation", (json_int_t)grant->generation, "chap_name",
         grant->chap_name, "chap_secret", grant->chap_secret, "isid", isids, "read_only", attachment->readonly,
         "sessions", 1, "block_size_bytes", (int)attachment->block_size_bytes, "size_bytes",
-        (json_int_t)attachment->size_bytes, "mount_point", paths->mount_point, "attach", "fuse");
+        (json_int_t)attachment->size_bytes, "mount_point", paths->mount_point, "attach", "fuse", "replay",
+        !config->unsafe_no_replay);
     if (!object)
         return error_errno(err, ENOMEM, "cannot write device.json of volume %s", attachment->volume_id);
     return attach_save_device(paths, object, err);

@@ -77,6 +77,7 @@ int node_config_load(const char *path, struct node_config *ret, struct error *er
         {"log_level", CONFIG_STRING, false, 0, 0, &config.log_level},
         {"volumes_max", CONFIG_UINT, false, 1, 4096, &config.volumes_max},
         {"heartbeat_ms", CONFIG_UINT, false, 100, 600000, &config.heartbeat_ms},
+        {"unsafe_no_replay", CONFIG_BOOL, false, 0, 0, &config.unsafe_no_replay},
         {"topology", CONFIG_OBJECT, false, 0, 0, &config.topology},
         {"servers", CONFIG_ARRAY, true, 0, 0, &servers},
         {"tls", CONFIG_OBJECT, true, 0, 0, &tls},

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/id.h"
@@ -26,7 +27,8 @@ struct node_config {
     const char *log_level;
     uint64_t volumes_max;
     uint64_t heartbeat_ms;
-    json_t *topology; /* object of strings, or NULL */
+    json_t *topology;      /* object of strings, or NULL */
+    bool unsafe_no_replay; /* devices do not replay their log: to show what it is for, never for data */
     struct server_list servers;
     const char *tls_ca, *tls_cert, *tls_key;
     char boot_id[ID_BOOT_LENGTH + 1]; /* of the host; survives our restart */
