@@ -49,6 +49,7 @@ static void device_fail(struct device *device, const char *why)
 {
     device->failed = true;
     device->exit_code = 1;
+    initiator_abandon(&device->initiator);
     requests_fail(&device->requests);
     status_writer_set(&device->status, DEVICE_FAILED, why);
     if (device->phase == DEVICE_PHASE_START && !device->adopted)
@@ -64,7 +65,6 @@ static void frontend_gone(void *context, const char *why)
         return;
     char words[128];
     snprintf(words, sizeof words, "the FUSE mount was taken away (%s)", why);
-    initiator_stop(&device->initiator);
     device_fail(device, words);
 }
 
@@ -131,11 +131,13 @@ static void session_lost(void *context, const char *why, bool fatal)
         device_end_session_lost(device);
         return;
     }
+    if (device->failed)
+        return;
+    bool standing = device->phase >= DEVICE_PHASE_SERVE || device->adopted;
     if (fatal)
         device_fail(device, why);
-    else if (!device->failed)
-        status_writer_set(&device->status,
-                          device->phase == DEVICE_PHASE_START ? DEVICE_CONNECTING : DEVICE_WAITING, why);
+    else
+        status_writer_set(&device->status, standing ? DEVICE_WAITING : DEVICE_CONNECTING, why);
 }
 
 /* ---- bringing the block device up ---- */
@@ -265,6 +267,14 @@ static int adopt_mount(struct device *device, struct error *err)
         error_done(err);
     }
     device->adopted = device->fuse_fds[0] >= 0;
+    if (device->adopted) {
+        device->status.status.code = DEVICE_WAITING;
+        if (loop_device_find(device->file, device->loop_path, err) == 0)
+            str_copy(device->status.status.loop_device, sizeof device->status.status.loop_device,
+                     device->loop_path);
+        error_done(err);
+    }
+    status_writer_flush(&device->status);
     return 0;
 }
 
@@ -304,7 +314,6 @@ int device_init(struct device *device, struct loop *loop, const struct device_st
     device->signal_op.done = signal_done;
     snprintf(device->file, sizeof device->file, "%s/%s", state->mount_point, FUSE_PROTO_VOLUME_NAME);
     status_writer_init(&device->status, loop, state->dir_fd, state->generation);
-    status_writer_flush(&device->status);
     int r = holder_client_connect(state->dir_fd, HOLDER_WAIT_MS, &device->holder, err);
     r = r ? r : open_log(device, err);
     r = r ? r : adopt_mount(device, err);

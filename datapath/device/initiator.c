@@ -7,6 +7,7 @@
  */
 #include "datapath/device/initiator.h"
 
+#include <assert.h>
 #include <poll.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -359,6 +360,23 @@ void initiator_settled(struct initiator *initiator)
     backoff_reset(&initiator->backoff);
 }
 
+static void initiator_rest(struct initiator *initiator, const char *why)
+{
+    initiator->stopping = true;
+    if (initiator->phase == INITIATOR_BACKOFF)
+        loop_cancel(initiator->loop, &initiator->backoff_timer);
+    if (initiator->iscsi)
+        initiator_drop(initiator, why);
+    else
+        initiator->events->lost(initiator->context, why, initiator->fatal);
+}
+
+void initiator_abandon(struct initiator *initiator)
+{
+    assert(!initiator->in_service);
+    initiator_rest(initiator, "given up");
+}
+
 static void session_logged_out(struct iscsi_context *iscsi, int status, void *data, void *private_data)
 {
     (void)iscsi;
@@ -369,17 +387,12 @@ static void session_logged_out(struct iscsi_context *iscsi, int status, void *da
 
 void initiator_stop(struct initiator *initiator)
 {
-    initiator->stopping = true;
     if (initiator->phase == INITIATOR_UP &&
         iscsi_logout_async(initiator->iscsi, session_logged_out, initiator) == 0) {
+        initiator->stopping = true;
         phase_set(initiator, INITIATOR_LOGOUT);
         initiator_kick(initiator);
         return;
     }
-    if (initiator->phase == INITIATOR_BACKOFF)
-        loop_cancel(initiator->loop, &initiator->backoff_timer);
-    if (initiator->iscsi)
-        initiator_drop(initiator, "stopped");
-    else
-        initiator->events->lost(initiator->context, "stopped", initiator->fatal);
+    initiator_rest(initiator, "stopped");
 }

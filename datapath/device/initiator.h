@@ -75,5 +75,9 @@ void initiator_drop(struct initiator *initiator, const char *why);
 /* An attempt that came up is good (identified, replayed): the next loss starts the back-off anew. */
 void initiator_settled(struct initiator *initiator);
 
+/* Give the session up for good, without a word to the target; lost() is called before this returns. Not from
+ * libiscsi's callbacks. */
+void initiator_abandon(struct initiator *initiator);
+
 /* Log out if there is a session, then stay down; lost() is called when that is done. */
 void initiator_stop(struct initiator *initiator);

@@ -235,6 +235,11 @@ static void test_torn_header(void **state)
         assert_int_equal(adopt(fixture, &successor, VOLUME, EPOCH), 0);
         assert_true(replay_log_empty(&successor));
         replay_log_done(&successor);
+        entry->payload_length = (1u << 30) - 64; /* would be read far beyond the ring */
+        assert_int_equal(adopt(fixture, &successor, VOLUME, EPOCH), 0);
+        assert_true(replay_log_empty(&successor));
+        replay_log_done(&successor);
+        entry->payload_length = 4096;
         entry->total_length = 64 + 4096;
         entry->op = 9;
         assert_int_equal(adopt(fixture, &successor, VOLUME, EPOCH), 0);

@@ -1,0 +1,263 @@
+#!/usr/bin/env python3
+"""mooring-device and mooring-holder against a real mooring-target: the block device outlives what dies around it."""
+import errno
+import mmap
+import os
+import sys
+import threading
+import time
+
+import harness
+from device_fixture import MIB, Device, Load, continue_process, errno_of, stop_process
+
+KIB = 1 << 10
+
+
+def read_direct(path, offset, length):
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        buffer = mmap.mmap(-1, length)
+        if os.preadv(fd, [buffer], offset) != length:
+            raise AssertionError("short read")
+        return bytes(buffer)
+    finally:
+        os.close(fd)
+
+
+def write_direct(path, offset, data, flush=False):
+    fd = os.open(path, os.O_WRONLY | os.O_DIRECT)
+    try:
+        buffer = mmap.mmap(-1, len(data))
+        buffer.write(data)
+        if os.pwritev(fd, [buffer], offset) != len(data):
+            raise AssertionError("short write")
+        if flush:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def test_attach_and_detach(scratch, target):
+    device = Device(scratch, target)
+    path = device.path
+    name = os.path.basename(path)
+    with open(f"/sys/block/{name}/loop/dio", encoding="ascii") as dio:
+        assert dio.read().strip() == "1", "direct I/O did not stick"
+    with open(f"/sys/block/{name}/queue/logical_block_size", encoding="ascii") as size:
+        assert int(size.read()) == device.config["block_size_bytes"]
+    pattern = os.urandom(MIB)
+    write_direct(path, 3 * MIB, pattern, flush=True)
+    assert read_direct(path, 3 * MIB, MIB) == pattern
+    harness.run("blkdiscard", "--offset", 3 * MIB, "--length", 512 * KIB, path)
+    harness.run("blkdiscard", "--zeroout", "--offset", 3 * MIB + 512 * KIB, "--length", 256 * KIB, path)
+    assert read_direct(path, 3 * MIB, MIB) == bytes(768 * KIB) + pattern[768 * KIB:]
+    assert device.end() == 0
+    assert device.status()["state"] == "ended"
+    assert device.holder.wait(10) == 0, "the holder stays"
+    assert not os.path.ismount(device.dir / "fuse")
+    with open(f"/sys/block/{name}/size", encoding="ascii") as size:
+        assert size.read().strip() == "0" or device.volume.id not in size.read()
+    assert not device.volume.sessions(), "the session stays"
+
+
+def test_file_systems(scratch, target):
+    device = Device(scratch, target, size_bytes=512 * MIB)
+    mount = scratch.path / "mnt"
+    mount.mkdir()
+    for make, check in (("mkfs.ext4", ["fsck.ext4", "-f", "-n"]), ("mkfs.xfs", ["xfs_repair", "-n"])):
+        harness.run(harness.program(make), "-f" if make == "mkfs.xfs" else "-F", device.path)
+        harness.run("mount", device.path, mount)
+        try:
+            for i in range(20):
+                (mount / f"file{i}").write_bytes(os.urandom(MIB))
+        finally:
+            harness.run("umount", mount)
+        harness.run(harness.program(check[0]), *check[1:], device.path)
+
+
+def test_device_killed_under_load(scratch, target):
+    device = Device(scratch, target)
+    load = Load(scratch, device, seconds=6)
+    path = device.path
+    for _ in range(4):
+        time.sleep(1)
+        device.kill()
+        device.start_device()
+        device.wait_state("ready")
+        assert device.path == path, "the block device changed"
+    load.wait()
+
+
+def test_target_killed_under_load(scratch, target):
+    device = Device(scratch, target)
+    load = Load(scratch, device, seconds=6)
+    for _ in range(3):
+        time.sleep(1)
+        target.kill()
+        device.wait_state("waiting")
+        target.start()
+        device.wait_state("ready")
+    load.wait()
+    assert "replayed" in device.log_text(), "a new boot of the target replays the log"
+
+
+def test_target_and_device_killed(scratch, target):
+    """The log outlives the device: what it answered is replayed by its successor to the target's next boot."""
+    device = Device(scratch, target)
+    pattern = os.urandom(256 * KIB)
+    write_direct(device.path, MIB, pattern)  # answered, never flushed
+    target.kill()
+    device.kill()
+    device.start_device(grant=False)
+    target.start()
+    device.attachment.grant()
+    device.kill()
+    device.start_device(grant=False)
+    device.wait_state("ready")
+    assert "replayed" in device.log_text()
+    assert read_direct(device.path, MIB, len(pattern)) == pattern
+
+
+def test_flush_empties_the_log(scratch, target):
+    device = Device(scratch, target)
+    write_direct(device.path, 0, os.urandom(64 * KIB), flush=True)
+    target.kill()
+    device.wait_state("waiting")
+    target.start()
+    device.wait_state("ready")
+    assert "replayed" not in device.log_text(), "flushed writes were replayed"
+
+
+def test_one_device_at_a_time(scratch, target):
+    """Invariant 4: a predecessor that hangs is one that lives."""
+    device = Device(scratch, target)
+    first = device.process
+    stop_process(first)
+    try:
+        device.start_device(grant=False)
+        assert device.process.wait(30) == 1
+        assert f"pid {first.pid}" in device.log_text()
+        assert device.status()["pid"] == first.pid, "the refused one wrote the status"
+    finally:
+        continue_process(first)
+        device.process = first
+    assert len(read_direct(device.path, 0, 4 * KIB)) == 4 * KIB
+
+
+def test_fenced(scratch, target):
+    """Invariant 6: fenced, all I/O ends with EIO, and soon."""
+    device = Device(scratch, target, node="n-fenced")
+    write_direct(device.path, 0, bytes(4 * KIB), flush=True)
+    target.operator.FenceNode(node_id="n-fenced", reason="test")
+    device.wait_state("failed")
+    for call in ((read_direct, device.path, 0, 4 * KIB), (write_direct, device.path, 0, bytes(4 * KIB))):
+        number, _took_s = errno_of(*call)
+        assert number == errno.EIO, f"errno {number}"
+    assert device.end() == 0
+
+
+def test_fenced_while_waiting(scratch, target):
+    """I/O that waited for the server ends too."""
+    device = Device(scratch, target, node="n-fenced-2")
+    path = device.path
+    stop_process(device.process)
+    target.operator.FenceNode(node_id="n-fenced-2", reason="test")
+    numbers = []
+    reader = threading.Thread(target=lambda: numbers.append(errno_of(read_direct, path, MIB, 4 * KIB)[0]))
+    reader.start()
+    time.sleep(0.2)
+    assert not numbers
+    continue_process(device.process)
+    reader.join(30)
+    assert numbers == [errno.EIO], numbers
+
+
+def test_read_only(scratch, target):
+    device = Device(scratch, target, start=False, read_only=True)
+    device.start()
+    number, _took_s = errno_of(write_direct, device.path, 0, bytes(4 * KIB))
+    assert number in (errno.EPERM, errno.EROFS), f"errno {number}"
+    assert len(read_direct(device.path, 0, 4 * KIB)) == 4 * KIB
+
+
+def test_dead_mount_is_cleared(scratch, target):
+    """Holder and device both gone, as after a host's crash: the next start makes a new mount and device."""
+    device = Device(scratch, target)
+    device.kill()
+    device.holder.kill()
+    device.holder.wait()
+    device.start()
+    write_direct(device.path, 0, os.urandom(4 * KIB), flush=True)
+
+
+def test_other_epoch_gets_no_log(scratch, target):
+    device = Device(scratch, target)
+    write_direct(device.path, 0, bytes(4 * KIB))
+    device.kill()
+    device.config["epoch"] += 1
+    device.start_device()
+    device.wait_state("ready")
+    assert "belongs to another attachment and was destroyed" in device.log_text()
+
+
+def test_end_waits_for_the_last_user(scratch, target):
+    device = Device(scratch, target)
+    fd = os.open(device.path, os.O_RDWR | os.O_DIRECT)
+    try:
+        device.process.terminate()
+        harness.wait_until(lambda: "waiting for the last user" in device.log_text(), "the end begins")
+        buffer = mmap.mmap(-1, 4096)
+        assert os.preadv(fd, [buffer], 0) == 4096, "I/O of the last user fails"
+        assert device.process.poll() is None
+    finally:
+        os.close(fd)
+    assert device.process.wait(30) == 0
+
+
+def test_no_secret_shown(scratch, target):
+    device = Device(scratch, target)
+    secret = device.attachment.secret
+    for name in ("cmdline", "environ"):
+        with open(f"/proc/{device.process.pid}/{name}", "rb") as file:
+            assert secret.encode() not in file.read(), name
+    assert secret not in device.log_text()
+    assert secret not in (device.dir / "status.json").read_text()
+
+
+def test_bad_start(scratch, target):
+    device = Device(scratch, target, start=False)
+    device.start_device()
+    assert device.process.wait(30) == 1
+    assert "no mooring-holder" in device.log_text()
+    device.config["block_size_bytes"] = 1000
+    device.start_device()
+    assert device.process.wait(30) == 1
+    assert "block_size_bytes must be" in device.log_text()
+
+
+def cleaned_up(function):
+    def run(*arguments):
+        try:
+            function(*arguments)
+        finally:
+            Device.remove_all()
+    return run
+
+
+def main():
+    suite = harness.Suite()
+    with harness.Scratch() as scratch:
+        try:
+            tls = harness.Tls(scratch)
+            target = harness.Target(scratch, tls, harness.Pool(scratch, size="4GiB"), loops=4)
+        except harness.Skip as why:
+            print(f"SKIP mooring-device: {why}")
+            return 0
+        for name, function in sorted(globals().items()):
+            if name.startswith("test_"):
+                suite.run(f"device_{name[5:]}", cleaned_up(function), scratch, target)
+    return suite.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
