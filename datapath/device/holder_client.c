@@ -13,11 +13,13 @@
 #include <time.h>
 
 #include "common/cleanup.h"
+#include "common/size.h"
 #include "common/strings.h"
 #include "common/time.h"
 #include "datapath/device/holder.h"
 
 #define RETRY_MS 20
+#define HOLDER_START_MS 2000u
 #define ANSWER_TIMEOUT_S 10
 
 static int packet_send(int connection, const char *text, int fd)
@@ -111,11 +113,13 @@ static int try_connect(int dir_fd, int *ret_connection, struct error *err)
 int holder_client_connect(int dir_fd, unsigned timeout_ms, int *ret_connection, struct error *err)
 {
     uint64_t deadline_ms = time_now_ms() + timeout_ms;
+    uint64_t starting_ms = MIN(deadline_ms, time_now_ms() + HOLDER_START_MS);
     for (;;) {
         _cleanup_error_ struct error attempt = {0};
         int r = try_connect(dir_fd, ret_connection, &attempt);
-        bool retry = r == E_BUSY || r == -ENOENT || r == -ECONNREFUSED; /* the holder may just be starting */
-        if (r == 0 || !retry || time_now_ms() >= deadline_ms) {
+        bool starting = r == -ENOENT || r == -ECONNREFUSED; /* the holder may just be starting */
+        bool retry = r == E_BUSY ? time_now_ms() < deadline_ms : starting && time_now_ms() < starting_ms;
+        if (!retry) {
             if (r)
                 error_move(err, &attempt);
             return r;
