@@ -48,7 +48,8 @@ struct disk_held {
 static struct {
     struct disk_cache *cache;
     uint64_t size;
-    bool dead; /* the power is gone */
+    bool frozen; /* requests stay where they are */
+    bool dead;   /* the power is gone */
     struct {
         long left; /* -1: without end */
         int error;
@@ -287,8 +288,12 @@ static void control_command(const char *line, char *answer, size_t size)
     } else if (sscanf(line, "cut %llu %llu", &number, &percent) == 2) {
         int r = disk_cache_cut(disk.cache, number, (unsigned)percent, &lost);
         disk.dead = true;
+        disk.frozen = false;
         held_release(UINT64_MAX);
         snprintf(answer, size, r ? "error: the image failed\n" : "ok lost %zu\n", lost);
+    } else if (strncmp(line, "freeze", 6) == 0) {
+        disk.frozen = true;
+        snprintf(answer, size, "ok\n");
     } else if (strncmp(line, "stats", 5) == 0) {
         snprintf(answer, size, "dirty %zu flushes %lu writes %lu held %zu\n", disk_cache_sectors(disk.cache),
                  disk.flushes, disk.writes, disk.held_count);
@@ -345,9 +350,11 @@ static void disk_loop(struct fuse_session *session, int control_fd)
                                {.fd = control_fd, .events = POLLIN}};
 
     while (!ending && !fuse_session_exited(session)) {
-        if (poll(polled, 2, held_timeout_ms()) < 0 && errno != EINTR)
+        polled[0].fd = disk.frozen ? -1 : fuse_session_fd(session);
+        if (poll(polled, 2, disk.frozen ? -1 : held_timeout_ms()) < 0 && errno != EINTR)
             break;
-        held_release(now_ms());
+        if (!disk.frozen)
+            held_release(now_ms());
         if (polled[1].revents & POLLIN)
             control_serve(control_fd);
         if (polled[0].revents & (POLLERR | POLLHUP))
