@@ -394,7 +394,11 @@ static void test_replay_lost_begins_anew(void **state)
     assert_int_equal(fake_session.count, 0); /* the replay's own is not sent again by itself */
     replay_start(&fixture->replay);
     assert_int_equal(cdb(0)[9], 0);
-    assert_int_equal(fixture->replayed, 0);
+    for (unsigned i = 0; i < 3; i++)
+        fake_answer(i, SCSI_STATUS_GOOD);
+    assert_int_equal(fixture->replayed, 1);
+    requests_session_open(&fixture->requests);
+    assert_int_equal(fake_session.count, 3);
 }
 
 int main(void)
