@@ -27,7 +27,7 @@
 
 static void connection_set_peer(struct connection *connection)
 {
-    struct sockaddr_storage address;
+    struct sockaddr_storage address = {0};
     socklen_t length = sizeof(address);
     char text[INET6_ADDRSTRLEN] = "?";
     unsigned port = 0;

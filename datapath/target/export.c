@@ -285,10 +285,7 @@ static bool drain_matches(const struct drain *drain, const struct session *sessi
 {
     if (drain->epoch && session->epoch != drain->epoch)
         return false;
-    if (drain->generation_below && session->generation >= drain->generation_below)
-        return false;
-    /* One that still waits gets what the record says when it is granted. */
-    return !drain->cached_only || (session->standing == SESSION_ADMITTED && !session->nexus.write_through);
+    return !drain->generation_below || session->generation < drain->generation_below;
 }
 
 static bool drain_complete(const struct drain *drain)

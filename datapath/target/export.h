@@ -44,7 +44,6 @@ void export_session_ended(struct session *session);
 struct drain {
     uint64_t epoch;            /* 0: any */
     uint64_t generation_below; /* 0: any */
-    bool cached_only;          /* those that are not served write-through */
     void (*done)(struct drain *drain);
 
     struct export *export; /* export's own */

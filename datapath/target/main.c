@@ -17,7 +17,7 @@
 
 #define EXIT_USAGE 2
 #define LOCK_RETRY_MS 50
-#define CALLS_GRACE_MS 2000
+#define CALLS_GRACE_MS 500 /* an idle client's open connection uses it up */
 
 struct target {
     struct settings settings;

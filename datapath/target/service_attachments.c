@@ -14,7 +14,6 @@
 #include "datapath/target/removal.h"
 #include "datapath/target/server.h"
 #include "datapath/target/storage_service.h"
-#include "datapath/target/uncache.h"
 
 /* ---- attach ---- */
 
@@ -32,28 +31,7 @@ static int service_attach_answer(struct storage_service *storage, struct volume 
     return answer->volume ? 0 : err->code;
 }
 
-/* With more than one writer, nobody's writes may wait for a flush: sessions begun before are begun anew,
- * write-through (invariant 1). */
-static int service_attach_share(struct storage_service *storage, struct rpc_call *call, struct volume *volume,
-                                struct error *err)
-{
-    struct volume_record record = {0};
-    if (volume_snapshot_record(volume, &record) != 0)
-        return error_errno(err, ENOMEM, "volume %s", volume_id(volume));
-    bool shared = volume_record_shared_writers(&record);
-    volume_record_done(&record);
-    if (!shared)
-        return 0;
-    struct job *job;
-    int code = uncache_start(storage->server, volume, &job, err);
-    if (code)
-        return code;
-    code = job_wait(job, call, err);
-    job_unref(job);
-    return code;
-}
-
-static int service_attach(struct storage_service *storage, struct rpc_call *call, struct volume *volume,
+static int service_attach(struct storage_service *storage, struct volume *volume,
                           const Mooring__Storage__V1__AttachVolumeRequest *attach, struct attachment *ret,
                           struct error *err)
 {
@@ -63,7 +41,7 @@ static int service_attach(struct storage_service *storage, struct rpc_call *call
     code = store_attach(storage->server->store, volume, attach->node_id,
                         (enum access_mode)attach->access_mode, attach->readonly, ret, err);
     volume_operation_end(volume);
-    return code ? code : service_attach_share(storage, call, volume, err);
+    return code;
 }
 
 int service_attach_volume(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
@@ -74,12 +52,13 @@ int service_attach_volume(struct rpc_call *call, const ProtobufCMessage *request
     struct storage_service *storage = context;
     struct attachment attachment;
     struct volume *volume;
+    (void)call;
     int code = service_check_node_id(attach->node_id, err);
     if (code == 0)
         code = service_find_volume(storage, attach->volume_id, &volume, err);
     if (code)
         return code;
-    code = service_attach(storage, call, volume, attach, &attachment, err);
+    code = service_attach(storage, volume, attach, &attachment, err);
     if (code == 0) {
         code = service_attach_answer(storage, volume, &attachment,
                                      (Mooring__Storage__V1__AttachVolumeResponse *)response, err);

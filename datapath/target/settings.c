@@ -10,8 +10,9 @@
 #include "common/size.h"
 #include "common/strings.h"
 
-#define BUFFER_BYTES_MIN (4 * MIB) /* a few of the largest transfers must fit, or none would ever be served  \
-                                    */
+#define BUFFER_BYTES_MIN                                                                                     \
+    (4 * MIB) /* a few of the largest transfers must fit, or none would ever be served                       \
+               */
 
 static void settings_init(struct settings *settings)
 {

@@ -147,15 +147,15 @@ class Tls:
 class Pool:
     """A mounted XFS image with a pool in it, made by mooring-pool; unmounted with the scratch directory."""
 
-    def __init__(self, scratch, server_id="store-1", size="1GiB"):
+    def __init__(self, scratch, server_id="store-1", size="1GiB", device=None):
         if os.geteuid() != 0:
             raise Skip("mounting a pool's image needs root")
         self.server_id = server_id
         self.image = scratch.path / f"{server_id}.img"
         self.path = scratch.path / f"{server_id}.pool"
         self.path.mkdir()
-        made = run(program("mooring-pool"), "create", "--path", self.path, "--server-id", server_id, "--image",
-                   self.image, "--size", size, check=False)
+        made = run(program("mooring-pool"), "create", "--path", self.path, "--server-id", server_id,
+                   *(["--device", device] if device else ["--image", self.image, "--size", size]), check=False)
         scratch.callback(self.unmount)
         if made.returncode != 0:
             raise Skip(f"mooring-pool create: {made.stdout.strip()}")
@@ -166,6 +166,33 @@ class Pool:
             if run("umount", self.path, check=False).returncode != 0:
                 time.sleep(0.1)  # the last I/O of a process that was killed may still hold it
                 run("umount", self.path)
+
+
+class FaultyDisk:
+    """A disk below a pool that holds and fails on command (tests/faults/faulty_disk.c); `device` is its loop device."""
+
+    def __init__(self, scratch, size_bytes=1 << 30):
+        if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
+            raise Skip("a disk that fails on command needs root and /dev/fuse")
+        image, folder = scratch.path / "faulty.img", scratch.path / "faulty"
+        self.control = scratch.path / "faulty.sock"
+        folder.mkdir()
+        with open(image, "wb") as file:
+            file.truncate(size_bytes)
+        self.process = scratch.start(program("faulty-disk"), image, folder, self.control, log=scratch.path / "faulty.log")
+        wait_until(lambda: (folder / "disk").exists() and self.control.exists(), "faulty-disk is mounted")
+        self.device = run("losetup", "--find", "--show", "--direct-io=on", folder / "disk").stdout.strip()
+        scratch.callback(lambda: run("losetup", "--detach", self.device, check=False))
+
+    def command(self, text):
+        with socket.socket(socket.AF_UNIX) as control:
+            control.connect(str(self.control))
+            control.sendall(text.encode() + b"\n")
+            return control.makefile().readline().strip()
+
+    def held(self):
+        words = self.command("stats").split()
+        return int(words[words.index("held") + 1])
 
 
 # ---- mooring.storage.v1 ----
@@ -190,12 +217,17 @@ class Storage:
         cert, key = tls.issue(common_name)
         credentials = grpc.ssl_channel_credentials(tls.ca.read_bytes(), key.read_bytes(), cert.read_bytes())
         options = [("grpc.ssl_target_name_override", server_id), ("grpc.initial_reconnect_backoff_ms", 100),
-                   ("grpc.max_reconnect_backoff_ms", 200), ("grpc.use_local_subchannel_pool", 1)]
+                   ("grpc.max_reconnect_backoff_ms", 500),
+                   ("grpc.use_local_subchannel_pool", 1)]
         self._channel = grpc.secure_channel(address, credentials, options)
         scratch.callback(self._channel.close)
 
     def methods(self):
         return [method.name for method in self._messages.DESCRIPTOR.services_by_name["Storage"].methods]
+
+    def request_fields(self, name):
+        method = self._messages.DESCRIPTOR.services_by_name["Storage"].methods_by_name[name]
+        return list(method.input_type.fields_by_name)
 
     def __getattr__(self, name):
         method = self._messages.DESCRIPTOR.services_by_name["Storage"].methods_by_name[name]
@@ -205,7 +237,8 @@ class Storage:
                                          request_serializer=request.SerializeToString,
                                          response_deserializer=response.FromString)
 
-        def invoke(timeout_s=30, wait_for_ready=False, **fields):
+        # While no call is under way, nobody polls a connection that is being made: waiting calls make it at once.
+        def invoke(timeout_s=30, wait_for_ready=True, **fields):
             return call(request(**fields), timeout=timeout_s, wait_for_ready=wait_for_ready)
 
         return invoke
@@ -245,6 +278,7 @@ class Target:
 
     def start(self, wait=True):
         self.config_path.write_text(json.dumps(self.config))
+        self._clients.clear()  # gRPC takes its time to connect anew
         self.process = self.scratch.start(program("mooring-target"), "--config", self.config_path, log=self.log)
         if wait:
             self.wait_ready()
@@ -255,7 +289,10 @@ class Target:
             if self.process.poll() is not None:
                 raise AssertionError(f"mooring-target ended ({self.process.returncode}): {self.log_text()[-2000:]}")
             return status_of(self.controller.GetServer, timeout_s=2) == "OK"
-        wait_until(ready, "mooring-target serves")
+        try:
+            wait_until(ready, "mooring-target serves", timeout_s=60)
+        except AssertionError as why:
+            raise AssertionError(f"{why}; its log ends: {self.log_text()[-2000:]}") from why
 
     def stop(self):
         """In order; its exit status."""
@@ -301,13 +338,16 @@ class Suite:
         try:
             function(*arguments, **options)
         except Skip as why:
-            self._say(f"SKIP {name}: {why}")
+            self.skip(name, why)
         except Exception as why:  # a test may fail in any way; the next ones run all the same
             self.failed += 1
             traceback.print_exc(file=sys.stderr)
             self._say(f"FAIL {name}: {str(why).splitlines()[0] if str(why) else type(why).__name__}")
         else:
             self._say(f"PASS {name}")
+
+    def skip(self, name, why):
+        self._say(f"SKIP {name}: {why}")
 
     @staticmethod
     def _say(line):
