@@ -229,6 +229,20 @@ int node_fence(struct cli *cli, int argc, char **argv, struct error *err)
     return r;
 }
 
+/* A server that does not know the node holds no fence of it: as good as done, where another one knew it. */
+static int unfence_outcome(struct server_answers *answers, const char *node_id, struct error *err)
+{
+    size_t unknown = 0;
+
+    for (size_t i = 0; i < answers->count; i++)
+        unknown += answers->items[i].err.code == E_NOT_FOUND;
+    if (unknown == answers->count)
+        return error_set(err, E_NOT_FOUND, "no storage server knows node %s; see mooring node list", node_id);
+    if (unknown == answers->failed)
+        return E_OK;
+    return servers_outcome(answers, "not known to be unfenced", err);
+}
+
 int node_unfence(struct cli *cli, int argc, char **argv, struct error *err)
 {
     const struct cli_usage usage = {
@@ -246,7 +260,7 @@ int node_unfence(struct cli *cli, int argc, char **argv, struct error *err)
     r = servers_ask(cli, "UnfenceNode", &request.base, &answers, err);
     if (r != E_OK)
         return r;
-    r = servers_outcome(&answers, "still fenced", err);
+    r = unfence_outcome(&answers, argv[operand], err);
     servers_done(&answers);
     return r;
 }

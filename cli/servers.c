@@ -165,7 +165,8 @@ int servers_outcome(const struct server_answers *answers, const char *what, stru
 
         if (answers->items[i].message)
             continue;
-        first = first == E_OK ? one->code : first;
+        first =
+            first == E_OK || first == E_NOT_FOUND ? one->code : first; /* a proven absence is the weakest */
         longer = str_format("%s%s%s", text ? text : "", text ? "; " : "", error_text(one));
         free(text);
         text = longer;

@@ -2,6 +2,7 @@
 them, and a client of the CSI services on a unix socket."""
 import importlib
 import json
+import socket
 import sys
 import uuid
 
@@ -25,16 +26,23 @@ class Csi:
     """A client: csi.CreateVolume(name=…, …) → response, of whichever service has the method."""
 
     def __init__(self, scratch, endpoint):
-        import grpc
         self.messages = csi_messages(scratch)
-        # grpcio's default authority for a unix socket is percent-encoded, which libgrpc's server refuses.
-        self._channel = grpc.insecure_channel(endpoint, [("grpc.default_authority", "localhost"),
-                                                         ("grpc.use_local_subchannel_pool", 1)])
+        self._endpoint, self._channel = endpoint, None
+        self.connect()
         self._services = {}
         for service in self.messages.DESCRIPTOR.services_by_name.values():
             for method in service.methods:
                 self._services[method.name] = (service.full_name, method)
-        scratch.callback(self._channel.close)
+        scratch.callback(lambda: self._channel.close())
+
+    def connect(self):
+        """A new channel: one that was refused, or lost its server, looks again only after seconds."""
+        import grpc
+        if self._channel:
+            self._channel.close()
+        # grpcio's default authority for a unix socket is percent-encoded, which libgrpc's server refuses.
+        self._channel = grpc.insecure_channel(self._endpoint, [("grpc.default_authority", "localhost"),
+                                                               ("grpc.use_local_subchannel_pool", 1)])
 
     def __getattr__(self, name):
         service, method = self._services[name]
@@ -83,18 +91,21 @@ class Controller:
         self.process = None
         self.csi = Csi(scratch, self.endpoint)
         self.start()
+        scratch.callback(lambda: self.kill())  # not in order: idle clients of ours would hold it up
 
     def start(self):
         self.config_path.write_text(json.dumps(self.config))
         self.process = self.scratch.start(harness.program("mooring-controller"), "--config", self.config_path,
                                           log=self.log)
 
-        def probe():
+        def listens():
             if self.process.poll() is not None:
                 raise AssertionError(f"mooring-controller ended: {self.log_text()[-2000:]}")
-            return harness.status_of(self.csi.Probe, timeout_s=2) != "UNAVAILABLE"
+            with socket.socket(socket.AF_UNIX) as probe:
+                return probe.connect_ex(self.endpoint.removeprefix("unix://")) == 0
 
-        harness.wait_until(probe, "the controller answers Probe")
+        harness.wait_until(listens, "mooring-controller listens")
+        self.csi.connect()
         return self
 
     def kill(self):
@@ -110,6 +121,22 @@ class Controller:
         return self.log.read_text(errors="replace")
 
 
+class Target(harness.Target):
+    """A storage server whose clients are made when it listens: one that was refused once looks again only after
+    half a minute."""
+
+    def wait_ready(self):
+        def listens():
+            if self.process.poll() is not None:
+                raise AssertionError(f"mooring-target ended ({self.process.returncode}): {self.log_text()[-2000:]}")
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", int(self.address.rpartition(":")[2]))) == 0
+
+        harness.wait_until(listens, "mooring-target listens")
+        self._clients.clear()
+        super().wait_ready()
+
+
 class Stack:
     """Storage servers s1, s2, … and two controllers over all of them."""
 
@@ -120,7 +147,7 @@ class Stack:
         for i in range(servers):
             pool = harness.Pool(scratch, f"s{i + 1}", size="512MiB")
             extra = {"topology": topologies[i]} if topologies and topologies[i] else {}
-            self.targets.append(harness.Target(scratch, self.tls, pool, loops=1, **extra))
+            self.targets.append(Target(scratch, self.tls, pool, loops=1, **extra))
         self.a = Controller(scratch, self.tls, "controller-a", self.servers())
         self.b = Controller(scratch, self.tls, "controller-b", self.servers())
         harness.wait_until(lambda: self.a.csi.Probe().ready.value, "the controller is ready")

@@ -1,0 +1,224 @@
+#!/usr/bin/python3
+"""mooring, the operators' command line, against real storage servers and a real controller: what it prints, what it
+changes, and its exit statuses."""
+import json
+import os
+import stat
+import sys
+
+import controller_stack
+import harness
+from controller_stack import MIB, equal
+
+OK, FAILED, USAGE, NOT_FOUND, RETRY, STATE, PARTIAL, PERMISSION, LIMIT = range(9)
+
+
+class Cli:
+    def __init__(self, stack):
+        self.path = stack.scratch.path / "mooring.json"
+        self.config = {"controller": stack.a.endpoint, "servers": stack.servers(),
+                       "node": f"unix://{stack.scratch.path}/no-node.sock", "tls": stack.tls.config("mooring:operator")}
+        self.write()
+
+    def write(self, **config):
+        self.path.write_text(json.dumps({**self.config, **config}))
+
+    def run(self, *arguments, expect=OK, contains=""):
+        """stdout and stderr together; the exit status must be the expected one, and the words be there."""
+        done = harness.run(harness.program("mooring"), "--config", self.path, *arguments, check=False)
+        equal(done.returncode, expect, f"mooring {arguments}: {done.stdout}")
+        if contains not in done.stdout:
+            raise AssertionError(f"mooring {arguments}: {done.stdout!r} does not say {contains!r}")
+        return done.stdout
+
+    def json(self, *arguments, expect=OK):
+        """The JSON on stdout."""
+        import subprocess
+        done = subprocess.run([harness.program("mooring"), "--config", str(self.path), "-o", "json", *map(str, arguments)],
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+        equal(done.returncode, expect, f"mooring {arguments}: {done.stderr}")
+        return json.loads(done.stdout)
+
+
+def test_usage(stack, cli):
+    for words in ((), ("volume",), ("nope",), ("volume", "nope"), ("volume", "create"), ("volume", "list", "x"),
+                  ("volume", "create", "n"), ("volume", "create", "n", "--size", "tall"),
+                  ("volume", "create", "n", "--size", "1GiB", "--access-mode", "any"),
+                  ("volume", "create", "n", "--size", "1GiB", "fsType"),
+                  ("volume", "create", "n", "--size", "1GiB", "--block", "--fs-type", "xfs"),
+                  ("volume", "detach", "s1.00000000000000ff"), ("node", "fence", "NOT A NODE"),
+                  ("volume", "delete", "some-name"), ("volume", "list", "--frobnicate")):
+        cli.run(*words, expect=USAGE)
+    for words in (("--help",), ("volume", "--help"), ("volume", "create", "--help"), ("--version",)):
+        cli.run(*words)
+    cli.run("volume", "create", "n", "--size=1GiB", "replicas=3", expect=USAGE, contains='"replicas"')
+
+
+def test_config(stack, cli):
+    cli.write(extra=1)
+    cli.run("volume", "list", expect=USAGE, contains="extra")
+    cli.run("volume", "list", "--help")
+    cli.write()
+    done = harness.run(harness.program("mooring"), "volume", "list", check=False,
+                       env={**os.environ, "MOORING_CONFIG": str(cli.path)})
+    equal(done.returncode, OK, done.stdout)
+    cli.run("--config", stack.scratch.path / "absent.json", "volume", "list", expect=USAGE, contains="absent.json")
+    cli.write(controller=f"unix://{stack.scratch.path}/nobody.sock")
+    cli.run("volume", "list", expect=RETRY, contains="not running")
+    cli.write()
+
+
+def test_volume_life(stack, cli):
+    made = cli.json("volume", "create", "life", "--size", "3MiB", "--fs-type", "xfs", "pathTimeout=5")
+    volume_id = made["volume_id"]
+    equal(made["size_bytes"], 3 * MIB, "size")
+    equal(made["context"], {"name": "life", "fsType": "xfs", "pathTimeout": "5"}, "context")
+    equal(cli.json("volume", "create", "life", "--size", "3MiB", "--fs-type", "xfs", "pathTimeout=5")["volume_id"],
+          volume_id, "again")
+    cli.run("volume", "create", "life", "--size", "4MiB", expect=STATE, contains=volume_id)
+    cli.run("volume", "create", "huge", "--size", "1TiB", expect=LIMIT)
+    equal([row["volume_id"] for row in cli.json("volume", "list") if row["name"] == "life"], [volume_id], "list")
+    cli.run("volume", "list", contains="life")
+    context = cli.json("volume", "attach", "life", "--node", "node-a")
+    equal(context["epoch"], "1", "epoch")
+    equal(context["iqn"], f"iqn.2026-11.storage.mooring:{volume_id}", "iqn")
+    equal(cli.json("volume", "attach", volume_id, "--node=node-a"), context, "attach again")
+    cli.run("volume", "attach", "life", "--node", "node-b", expect=STATE, contains="node-a")
+    cli.run("volume", "attach", "life", "--node", "never-seen", expect=NOT_FOUND)
+    shown = cli.json("volume", "show", "life")
+    equal(shown["nodes"], ["node-a"], "nodes")
+    equal((shown["content"], shown["write_failed"], shown["attachments"][0]["epoch"]), ("blank", False, 1), "details")
+    cli.run("volume", "show", "life", contains="node-a")
+    cli.run("volume", "delete", volume_id, expect=STATE, contains="detach")
+    cli.run("volume", "detach", volume_id, "--node", "node-a")
+    cli.run("volume", "detach", volume_id, "--all")
+    cli.run("volume", "clear-failed", volume_id)
+    cli.run("volume", "delete", volume_id)
+    cli.run("volume", "delete", volume_id)
+    cli.run("volume", "show", "life", expect=NOT_FOUND)
+    cli.run("volume", "show", volume_id, expect=NOT_FOUND)
+    cli.run("volume", "clear-failed", volume_id, expect=NOT_FOUND)
+
+
+def test_no_node(stack, cli):
+    """mount and unmount without a node service: nothing is attached."""
+    volume_id = cli.json("volume", "create", "unmounted", "--size", "1MiB")["volume_id"]
+    cli.run("volume", "mount", "unmounted", "--target", stack.scratch.path / "mnt", expect=RETRY, contains="mooring-node")
+    cli.run("volume", "unmount", volume_id, "--target", stack.scratch.path / "mnt", expect=RETRY)
+    equal(cli.json("volume", "show", volume_id)["nodes"], [], "nothing is attached")
+    cli.run("node", "check", expect=STATE, contains="mooring-node answers")
+    cli.run("volume", "delete", volume_id)
+
+
+def test_pools(stack, cli):
+    rows = cli.json("pool", "list")
+    equal([(row["server_id"], row["state"], row["pool_uuid"]) for row in rows],
+          [(target.server_id, "ready", target.pool.uuid) for target in stack.targets], "pools")
+    cli.run("pool", "list", contains="ready")
+    pool = stack.targets[0].pool
+    equal(cli.json("pool", "import", "--path", pool.path)["uuid"], pool.uuid, "import")
+    cli.run("pool", "import", "--path", pool.path, contains='"pool_uuid": "' + pool.uuid)
+    cli.run("pool", "import", "--path", stack.scratch.path, expect=FAILED)
+    cli.run("pool", "create", "--path", stack.scratch.path, "--server-id", "BAD ID", expect=USAGE)
+
+
+def test_fence(stack, cli):
+    boot_id = stack.register("node-f")
+    volume_id = cli.json("volume", "create", "fence", "--size", "1MiB")["volume_id"]
+    cli.run("volume", "attach", volume_id, "--node", "node-f")
+    rows = cli.json("node", "fence", "node-f", "--reason", "lost in a test")
+    equal([row["fenced"] for row in rows], [True] * len(stack.targets), "fenced on all")
+    equal([one for row in rows for one in row["detached_volume_ids"]], [volume_id], "detached")
+    node = next(row for row in cli.json("node", "list") if row["node_id"] == "node-f")
+    equal((node["fenced"], node["boot_ids"], node["fence_reason"]), (True, [boot_id], "lost in a test"), "listed")
+    cli.run("volume", "attach", volume_id, "--node", "node-f", expect=STATE, contains="node-f")
+    cli.run("node", "unfence", "node-f")
+    cli.run("volume", "attach", volume_id, "--node", "node-f")
+    cli.run("volume", "detach", volume_id, "--all")
+    cli.run("volume", "delete", volume_id)
+
+
+def test_fence_partial(stack, cli):
+    """A fence holds where it is recorded, names the server that is away, and can be completed. The boot id that only
+    one server knows is refused by the others too."""
+    only = "ab" * 16
+    stack.targets[0].node("node-p").RegisterNode(node_id="node-p", boot_id=only, address="test")
+    stack.targets[1].kill()
+    cli.run("node", "fence", "node-p", expect=PARTIAL, contains="s2")
+    equal([row["fenced"] for row in cli.json("node", "fence", "node-p", expect=PARTIAL)], [True, False], "fenced")
+    rows = cli.json("pool", "list", expect=PARTIAL)
+    equal([row["state"] for row in rows], ["ready", "unavailable"], "states")
+    cli.run("node", "unfence", "node-p", expect=PARTIAL, contains="s2")
+    stack.targets[1].start()
+    cli.run("node", "fence", "node-p")
+    answer = stack.targets[1].node("node-p").RegisterNode(node_id="node-p", boot_id=only, address="test")
+    equal(answer.fenced, True, "s2 never saw this boot id before the fence")
+    stack.targets[0].kill()
+    stack.targets[1].kill()
+    cli.run("node", "fence", "node-p", expect=RETRY)
+    for target in stack.targets:
+        target.start()
+    cli.run("node", "unfence", "node-p")
+    cli.run("node", "unfence", "node-x", expect=NOT_FOUND, contains="node-x")
+
+
+def test_retry(stack, cli):
+    """--retry outlasts a restart of the controller."""
+    stack.a.kill()
+    cli.run("volume", "list", expect=RETRY)
+    process = stack.scratch.start(harness.program("mooring"), "--config", cli.path, "--retry", "--timeout", "60",
+                                  "volume", "list")
+    stack.a.start()
+    equal(process.wait(70), OK, "with --retry")
+
+
+def test_roles(stack, cli):
+    """A certificate of another role is refused, and the exit status says so."""
+    cli.write(tls=stack.tls.config("mooring:node:node-a"))
+    cli.run("node", "fence", "node-b", expect=PERMISSION)
+    cli.run("session", "list", expect=PERMISSION)
+    cli.write()
+    cli.run("session", "list")
+    equal(cli.json("session", "list"), [], "no sessions")
+
+
+def test_tls(stack, cli):
+    folder = stack.scratch.path / "ca"
+    cli.run("tls", "init", "--dir", folder)
+    cli.run("tls", "init", "--dir", folder, expect=STATE)
+    for words in (("operator",), ("controller",), ("node", "node-a"), ("server", "s1", "127.0.0.1")):
+        issued = cli.json("tls", "issue", *words, "--dir", folder)
+        equal(issued["name"], "mooring:" + ":".join(words[:2]), "common name")
+        equal(stat.S_IMODE(os.stat(issued["key"]).st_mode), 0o600, "the key is secret")
+        harness.run(harness.program("openssl"), "verify", "-CAfile", folder / "ca.crt", issued["cert"])
+    names = harness.run(harness.program("openssl"), "x509", "-in", folder / "server-s1.crt", "-noout", "-ext",
+                        "subjectAltName").stdout
+    assert "DNS:s1" in names and "IP Address:127.0.0.1" in names, names
+    for words in (("nobody",), ("node",), ("server", "BAD"), ("operator", "x"), ("operator", "--days", "0")):
+        cli.run("tls", "issue", *words, "--dir", folder, expect=USAGE)
+    cli.run("tls", "issue", "operator", "--dir", folder, expect=STATE)
+
+
+TESTS = [test_usage, test_config, test_volume_life, test_no_node, test_pools, test_fence, test_fence_partial, test_retry,
+         test_roles, test_tls]
+
+
+def main():
+    suite = harness.Suite()
+    with harness.Scratch() as scratch:
+        try:
+            stack = controller_stack.Stack(scratch, servers=2)
+        except harness.Skip as why:
+            for test in TESTS:
+                print(f"SKIP cli.{test.__name__[5:]}: {why}")
+            return 0
+        for node in ("node-a", "node-b"):
+            stack.register(node)
+        cli = Cli(stack)
+        for test in TESTS:
+            suite.run(f"cli.{test.__name__[5:]}", test, stack, cli)
+    return suite.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

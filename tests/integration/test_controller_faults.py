@@ -1,0 +1,233 @@
+#!/usr/bin/python3
+"""Two controllers over three storage servers when things go wrong: invariants 2, 3, 8 and 9 as far as they are the
+controller's. Servers are killed and started again, pools unmounted and swapped, names fought over."""
+import random
+import sys
+import threading
+import time
+
+import controller_stack
+import harness
+from controller_stack import MIB, equal, status
+
+
+def settle(call, *arguments, **fields):
+    """What a CO does: again while the answer is ABORTED or UNAVAILABLE."""
+    import grpc
+    result = []
+
+    def attempt():
+        try:
+            result.append(call(*arguments, **fields))
+        except grpc.RpcError as error:
+            if error.code().name not in ("ABORTED", "UNAVAILABLE"):
+                raise
+        return bool(result)
+
+    harness.wait_until(attempt, "the call succeeds")
+    return result[0]
+
+
+def volumes_named(stack, name):
+    return [volume for target in stack.targets for volume in stack.volumes(target) if volume.name == name]
+
+
+def test_two_controllers(stack):
+    """The same names from both at once, and deletes in between: never two volumes of one name."""
+    seed = random.randrange(1 << 32)
+    print(f"# seed {seed}")
+    failures = []
+
+    def client(csi, choice):
+        try:
+            for _ in range(12):
+                name = f"race-{choice.randrange(3)}"
+                volume = settle(csi.create, name)
+                if choice.random() < 0.3:
+                    settle(csi.DeleteVolume, volume_id=volume.volume_id)
+        except Exception as why:  # pylint: disable=broad-except
+            failures.append(why)
+
+    threads = [threading.Thread(target=client, args=(csi, random.Random(seed + i)))
+               for i, csi in enumerate((stack.a.csi, stack.b.csi, stack.a.csi, stack.b.csi))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    for name in ("race-0", "race-1", "race-2"):
+        first = settle(stack.a.csi.create, name)
+        equal(settle(stack.b.csi.create, name).volume_id, first.volume_id, "one volume for both")
+        equal(len(volumes_named(stack, name)), 1, name)
+        equal({stack.claim_of(target, name) for target in stack.targets}, {first.volume_id}, "the claims")
+        settle(stack.a.csi.DeleteVolume, volume_id=first.volume_id)
+
+
+def test_controller_killed(stack):
+    """kill -9 in the middle of CreateVolume: a retry by the other controller comes to one volume."""
+    seed = random.randrange(1 << 32)
+    print(f"# seed {seed}")
+    choice = random.Random(seed)
+    for i in range(8):
+        name = f"killed-{i}"
+        call = threading.Thread(target=harness.status_of, args=(stack.a.csi.create, name))
+        call.start()
+        time.sleep(choice.random() * 0.05)  # anywhere in the call; which place decides nothing
+        stack.a.kill()
+        call.join()
+        volume_id = settle(stack.b.csi.create, name).volume_id
+        equal([volume.volume_id for volume in volumes_named(stack, name)], [volume_id], name)
+        equal({stack.claim_of(target, name) for target in stack.targets}, {volume_id}, "the claims")
+        stack.a.start()
+        settle(stack.a.csi.DeleteVolume, volume_id=volume_id)
+
+
+def test_server_away(stack):
+    """Nothing that needs an unreachable server is OK or NOT_FOUND."""
+    csi = stack.a.csi
+    victim = stack.targets[2]
+    volume_id = csi.create("away", parameters={"zone": "c"}).volume_id
+    csi.publish(volume_id, "node-a")
+    victim.kill()
+    missing = "s3.00000000000000ff"
+    for some_id in (volume_id, missing):
+        status("UNAVAILABLE", csi.DeleteVolume, volume_id=some_id, contains="s3")
+        status("UNAVAILABLE", csi.ControllerUnpublishVolume, volume_id=some_id, node_id="node-a", contains="s3")
+        status("UNAVAILABLE", csi.publish, some_id, "node-b", contains="s3")
+        status("UNAVAILABLE", csi.ControllerGetVolume, volume_id=some_id, contains="s3")
+        status("UNAVAILABLE", csi.ValidateVolumeCapabilities, volume_id=some_id,
+               volume_capabilities=[csi.capability()])
+    status("UNAVAILABLE", csi.ListVolumes)
+    status("UNAVAILABLE", csi.GetCapacity)
+    status("UNAVAILABLE", csi.create, "x")
+    equal(csi.Probe().ready.value, True, "the others answer")
+    victim.start()
+    settle(csi.ControllerUnpublishVolume, volume_id=volume_id, node_id="node-a")
+    settle(csi.DeleteVolume, volume_id=volume_id)
+    status("OK", settle, csi.ListVolumes)
+
+
+def test_declared_gone(stack):
+    csi = stack.a.csi
+    volume_id = settle(csi.create, "gone", parameters={"zone": "c"}).volume_id
+    stack.targets[2].kill()
+    stack.a.restart(servers=stack.servers(gone={"s3"}))
+    status("NOT_FOUND", csi.ControllerGetVolume, volume_id=volume_id, wait_for_ready=True)
+    status("OK", csi.ControllerUnpublishVolume, volume_id=volume_id, node_id="node-a")
+    status("OK", csi.ListVolumes)
+    replacement = settle(csi.create, "gone").volume_id
+    assert replacement.split(".")[0] in ("s1", "s2"), replacement
+    settle(csi.DeleteVolume, volume_id=replacement)
+    status("OK", csi.DeleteVolume, volume_id=volume_id)
+    stack.targets[2].start()
+    stack.a.restart(servers=stack.servers())
+    settle(stack.a.csi.DeleteVolume, volume_id=volume_id)
+
+
+def test_wrong_pool(stack):
+    """A server that answers with another pool than configured proves nothing, and is named."""
+    csi = stack.a.csi
+    volume_id = settle(csi.create, "wrong", parameters={"zone": "c"}).volume_id
+    servers = stack.servers()
+    servers[2]["pool_uuid"] = "00000000-0000-4000-8000-000000000000"
+    stack.a.restart(servers=servers)
+    for call, fields in ((csi.DeleteVolume, {}), (csi.ControllerGetVolume, {}),
+                         (csi.ControllerUnpublishVolume, {"node_id": "node-a"})):
+        status("UNAVAILABLE", call, volume_id=volume_id, contains=stack.targets[2].pool.uuid, wait_for_ready=True,
+               **fields)
+        status("UNAVAILABLE", call, volume_id="s3.00000000000000ff", contains="s3", **fields)
+    status("UNAVAILABLE", csi.create, "x")
+    status("UNAVAILABLE", csi.ListVolumes)
+    stack.a.restart(servers=stack.servers())
+    settle(csi.DeleteVolume, volume_id=volume_id)
+
+
+def test_other_server_at_address(stack):
+    csi = stack.a.csi
+    servers = stack.servers()
+    servers[2]["address"] = servers[1]["address"]
+    stack.a.restart(servers=servers)
+    status("UNAVAILABLE", csi.ControllerGetVolume, volume_id="s3.00000000000000ff", contains="s3", wait_for_ready=True)
+    stack.a.restart(servers=stack.servers())
+
+
+def test_unconfigured_server(stack):
+    csi = stack.a.csi
+    status("UNAVAILABLE", csi.DeleteVolume, volume_id="s9.00000000000000ff", contains="s9")
+    status("UNAVAILABLE", csi.ControllerUnpublishVolume, volume_id="s9.00000000000000ff", contains="s9")
+
+
+def test_fenced(stack):
+    csi = stack.a.csi
+    boot_id = stack.register("node-f")
+    volume_id = settle(csi.create, "fenced").volume_id
+    csi.publish(volume_id, "node-f")
+    for target in stack.targets:
+        target.operator.FenceNode(node_id="node-f", reason="test", boot_ids=[boot_id])
+    equal(list(csi.ControllerGetVolume(volume_id=volume_id).status.published_node_ids), [], "detached by the fence")
+    status("FAILED_PRECONDITION", csi.publish, volume_id, "node-f", contains="node-f")
+    csi.publish(volume_id, "node-a")
+    csi.ControllerUnpublishVolume(volume_id=volume_id)
+    for target in stack.targets:
+        target.operator.UnfenceNode(node_id="node-f")
+    csi.publish(volume_id, "node-f")
+    csi.ControllerUnpublishVolume(volume_id=volume_id)
+    settle(csi.DeleteVolume, volume_id=volume_id)
+
+
+def test_claims_survive_crash(stack):
+    """The servers killed after a create: the same volume afterwards, and its claims."""
+    csi = stack.a.csi
+    volume_id = settle(csi.create, "durable", size=2 * MIB).volume_id
+    for target in stack.targets:
+        target.kill()
+    for target in stack.targets:
+        target.start()
+    equal(settle(csi.create, "durable", size=2 * MIB).volume_id, volume_id, "the same volume")
+    settle(csi.DeleteVolume, volume_id=volume_id)
+
+
+def test_bad_configuration(stack):
+    folder = stack.scratch.path
+    good = {"endpoint": f"unix://{folder}/x.sock", "servers": stack.servers(),
+            "tls": stack.tls.config("mooring:controller")}
+    cases = [({**good, "extra": 1}, "extra"), ({**good, "endpoint": "127.0.0.1:1"}, "unix socket"),
+             ({**good, "servers": "s1"}, "servers"), ({**good, "log_level": "loud"}, "log_level"),
+             ({"servers": stack.servers()}, "tls"), ({**good, "servers": good["servers"] * 2}, "two servers")]
+    for config, words in cases:
+        path = folder / "bad.json"
+        path.write_text(controller_stack.json.dumps(config))
+        done = harness.run(harness.program("mooring-controller"), "--config", path, check=False)
+        equal(done.returncode, 2, f"{words}: {done.stdout}")
+        assert words in done.stdout, f"{done.stdout!r} does not name {words!r}"
+    taken = folder / "taken.json"
+    taken.write_text(controller_stack.json.dumps({**good, "endpoint": stack.a.endpoint}))
+    done = harness.run(harness.program("mooring-controller"), "--config", taken, check=False)
+    equal(done.returncode, 1, done.stdout)
+    status("OK", stack.a.csi.GetPluginInfo)
+
+
+TESTS = [test_two_controllers, test_controller_killed, test_server_away, test_declared_gone, test_wrong_pool,
+         test_other_server_at_address, test_unconfigured_server, test_fenced, test_claims_survive_crash,
+         test_bad_configuration]
+
+
+def main():
+    suite = harness.Suite()
+    with harness.Scratch() as scratch:
+        try:
+            stack = controller_stack.Stack(scratch, topologies=[{"zone": "a"}, {"zone": "b"}, {"zone": "c"}])
+        except harness.Skip as why:
+            for test in TESTS:
+                print(f"SKIP controller_faults.{test.__name__[5:]}: {why}")
+            return 0
+        for node in ("node-a", "node-b"):
+            stack.register(node)
+        for test in TESTS:
+            suite.run(f"controller_faults.{test.__name__[5:]}", test, stack)
+    return suite.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
