@@ -133,16 +133,14 @@ static void answer_readdir(const struct question *question)
 {
     struct fuse_read_in in = {0};
     memcpy(&in, question->argument, MIN(question->argument_length, sizeof in));
-    struct {
-        struct fuse_dirent entry;
-        char name[FUSE_REC_ALIGN(sizeof FUSE_PROTO_VOLUME_NAME - 1)];
-    } out = {.entry = {.ino = FUSE_PROTO_VOLUME_INO,
-                       .off = 1,
-                       .namelen = sizeof FUSE_PROTO_VOLUME_NAME - 1,
-                       .type = S_IFREG >> 12}};
-    memcpy(out.name, FUSE_PROTO_VOLUME_NAME, sizeof FUSE_PROTO_VOLUME_NAME - 1);
-    size_t length = FUSE_DIRENT_SIZE(&out.entry);
-    answer(question, &out, in.offset == 0 && in.size >= length ? length : 0);
+    const struct fuse_dirent entry = {.ino = FUSE_PROTO_VOLUME_INO,
+                                      .off = 1,
+                                      .namelen = sizeof FUSE_PROTO_VOLUME_NAME - 1,
+                                      .type = S_IFREG >> 12};
+    uint8_t out[FUSE_REC_ALIGN(sizeof entry + sizeof FUSE_PROTO_VOLUME_NAME - 1)] = {0};
+    memcpy(out, &entry, sizeof entry);
+    memcpy(out + sizeof entry, FUSE_PROTO_VOLUME_NAME, sizeof FUSE_PROTO_VOLUME_NAME - 1);
+    answer(question, out, in.offset == 0 && in.size >= sizeof out ? sizeof out : 0);
 }
 
 static void answer_statfs(const struct question *question)

@@ -58,8 +58,12 @@ static void slot_answer(struct fuse_request *slot, int error, const void *payloa
 
 /* ---- reading /dev/fuse ---- */
 
+/* One thread reads, so one descriptor is polled: each request would wake both. The other is a second
+ * thread's, some day; it lives in the holder like the first. */
 static void channel_arm(struct fuse_channel *channel)
 {
+    if (channel != &channel->frontend->channels[0])
+        return;
     if (channel->armed || channel->fd < 0 || !channel->frontend->running)
         return;
     channel->armed = true;

@@ -8,6 +8,8 @@
 #include "datapath/device/initiator.h"
 
 #include <assert.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -336,14 +338,24 @@ bool initiator_send(struct initiator *initiator, struct scsi_task *task, iscsi_c
                                                         done, NULL, private_data) == 0;
 }
 
+/* libiscsi sends each PDU's header and data by calls of their own, with TCP_NODELAY: a packet each, unless
+ * they are held together. */
+static void socket_cork(int fd, int on)
+{
+    setsockopt(fd, IPPROTO_TCP, TCP_CORK, &on, sizeof on);
+}
+
 void initiator_kick(struct initiator *initiator)
 {
     if (!initiator->iscsi || initiator->in_service || initiator->broken)
         return;
     bool connected = initiator->phase != INITIATOR_CONNECTING;
     if (connected && (iscsi_which_events(initiator->iscsi) & POLLOUT)) {
+        int fd = iscsi_get_fd(initiator->iscsi);
         initiator->in_service = true;
+        socket_cork(fd, 1);
         int r = iscsi_service(initiator->iscsi, POLLOUT);
+        socket_cork(fd, 0);
         initiator->in_service = false;
         if (r < 0 || initiator->broken) {
             initiator_drop(initiator, iscsi_get_error(initiator->iscsi));

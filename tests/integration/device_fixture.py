@@ -121,13 +121,13 @@ class Device:
 class Load:
     """fio --verify on a device, in the background, until told to stop; its end says whether all was well."""
 
-    def __init__(self, scratch, device, seconds, iodepth=16, size="64M", fsync=32, offset=0):
+    def __init__(self, scratch, device, seconds, iodepth=16, size="64M", fsync=32, offset=0, extra=()):
         self.log = device.dir / f"fio-{secrets.token_hex(2)}.log"
         self.process = scratch.start(
             harness.program("fio"), "--name=load", f"--filename={device.path}", "--direct=1", "--ioengine=io_uring",
             "--rw=randrw", "--bsrange=4k-64k", f"--iodepth={iodepth}", f"--size={size}", f"--offset={offset}",
             "--verify=crc32c", "--verify_backlog=64", f"--fsync={fsync}", "--time_based", f"--runtime={seconds}",
-            "--allow_mounted_write=1", log=self.log)
+            *extra, log=self.log)
 
     def running(self):
         return self.process.poll() is None

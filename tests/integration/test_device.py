@@ -77,15 +77,18 @@ def test_file_systems(scratch, target):
 
 def test_device_killed_under_load(scratch, target):
     device = Device(scratch, target)
-    load = Load(scratch, device, seconds=6)
     path = device.path
+    loads = [Load(scratch, device, seconds=6),
+             Load(scratch, device, seconds=6, fsync=1, offset="64M", size="32M", extra=("--rw=randtrimwrite",
+                                                                                         "--verify=0"))]
     for _ in range(4):
         time.sleep(1)
         device.kill()
         device.start_device()
         device.wait_state("ready")
         assert device.path == path, "the block device changed"
-    load.wait()
+    for load in loads:
+        load.wait()
 
 
 def test_target_killed_under_load(scratch, target):
