@@ -23,12 +23,14 @@ static void add(json_t *rows, const char *name, bool ok, bool required, const ch
  * not answered. */
 static void check_kernel(json_t *rows)
 {
-    struct utsname name;
-    int major = 0, minor = 0;
+    struct utsname name = {.release = "unknown"};
+    long major, minor;
     bool resend;
+    char *end;
 
-    if (uname(&name) < 0 || sscanf(name.release, "%d.%d", &major, &minor) != 2)
-        major = minor = 0;
+    uname(&name);
+    major = strtol(name.release, &end, 10);
+    minor = *end == '.' ? strtol(end + 1, NULL, 10) : 0;
     resend = major > 6 || (major == 6 && minor >= 9);
     add(rows, "kernel resends FUSE requests", resend, false,
         resend ? name.release
@@ -68,12 +70,13 @@ static void check_service(struct cli *cli, json_t *rows)
     _cleanup_error_ struct error err = {0};
     Csi__V1__NodeGetInfoRequest request = CSI__V1__NODE_GET_INFO_REQUEST__INIT;
     ProtobufCMessage *message = NULL;
-    int r = csi_call_node(cli, "NodeGetInfo", &request.base, &message, &err);
 
-    add(rows, "mooring-node answers", r == E_OK, true,
-        r == E_OK ? ((Csi__V1__NodeGetInfoResponse *)message)->node_id : error_text(&err));
-    if (message)
-        protobuf_c_message_free_unpacked(message, NULL);
+    if (csi_call_node(cli, "NodeGetInfo", &request.base, &message, &err) != E_OK) {
+        add(rows, "mooring-node answers", false, true, error_text(&err));
+        return;
+    }
+    add(rows, "mooring-node answers", true, true, ((Csi__V1__NodeGetInfoResponse *)message)->node_id);
+    protobuf_c_message_free_unpacked(message, NULL);
 }
 
 static int count_missing(json_t *rows, struct error *err)

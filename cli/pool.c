@@ -18,8 +18,6 @@
 
 #define PROGRAM "mooring-pool"
 
-extern char **environ;
-
 /* ---- running mooring-pool ---- */
 
 /* Installed, it is in ../libexec/mooring; in a build directory, beside us. */

@@ -13,6 +13,7 @@
 
 #define DIR_DEFAULT "/etc/mooring/tls"
 #define DAYS_DEFAULT 825
+#define DAYS_MAX 3650
 #define NAMES_MAX 16
 
 int tls_init(struct cli *cli, int argc, char **argv, struct error *err)
@@ -82,13 +83,14 @@ static int issue(struct cli *cli, const struct issue *request, const char *role,
 {
     _cleanup_free_ char *name = NULL;
     _cleanup_free_ char *prefix = NULL;
-    int days = request->days ? atoi(request->days) : DAYS_DEFAULT;
+    long days = request->days ? strtol(request->days, NULL, 10) : DAYS_DEFAULT;
     int r = common_name(role, id, &name, err);
 
     if (r != E_OK)
         return r;
-    if (days <= 0)
-        return error_set(err, E_INVALID_ARGUMENT, "--days takes a number of days, not \"%s\"", request->days);
+    if (days < 1 || days > DAYS_MAX)
+        return error_set(err, E_INVALID_ARGUMENT, "--days takes 1 to %d days, not \"%s\"", DAYS_MAX,
+                         request->days);
     prefix = request->out ? strdup(request->out)
                           : str_format("%s/%s%s%s", request->dir, role, id ? "-" : "", id ? id : "");
     if (!prefix)

@@ -20,8 +20,9 @@
 
 #define SERVICE_THREADS 16
 #define DEADLINE_DEFAULT_MS 60000 /* for a caller that set none: every call ends */
-#define DEADLINE_MARGIN_MS 50 /* so that our answer, which says why, comes before the caller's own deadline  \
-                               */
+#define DEADLINE_MARGIN_MS                                                                                   \
+    50 /* so that our answer, which says why, comes before the caller's own deadline                         \
+        */
 
 static uint64_t deadline_of(struct rpc_call *call)
 {

@@ -1,7 +1,10 @@
 if(TARGET mooring_controller)
   mooring_test(controller_rules_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/controller_rules_test.c
     DEPENDS mooring_controller)
-  mooring_test(controller_calls_test
-    SOURCES ${CMAKE_CURRENT_LIST_DIR}/controller_calls_test.c ${CMAKE_CURRENT_LIST_DIR}/controller_peer.c
-    DEPENDS mooring_controller)
+  foreach(part names calls)
+    mooring_test(controller_${part}_test
+      SOURCES ${CMAKE_CURRENT_LIST_DIR}/controller_${part}_test.c ${CMAKE_CURRENT_LIST_DIR}/controller_fixture.c
+              ${CMAKE_CURRENT_LIST_DIR}/controller_peer.c
+      DEPENDS mooring_controller)
+  endforeach()
 endif()
