@@ -96,7 +96,7 @@ static void put(struct holder *holder, const char *name, int fd)
     if (slot->fd >= 0)
         close(slot->fd);
     slot->fd = copy;
-    strcpy(slot->name, name);
+    snprintf(slot->name, sizeof slot->name, "%s", name);
     answer(holder->client, "OK", -1);
 }
 
@@ -214,7 +214,7 @@ static int split_path(struct holder *holder, char *path)
         errno = ENAMETOOLONG;
         return complain("--socket");
     }
-    strcpy(holder->socket_name, name);
+    snprintf(holder->socket_name, sizeof holder->socket_name, "%s", name);
     holder->dir_fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (holder->dir_fd < 0 || fchdir(holder->dir_fd) < 0)
         return complain(directory);
@@ -226,7 +226,7 @@ static int listen_on(struct holder *holder, char *path)
     if (split_path(holder, path) < 0)
         return -1;
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    strcpy(address.sun_path, holder->socket_name);
+    memcpy(address.sun_path, holder->socket_name, sizeof holder->socket_name);
     int probe = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     holder->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (probe < 0 || holder->listener < 0)

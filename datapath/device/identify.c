@@ -162,6 +162,8 @@ static void identify_next(struct identify *identify)
     if (!identify->has_provisioning_page)
         identify_parse_provisioning(NULL, 0, &identify->limits);
     identify->limits.write_through = !identify->has_boot_id_page;
+    if (identify->limits.write_through) /* elsewhere UNMAP is a hint: only WRITE SAME surely leaves zeroes */
+        identify->limits.unmap_max_bytes = 0;
     identify->running = false;
     identify->done(identify->context, &identify->limits, identify->boot_id);
 }

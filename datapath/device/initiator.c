@@ -174,6 +174,14 @@ static void session_logged_in(struct iscsi_context *iscsi, int status, void *dat
     initiator->announce_up = true;
 }
 
+/* libiscsi has no words for a peer that closes the connection. */
+static const char *loss_words(const struct initiator *initiator)
+{
+    if (initiator->phase == INITIATOR_LOGIN)
+        return "the storage server closed the connection during login";
+    return "the connection to the storage server was lost";
+}
+
 static void session_service(struct initiator *initiator, int events)
 {
     if (!initiator->iscsi || initiator->in_service)
@@ -182,7 +190,7 @@ static void session_service(struct initiator *initiator, int events)
     int r = iscsi_service(initiator->iscsi, events);
     initiator->in_service = false;
     if (r < 0)
-        initiator_drop(initiator, iscsi_get_error(initiator->iscsi));
+        initiator_drop(initiator, loss_words(initiator));
     session_after_service(initiator);
 }
 
@@ -358,7 +366,7 @@ void initiator_kick(struct initiator *initiator)
         socket_cork(fd, 0);
         initiator->in_service = false;
         if (r < 0 || initiator->broken) {
-            initiator_drop(initiator, iscsi_get_error(initiator->iscsi));
+            initiator_drop(initiator, loss_words(initiator));
             if (initiator->iscsi)
                 session_close(initiator);
             return;

@@ -7,16 +7,16 @@
 #define STATUS_AUTHORIZATION_FAILURE 0x0202
 #define STATUS_TARGET_REMOVED 0x0204
 
-static int status_number(const char *text)
+static long status_number(const char *text)
 {
     const char *status = strstr(text, "Status: ");
     const char *number = status ? strrchr(status, '(') : NULL;
-    return number ? atoi(number + 1) : -1;
+    return number ? strtol(number + 1, NULL, 10) : -1;
 }
 
 enum login_outcome login_status_classify(const char *text)
 {
-    int status = text ? status_number(text) : -1;
+    long status = text ? status_number(text) : -1;
     if (status == STATUS_AUTHORIZATION_FAILURE || status == STATUS_TARGET_REMOVED)
         return LOGIN_FATAL;
     if (status > 0 || !text)

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <linux/loop.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -15,6 +16,7 @@
 #include "common/strings.h"
 
 #define LOOP_MAJOR 7
+#define LOOP_NUMBER_MAX 1048575
 #define CREATE_ATTEMPTS 64
 #define ATTRIBUTE_MAX 4096
 
@@ -33,6 +35,17 @@ static bool backing_file(int number, char ret_file[ATTRIBUTE_MAX])
     return true;
 }
 
+/* The N of "<prefix>loopN", or -1. */
+static int loop_number(const char *text, const char *prefix)
+{
+    size_t length = strlen(prefix);
+    char *end;
+    if (strncmp(text, prefix, length) != 0 || text[length] < '0' || text[length] > '9')
+        return -1;
+    long number = strtol(text + length, &end, 10);
+    return *end || number > LOOP_NUMBER_MAX ? -1 : (int)number;
+}
+
 int loop_device_find(const char *file, char ret_path[LOOP_DEVICE_PATH_MAX], struct error *err)
 {
     _cleanup_dir_ DIR *directory = opendir("/sys/block");
@@ -40,10 +53,8 @@ int loop_device_find(const char *file, char ret_path[LOOP_DEVICE_PATH_MAX], stru
         return error_errno(err, errno, "/sys/block");
     char backing[ATTRIBUTE_MAX];
     for (struct dirent *entry; (entry = readdir(directory));) {
-        int number;
-        if (sscanf(entry->d_name, "loop%d", &number) != 1)
-            continue;
-        if (backing_file(number, backing) && str_equal(backing, file)) {
+        int number = loop_number(entry->d_name, "loop");
+        if (number >= 0 && backing_file(number, backing) && str_equal(backing, file)) {
             snprintf(ret_path, LOOP_DEVICE_PATH_MAX, "/dev/loop%d", number);
             return 0;
         }
@@ -121,9 +132,8 @@ int loop_device_create(const char *file, uint32_t block_size_bytes, bool read_on
 int loop_device_clear(const char *path, const char *file, struct error *err)
 {
     char backing[ATTRIBUTE_MAX];
-    int number;
-    if (sscanf(path, "/dev/loop%d", &number) != 1 || !backing_file(number, backing) ||
-        !str_equal(backing, file))
+    int number = loop_number(path, "/dev/loop");
+    if (number < 0 || !backing_file(number, backing) || !str_equal(backing, file))
         return 0;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)

@@ -215,6 +215,19 @@ def test_fenced_while_waiting(scratch, target):
     assert numbers == [errno.EIO], numbers
 
 
+def test_removed_before_start(scratch, target):
+    """No block device was ever there: the process says why, and ends."""
+    device = Device(scratch, target, start=False)
+    device.start_holder()
+    device.attachment.grant()
+    device.volume.detach()
+    device.start_device(grant=False)
+    assert device.process.wait(30) == 1
+    status = device.status()
+    assert status["state"] == "failed" and "uthorization failure" in status["error"], status
+    assert not os.path.ismount(device.dir / "fuse")
+
+
 def test_read_only(scratch, target):
     device = Device(scratch, target, start=False, read_only=True)
     device.start()
