@@ -10,7 +10,7 @@ WRITER, MULTI_WRITER = 1, 5  # access modes
 class Volume:
     """A new volume; attach() and login() as a node."""
 
-    def __init__(self, target, size_bytes=64 * MIB, name=None, **fields):
+    def __init__(self, target, size_bytes=16 * MIB, name=None, **fields):
         self.target = target
         self.id = f"{target.server_id}.{secrets.token_hex(8)}"
         self.name = name or f"test-{self.id[-16:]}"

@@ -86,7 +86,7 @@ def main():
         tls = harness.Tls(scratch)
         pool = harness.Pool(scratch)
         target = harness.Target(scratch, tls, pool)
-        attachment = Volume(target).attach()
+        attachment = Volume(target, size_bytes=64 * MIB).attach()
         small_blocks = Volume(target, block_size_bytes=512).attach()  # some of its tests take 257 blocks at once
         suite.run("iscsi-ls", iscsi_ls, target, attachment)
         suite.run("iscsi-inq", iscsi_inq, target, attachment)
