@@ -110,6 +110,56 @@ def test_no_node(stack, cli):
     cli.run("volume", "delete", volume_id)
 
 
+def start_node(stack, node_id):
+    """mooring-node on this host, with the processes that it starts; all is gone with the scratch directory."""
+    folder = stack.scratch.path / node_id
+    folder.mkdir()
+    (folder / "boot_id").write_text("0f0e0d0c-0b0a-4908-8706-050403020100\n")
+    endpoint = f"unix://{folder}/csi.sock"
+    config = {"endpoint": endpoint, "node_id": node_id, "state_dir": str(folder / "s"), "servers": stack.servers(),
+              "tls": stack.tls.config(f"mooring:node:{node_id}"), "boot_id_file": str(folder / "boot_id"),
+              "libexec_dir": str(harness.BUILD / "bin")}
+    (folder / "node.json").write_text(json.dumps(config))
+    process = stack.scratch.start(harness.program("mooring-node"), "--config", folder / "node.json", log=folder / "log")
+    harness.wait_until(lambda: process.poll() is not None or (folder / "csi.sock").exists(), "mooring-node listens")
+    return endpoint, folder
+
+
+def test_mount(stack, cli):
+    """attach, format, mount, and back, with nothing but the command line."""
+    for device in ("/dev/fuse", "/dev/loop-control"):
+        if not os.path.exists(device):
+            raise harness.Skip(f"{device} is not here")
+    for name in ("mooring-device", "mooring-holder"):
+        harness.program(name)
+    endpoint, folder = start_node(stack, "node-m")
+    cli.write(node=endpoint)
+    volume_id = cli.json("volume", "create", "mounted", "--size", "64MiB", "--fs-type", "ext4")["volume_id"]
+    target, staging = folder / "target", folder / "staging"
+    places = ("--target", target, "--staging", staging)
+    try:
+        harness.wait_until(lambda: "node-m" in [row["node_id"] for row in cli.json("node", "list")], "it registers")
+        equal(cli.json("volume", "mount", "mounted", *places)["node_id"], "node-m", "the node's own id")
+        equal(os.path.ismount(target), True, "mounted")
+        (target / "file").write_text("kept")
+        cli.run("volume", "mount", "mounted", *places)
+        equal(cli.json("volume", "show", volume_id)["content"], "data", "formatted")
+        cli.run("session", "list", contains="node-m")
+        cli.run("node", "check")
+    finally:
+        cli.run("volume", "unmount", volume_id, *places, "--detach")
+    equal(os.path.ismount(target), False, "unmounted")
+    equal(cli.json("volume", "show", volume_id)["nodes"], [], "detached")
+    try:
+        cli.run("volume", "mount", "mounted", *places, "--read-only")
+        equal((target / "file").read_text(), "kept", "what was written")
+    finally:
+        cli.run("volume", "unmount", volume_id, *places, "--detach")
+    cli.run("volume", "unmount", volume_id, *places, "--detach")
+    cli.run("volume", "delete", volume_id)
+    cli.write()
+
+
 def test_pools(stack, cli):
     rows = cli.json("pool", "list")
     equal([(row["server_id"], row["state"], row["pool_uuid"]) for row in rows],
@@ -199,7 +249,7 @@ def test_tls(stack, cli):
     cli.run("tls", "issue", "operator", "--dir", folder, expect=STATE)
 
 
-TESTS = [test_usage, test_config, test_volume_life, test_no_node, test_pools, test_fence, test_fence_partial, test_retry,
+TESTS = [test_usage, test_config, test_volume_life, test_no_node, test_mount, test_pools, test_fence, test_fence_partial, test_retry,
          test_roles, test_tls]
 
 
