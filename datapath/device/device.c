@@ -5,6 +5,7 @@
 #include "datapath/device/device.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -217,6 +218,18 @@ static int attach_work(struct loop_work *work)
                               device->state->read_only, device->loop_path, &device->job_error);
 }
 
+/* The holder never speaks first: its end is all that can be heard here. The volume goes on, for now. */
+static void holder_gone(struct loop_op *op, int res, unsigned flags)
+{
+    (void)res;
+    (void)flags;
+    struct device *device = container_of(op, struct device, holder_op);
+    if (device->phase >= DEVICE_PHASE_END_LOGOUT)
+        return;
+    log_error("mooring-holder has ended: a crash of this process is no longer survived");
+    status_writer_set_device(&device->status, device->loop_path, false);
+}
+
 static void attach_done(struct loop_op *op, int res, unsigned flags)
 {
     (void)flags;
@@ -228,6 +241,7 @@ static void attach_done(struct loop_op *op, int res, unsigned flags)
     if (res == 0 && !device->frontend.kernel_resends)
         log_warning(
             "this kernel has no FUSE_NOTIFY_RESEND (Linux 6.9): a crash of this process is not survived");
+    loop_poll(device->loop, &device->holder_op, device->holder, POLLIN);
     if (res && !device->failed)
         device_fail(device, error_text(&device->job_error));
     bool open = device->requests.gate == REQUESTS_OPEN;
@@ -312,6 +326,7 @@ int device_init(struct device *device, struct loop *loop, const struct device_st
     *device = (struct device){.loop = loop, .state = state, .signal_fd = signal_fd};
     device->holder = device->log_fd = device->fuse_fds[0] = device->fuse_fds[1] = -1;
     device->signal_op.done = signal_done;
+    device->holder_op.done = holder_gone;
     snprintf(device->file, sizeof device->file, "%s/%s", state->mount_point, FUSE_PROTO_VOLUME_NAME);
     status_writer_init(&device->status, loop, state->dir_fd, state->generation);
     int r = holder_client_connect(state->dir_fd, HOLDER_WAIT_MS, &device->holder, err);

@@ -58,7 +58,7 @@ struct device {
     struct loop_op retry;
     struct request last_flush;
     int signal_fd;
-    struct loop_op signal_op;
+    struct loop_op signal_op, holder_op;
     uint8_t signal_info[128];
 };
 

@@ -65,7 +65,10 @@ static void poll_in_done(struct loop_op *op, int res, unsigned flags)
         return;
     }
     initiator->heard_ms = time_now_ms();
-    session_service(initiator, res < 0 ? POLLERR : res & (POLLIN | POLLERR | POLLHUP));
+    int events = res < 0 ? POLLERR : res & (POLLIN | POLLERR | POLLHUP);
+    if (events & POLLIN) /* what was said before the end comes first: it may be why the login is refused */
+        events = POLLIN;
+    session_service(initiator, events);
 }
 
 static void poll_out_done(struct loop_op *op, int res, unsigned flags)

@@ -215,6 +215,17 @@ def test_fenced_while_waiting(scratch, target):
     assert numbers == [errno.EIO], numbers
 
 
+def test_holder_killed(scratch, target):
+    """Nothing is lost at once, but the status says that a crash would not be survived."""
+    device = Device(scratch, target)
+    assert device.status()["take_over"]
+    device.holder.kill()
+    device.holder.wait()
+    harness.wait_until(lambda: not device.status()["take_over"], "the status tells")
+    write_direct(device.path, 0, os.urandom(4 * KIB), flush=True)
+    assert device.end() == 0
+
+
 def test_removed_before_start(scratch, target):
     """No block device was ever there: the process says why, and ends."""
     device = Device(scratch, target, start=False)
