@@ -13,7 +13,7 @@
 #include "common/strings.h"
 
 #define TOKEN_PREFIX "v1:"
-#define ASK_MAX 1000u /* of one server at a time */
+#define ASK_MAX 100u /* of one server at a time */
 
 struct list {
     struct controller *controller;

@@ -6,8 +6,9 @@
 
 #include "controller/controller.h"
 
-#define LIST_PAGE_MAX                                                                                        \
-    4000 /* a page without max_entries: some 200 bytes each must fit a gRPC message of 4 MiB */
+/* Entries of a page at most, whatever was asked for: a volume with the longest parameters and all attachments
+ * that it may have takes 11 KiB, and a page has to fit gRPC's 4 MiB. */
+#define LIST_PAGE_MAX 350
 #define LIST_TOKEN_MAX (ID_VOLUME_MAX + 8)
 
 struct list_page {
@@ -22,8 +23,8 @@ struct list_page {
 void list_token_format(const char *volume_id, char ret_token[LIST_TOKEN_MAX + 1]);
 int list_token_parse(const char *token, char ret_volume_id[ID_VOLUME_MAX + 1], struct error *err);
 
-/* One page of at most max_entries (0: LIST_PAGE_MAX). E_UNAVAILABLE when a server that may hold an entry of
- * it does not answer and is not declared gone. */
+/* One page of at most max_entries (0: LIST_PAGE_MAX, which is also the most). E_UNAVAILABLE when a server
+ * that may hold an entry of it does not answer and is not declared gone. */
 int list_volumes(struct controller *controller, uint32_t max_entries, const char *token, uint64_t deadline_ms,
                  struct list_page *ret_page, struct error *err);
 void list_page_done(struct list_page *page);
