@@ -281,6 +281,25 @@ def test_end_waits_for_the_last_user(scratch, target):
     assert device.process.wait(30) == 0
 
 
+def test_forced_end(scratch, target):
+    """The server is away for good, with data on its way: SIGKILL and umount -f end it all the same."""
+    device = Device(scratch, target)
+    target.kill()
+    try:
+        device.wait_state("waiting")
+        with open(device.path, "wb") as file:
+            file.write(os.urandom(64 * KIB))
+            file.flush()
+            device.process.terminate()
+            device.process.kill()
+            harness.run("umount", "-f", device.dir / "fuse", check=False)  # busy, but aborted
+            assert device.process.wait(30) == -9
+        device.holder.terminate()
+        device.holder.wait(10)
+    finally:
+        target.start()
+
+
 def test_no_secret_shown(scratch, target):
     device = Device(scratch, target)
     secret = device.attachment.secret
