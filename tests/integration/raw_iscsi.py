@@ -12,6 +12,26 @@ IMMEDIATE, FINAL = 0x40, 0x80
 ABORT_TASK, ABORT_TASK_SET, LUN_RESET, TARGET_WARM_RESET = 1, 2, 5, 6
 
 
+def _crc32c_table():
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+        table.append(value)
+    return table
+
+
+CRC32C_TABLE = _crc32c_table()
+
+
+def crc32c(data):
+    """A digest as it goes over the wire."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ CRC32C_TABLE[(crc ^ byte) & 0xFF]
+    return struct.pack("<I", crc ^ 0xFFFFFFFF)
+
+
 class Closed(Exception):
     """The target closed the connection."""
 
@@ -51,6 +71,7 @@ class Initiator:
         self.next_tag = 1
         self.max_recv = 262144
         self.answers, self.data_in = {}, {}
+        self.header_digest = self.data_digest = False
 
     def __enter__(self):
         return self
@@ -83,9 +104,13 @@ class Initiator:
 
     def receive(self):
         head = self._receive_exactly(48)
+        if self.header_digest:
+            assert self._receive_exactly(4) == crc32c(head), "the target's header digest is wrong"
         length = int.from_bytes(head[5:8], "big")
-        data = self._receive_exactly((length + 3) & ~3)[:length]
-        pdu = Pdu(head, data)
+        data = self._receive_exactly((length + 3) & ~3)
+        if self.data_digest and data:
+            assert self._receive_exactly(4) == crc32c(data), "the target's data digest is wrong"
+        pdu = Pdu(head, data[:length])
         if pdu.opcode not in (R2T,) and not (pdu.opcode == DATA_IN and not pdu.flags & 1):
             self.exp_stat_sn = (pdu.stat_sn + 1) & 0xFFFFFFFF
         return pdu
@@ -100,8 +125,13 @@ class Initiator:
         except socket.timeout:
             return False
 
-    def send(self, head, data=b""):
-        self.send_raw(head + data + b"\0" * (-len(data) % 4))
+    def send(self, head, data=b"", spoil_header=False, spoil_data=False):
+        data += b"\0" * (-len(data) % 4)
+        if self.header_digest:
+            head += crc32c(head + b"x" if spoil_header else head)
+        if self.data_digest and data:
+            data += crc32c(data + b"x" if spoil_data else data)
+        self.send_raw(head + data)
 
     # ---- login ----
 
@@ -141,6 +171,8 @@ class Initiator:
             offered = {"MaxRecvDataSegmentLength": str(self.max_recv)}
         self.login_pdu(list(offered.items()), 1, 3)
         _, keys = self.login_answer()
+        self.header_digest = keys.get("HeaderDigest") == "CRC32C"
+        self.data_digest = keys.get("DataDigest") == "CRC32C"
         return keys
 
     # ---- the full feature phase ----

@@ -82,15 +82,16 @@ def removal_racing_logins(target, seed):
         threads = [threading.Thread(target=storm) for _ in range(6)]
         for thread in threads:
             thread.start()
-        harness.wait_until(lambda: len(alive) > rng.randrange(4, 24), "logins succeed")
-        volume.detach("n1")
-        left = volume.sessions()
-        count = len(alive)
-        expect(left, [], f"sessions after DetachVolume answered OK, round {round_number}")
-        time.sleep(0.1)
-        stop.set()
-        for thread in threads:
-            thread.join()
+        try:
+            harness.wait_until(lambda: len(alive) > rng.randrange(4, 24), "logins succeed")
+            volume.detach("n1")
+            left, count = volume.sessions(), len(alive)
+            expect(left, [], f"sessions after DetachVolume answered OK, round {round_number}")
+            time.sleep(0.1)  # logins go on against the detached volume
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
         expect(volume.sessions(), [], "sessions later")
         # A login that was answered before the detach may be counted late; none may serve.
         for session in alive:

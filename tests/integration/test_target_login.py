@@ -98,6 +98,27 @@ def data_paths(_, attachment):
         expect(session.ping(b"hello").data, b"hello", "NOP-In")
 
 
+def digests(_, attachment):
+    """CRC32C both ways, each alone and together; a wrong one ends this session and no other."""
+    data = os.urandom(20480)
+    with attachment.login() as witness:
+        for keys in ({"HeaderDigest": "CRC32C"}, {"DataDigest": "CRC32C"},
+                     {"HeaderDigest": "CRC32C,None", "DataDigest": "CRC32C,None"}):
+            with attachment.login(extra=list(keys.items())) as session:
+                expect((session.header_digest, session.data_digest), ("HeaderDigest" in keys, "DataDigest" in keys),
+                       "the digests that were agreed")
+                tag = session.write(0, data, immediate=4096)
+                session.data_out_all(session.receive(), data)
+                expect(session.wait(tag)[0], 0, "status of a write")
+                status, back, _ = session.wait(session.read(0, 5))
+                assert status == 0 and back == data, "what was read back differs"
+                ping = raw_iscsi.header(raw_iscsi.NOP_OUT | raw_iscsi.IMMEDIATE, length=3, tag=99,
+                                        fields=b"\xff" * 4 + struct.pack(">I", session.cmd_sn))
+                session.send(ping, b"abc", spoil_header=True, spoil_data=True)
+                assert session.closed(), "a wrong digest is not answered by closing"
+            expect(witness.wait(witness.read(0, 1))[0], 0, "another session's read")
+
+
 def malformed(target, attachment):
     """Whatever one connection sends, another session goes on and the process stays up."""
     garbage = [os.urandom(4096) for _ in range(20)]
@@ -223,6 +244,7 @@ def main():
         suite.run("text-keys", text_keys, target, attachment)
         suite.run("discovery", discovery, target, attachment)
         suite.run("data-paths", data_paths, target, attachment)
+        suite.run("digests", digests, target, attachment)
         suite.run("malformed-pdus", malformed, target, attachment)
         suite.run("data-sequence-errors", data_sequence_errors, target, attachment)
         suite.run("parallel-logins", parallel_logins, attachment)
