@@ -362,14 +362,10 @@ static void test_operations(void **state)
 #define UUID "\"pool_uuid\":\"6f1f9f36-5f0e-4d0c-9a3b-1c2d3e4f5a6b\""
 #define GOOD(id) "{\"id\":\"" id "\",\"address\":\"h:1\"," UUID "}"
 
-static int read_servers(const char *text, struct server_list *ret, struct error *err)
+static int read_servers(const char *text, json_t **ret_array, struct server_list *ret, struct error *err)
 {
-    json_t *array = json(text);
-    int r = server_list_read(array, "test.json", ret, err);
-
-    if (r != E_OK)
-        json_decref(array);
-    return r; /* a good list points into the array: the process ends soon */
+    *ret_array = json(text); /* a good list points into it */
+    return server_list_read(*ret_array, "test.json", ret, err);
 }
 
 static void test_servers(void **state)
@@ -387,21 +383,26 @@ static void test_servers(void **state)
         "[1]",
     };
     struct server_list list;
+    json_t *array;
 
     (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
         _cleanup_error_ struct error err = {0};
 
-        assert_int_equal(read_servers(bad[i], &list, &err), E_INVALID_ARGUMENT);
+        assert_int_equal(read_servers(bad[i], &array, &list, &err), E_INVALID_ARGUMENT);
         assert_non_null(strstr(error_text(&err), "test.json"));
+        json_decref(array);
     }
-    assert_int_equal(read_servers("[]", &list, NULL), E_OK);
+    assert_int_equal(read_servers("[]", &array, &list, NULL), E_OK);
     server_list_done(&list);
-    assert_int_equal(read_servers("[" GOOD("b") "," GOOD("a-2") "," GOOD("a") "]", &list, NULL), E_OK);
+    json_decref(array);
+    assert_int_equal(read_servers("[" GOOD("b") "," GOOD("a-2") "," GOOD("a") "]", &array, &list, NULL),
+                     E_OK);
     assert_string_equal(list.items[0].id, "a"); /* the order of claims */
     assert_string_equal(list.items[1].id, "a-2");
     assert_string_equal(list.items[2].id, "b");
     server_list_done(&list);
+    json_decref(array);
 }
 
 int main(void)
