@@ -11,6 +11,7 @@
 
 #include "common/cleanup.h"
 #include "common/io.h"
+#include "common/log.h"
 #include "common/record.h"
 #include "common/secret.h"
 #include "common/strings.h"
@@ -53,7 +54,7 @@ static int attach_paths_init(struct attach_paths *paths, const struct node_confi
     paths->device_pid = stage_record_path(config->state_dir, volume_id, "device.pid");
     paths->holder_pid = stage_record_path(config->state_dir, volume_id, "holder.pid");
     paths->holder_socket = stage_record_path(config->state_dir, volume_id, "device/holder.sock");
-    paths->mount_point = stage_record_path(config->state_dir, volume_id, "device/fuse");
+    paths->mount_point = attach_backing_dir(config, volume_id);
     paths->log = stage_record_path(config->state_dir, volume_id, "log");
     if (!paths->dir || !paths->device_pid || !paths->holder_pid || !paths->holder_socket ||
         !paths->mount_point || !paths->log)
@@ -289,7 +290,11 @@ int attach_restart(const struct node_config *config, struct storage *storage, co
     if (r == E_NOT_FOUND || r == E_PERMISSION || (!r && attachment.epoch != epoch) ||
         (!r && attachment.removing))
         return attach_spawn(config, &paths, err);
-    return r ? r : attach_launch(config, storage, &paths, &attachment, ATTACH_RESTART_CALL_MS, err);
+    if (!r)
+        r = attach_launch(config, storage, &paths, &attachment, ATTACH_RESTART_CALL_MS, err);
+    if (!r)
+        log_warning("volume %s: mooring-device had ended; its successor is started", volume_id);
+    return r;
 }
 
 int attach_find(const struct node_config *config, const char *volume_id, struct attach_device *ret,
@@ -326,7 +331,7 @@ int attach_stop(const struct node_config *config, const char *volume_id, unsigne
     return attach_sweep(config, volume_id, err);
 }
 
-int attach_sweep(const struct node_config *config, const char *volume_id, struct error *err)
+int attach_kill(const struct node_config *config, const char *volume_id, struct error *err)
 {
     _cleanup_paths_ struct attach_paths paths = {0};
 
@@ -335,9 +340,24 @@ int attach_sweep(const struct node_config *config, const char *volume_id, struct
         r = process_stop(paths.device_pid, SIGKILL, ATTACH_KILL_MS, err);
     if (!r)
         r = process_stop(paths.holder_pid, SIGKILL, ATTACH_KILL_MS, err);
+    return r ? error_wrap(err, "volume %s", volume_id) : 0;
+}
+
+int attach_sweep(const struct node_config *config, const char *volume_id, struct error *err)
+{
+    _cleanup_paths_ struct attach_paths paths = {0};
+
+    int r = attach_paths_init(&paths, config, volume_id, err);
+    if (!r)
+        r = attach_kill(config, volume_id, err);
     if (!r)
         r = loop_device_release(paths.mount_point, err);
     if (!r)
-        r = mount_remove_lazily(paths.mount_point, err);
+        r = mount_remove_lazily(paths.mount_point, NULL, err);
     return r ? error_wrap(err, "volume %s", volume_id) : 0;
+}
+
+char *attach_backing_dir(const struct node_config *config, const char *volume_id)
+{
+    return stage_record_path(config->state_dir, volume_id, "device/fuse");
 }

@@ -49,8 +49,15 @@ int attach_find(const struct node_config *config, const char *volume_id, struct 
 int attach_stop(const struct node_config *config, const char *volume_id, unsigned timeout_ms,
                 struct error *err);
 
+/* End its processes at any price: I/O that waits ends with an error. */
+int attach_kill(const struct node_config *config, const char *volume_id, struct error *err);
+
 /* End at any price, and take away what is left of it: for an old epoch, and for a host that was lost. */
 int attach_sweep(const struct node_config *config, const char *volume_id, struct error *err);
+
+/* Where the volume's loop device has its backing file: tells our mounts from others' (node/mount.h). On the
+ * heap; NULL when memory ran out. */
+char *attach_backing_dir(const struct node_config *config, const char *volume_id);
 
 /* A pidfd of the device process, or -1 when it does not live. */
 int attach_watch(const struct node_config *config, const char *volume_id);

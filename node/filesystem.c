@@ -111,7 +111,7 @@ static int filesystem_forget_cache(const char *device, struct error *err)
     return 0;
 }
 
-static int filesystem_sync(const char *device, struct error *err)
+int filesystem_flush(const char *device, struct error *err)
 {
     _cleanup_fd_ int fd = open(device, O_RDWR | O_CLOEXEC);
 
@@ -122,25 +122,31 @@ static int filesystem_sync(const char *device, struct error *err)
     return 0;
 }
 
-int filesystem_make(const char *device, const char *fs_type, const char *options, struct error *err)
+int filesystem_is_free(const char *device, struct error *err)
 {
-    const char *argv[FILESYSTEM_OPTIONS_MAX + 8];
-    _cleanup_free_ char *words = strdup(options);
-    _cleanup_free_ char *output = NULL;
+    _cleanup_fd_ int fd = open(device, O_RDONLY | O_EXCL | O_CLOEXEC);
+
+    if (fd >= 0)
+        return 0;
+    if (errno == EBUSY)
+        return error_set(err, E_BUSY, "%s is in use, by a mkfs or fsck that was interrupted or by a person",
+                         device);
+    return error_errno(err, errno, "cannot open %s", device);
+}
+
+/* argv of mkfs; words is cut up and stays referred to. */
+static int filesystem_mkfs_argv(const char *argv[FILESYSTEM_OPTIONS_MAX + 8], const char *device,
+                                const char *fs_type, char *words, struct error *err)
+{
+    bool xfs = str_equal(fs_type, "xfs");
     char *saved = NULL;
     size_t count = 0;
-    int status, r;
 
-    if (!words)
-        return error_errno(err, ENOMEM, "cannot format %s", device);
-    argv[count++] = str_equal(fs_type, "xfs") ? "mkfs.xfs" : "mkfs.ext4";
+    argv[count++] = xfs ? "mkfs.xfs" : "mkfs.ext4";
     argv[count++] = "-q";
-    if (str_equal(fs_type, "xfs")) {
-        argv[count++] = "-K"; /* the volume is blank: nothing to discard */
-    } else {
-        argv[count++] = "-E";
+    argv[count++] = xfs ? "-K" : "-E"; /* the volume is blank: nothing to discard */
+    if (!xfs)
         argv[count++] = "nodiscard";
-    }
     for (char *word = strtok_r(words, " ", &saved); word; word = strtok_r(NULL, " ", &saved)) {
         if (count == FILESYSTEM_OPTIONS_MAX + 4)
             return error_set(err, E_INVALID_ARGUMENT, "mkfsOptions has more than %d words",
@@ -149,16 +155,28 @@ int filesystem_make(const char *device, const char *fs_type, const char *options
     }
     argv[count++] = device;
     argv[count] = NULL;
-    r = filesystem_forget_cache(device, err);
-    if (r)
+    return 0;
+}
+
+int filesystem_make(const char *device, const char *fs_type, const char *options,
+                    const struct process_watch *watch, struct error *err)
+{
+    const char *argv[FILESYSTEM_OPTIONS_MAX + 8];
+    _cleanup_free_ char *words = strdup(options);
+    _cleanup_free_ char *output = NULL;
+    int status;
+
+    if (!words)
+        return error_errno(err, ENOMEM, "cannot format %s", device);
+    int r = filesystem_mkfs_argv(argv, device, fs_type, words, err);
+    if (!r)
+        r = filesystem_forget_cache(device, err);
+    if (!r)
+        r = process_run(argv, watch, &status, &output, err);
+    if (r || status == 0)
         return r;
-    r = process_run(argv, &status, &output, err);
-    if (r)
-        return r;
-    if (status != 0)
-        return error_set(err, E_INVALID_ARGUMENT, "%s of %s failed with status %d: %s", argv[0], device,
-                         status, output);
-    return filesystem_sync(device, err);
+    return error_set(err, *options ? E_INVALID_ARGUMENT : -EIO, "%s of %s failed with status %d: %s", argv[0],
+                     device, status, output);
 }
 
 int filesystem_check(const char *device, const char *fs_type, struct error *err)
@@ -169,13 +187,13 @@ int filesystem_check(const char *device, const char *fs_type, struct error *err)
 
     if (!str_equal(fs_type, "ext4")) /* XFS replays its log when it is mounted */
         return 0;
-    r = process_run(argv, &status, &output, err);
-    if (r)
+    r = process_run(argv, NULL, &status, &output, err);
+    if (r || status <= 3) /* e2fsck(8): 1 and 2 are repaired */
         return r;
-    if (status > 3) /* e2fsck(8): 1 and 2 are repaired */
+    if (status & 4)
         return error_set(
             err, E_PRECONDITION,
             "the ext4 file system on %s needs repair by hand (`e2fsck -f` on the attached volume): %s",
             device, output);
-    return 0;
+    return error_set(err, -EIO, "e2fsck of %s failed with status %d: %s", device, status, output);
 }

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 
 #include "common/error.h"
+#include "node/process.h"
 
 #define FILESYSTEM_DEFAULT "ext4"
 
@@ -19,8 +20,15 @@ bool filesystem_supported(const char *fs_type); /* "ext4", "xfs" */
  */
 int filesystem_probe(const char *device, char **ret_type, struct error *err);
 
-/* mkfs. options: words separated by blanks, given before the device, may be "". */
-int filesystem_make(const char *device, const char *fs_type, const char *options, struct error *err);
+/* E_BUSY while something has the device for itself: a mkfs or fsck that an earlier life of ours had started,
+ * or a person. */
+int filesystem_is_free(const char *device, struct error *err);
+
+/* mkfs. options: words separated by blanks, given before the device, may be "". watch: what mkfs's I/O
+ * depends on. Ask filesystem_flush() before what was made counts. */
+int filesystem_make(const char *device, const char *fs_type, const char *options,
+                    const struct process_watch *watch, struct error *err);
+int filesystem_flush(const char *device, struct error *err);
 
 /* Before mounting for writing: ext4's journal replay and preen. E_PRECONDITION when a person must repair it.
  */

@@ -5,8 +5,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/loop.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/sysmacros.h>
 
 #include "common/cleanup.h"
 #include "common/io.h"
@@ -30,6 +32,16 @@ static bool loop_device_is_in(const char *backing, const char *mount_point)
     size_t length = strlen(mount_point);
 
     return backing && str_starts_with(backing, mount_point) && backing[length] == '/';
+}
+
+bool loop_device_is_ours(dev_t number, const char *mount_point)
+{
+    _cleanup_free_ char *path =
+        str_format("/sys/dev/block/%u:%u/loop/backing_file", major(number), minor(number));
+    _cleanup_free_ char *backing = NULL;
+
+    return path && io_read_file(path, 8192, &backing, NULL, NULL) == 0 &&
+           loop_device_is_in(backing, mount_point);
 }
 
 int loop_device_verify(const char *device, const char *mount_point, struct error *err)

@@ -2,11 +2,17 @@
  * not touched. */
 #pragma once
 
+#include <stdbool.h>
+#include <sys/types.h>
+
 #include "common/error.h"
 
 /* device ("/dev/loop3") is backed by the file `volume` in mount_point; E_PRECONDITION, naming both,
  * otherwise. */
 int loop_device_verify(const char *device, const char *mount_point, struct error *err);
+
+/* Block device `number` is a loop device whose backing file is in mount_point. */
+bool loop_device_is_ours(dev_t number, const char *mount_point);
 
 /* Detach each loop device whose backing file is in mount_point. 0 also when there is none. */
 int loop_device_release(const char *mount_point, struct error *err);

@@ -2,13 +2,16 @@
 #include "node/mount.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <libmount.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 
 #include "common/cleanup.h"
+#include "common/log.h"
 #include "common/strings.h"
+#include "node/loop_device.h"
 
 #define MOUNT_STACK_MAX 32 /* mounts on top of one another at one path, before we give up */
 
@@ -48,6 +51,7 @@ int mount_find(const char *path, struct mount_info *ret_info, struct error *err)
         if (options)
             mnt_optstr_get_flags(options, &flags, mnt_get_builtin_optmap(MNT_LINUX_MAP));
         info.readonly = flags & MS_RDONLY;
+        info.device = mnt_fs_get_devno(fs);
         if (mount_info_set(&info, mnt_fs_get_source(fs), mnt_fs_get_root(fs), mnt_fs_get_fstype(fs)))
             r = error_errno(err, ENOMEM, "cannot keep what is mounted at %s", path);
         else
@@ -80,7 +84,8 @@ int mount_device(const char *device, const char *path, const char *fs_type, cons
     if (!context)
         return error_errno(err, ENOMEM, "cannot mount %s", path);
     _cleanup_free_ char *all = str_format("%s%s%s", readonly ? "ro" : "rw", *options ? "," : "", options);
-    _cleanup_free_ char *what = str_format("cannot mount %s (%s) at %s", device, fs_type, path);
+    _cleanup_free_ char *what =
+        str_format("cannot mount %s (%s, options \"%s\") at %s", device, fs_type, options, path);
     if (!all || !what || mnt_context_set_source(context, device) || mnt_context_set_target(context, path) ||
         mnt_context_set_fstype(context, fs_type) || mnt_context_set_options(context, all)) {
         r = error_errno(err, ENOMEM, "cannot mount %s", path);
@@ -95,19 +100,40 @@ int mount_device(const char *device, const char *path, const char *fs_type, cons
 
 int mount_bind(const char *source, const char *path, bool readonly, struct error *err)
 {
-    if (mount(source, path, NULL, MS_BIND, NULL) < 0)
+    struct mount_attr attributes = {.attr_set = readonly ? MOUNT_ATTR_RDONLY : 0};
+    _cleanup_fd_ int fd = open_tree(AT_FDCWD, source, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+
+    if (fd < 0)
+        return error_errno(err, errno, "cannot bind %s", source);
+    if (mount_setattr(fd, "", AT_EMPTY_PATH, &attributes, sizeof(attributes)) < 0)
+        return error_errno(err, errno, "cannot make %s read-only", path);
+    if (move_mount(fd, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH) < 0)
         return error_errno(err, errno, "cannot bind %s onto %s", source, path);
-    if (!readonly)
-        return 0;
-    if (mount(NULL, path, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY, NULL) < 0) {
-        int r = error_errno(err, errno, "cannot make %s read-only", path);
-        umount2(path, UMOUNT_NOFOLLOW);
-        return r;
-    }
     return 0;
 }
 
-static int mount_remove_with(const char *path, int flags, struct error *err)
+/* ---- taking away ---- */
+
+bool mount_is_of(const struct mount_info *info, const struct mount_owner *owner)
+{
+    const char *name = strrchr(info->root, '/');
+
+    if (owner->block && name && str_starts_with(name, "/loop"))
+        return true;
+    return loop_device_is_ours(info->device, owner->backing_dir);
+}
+
+static int mount_remove_top(const char *path, int flags, struct error *err)
+{
+    if (umount2(path, flags | UMOUNT_NOFOLLOW) == 0 || errno == EINVAL || errno == ENOENT)
+        return 0;
+    if (errno == EBUSY)
+        return error_set(err, E_PRECONDITION, "%s is in use: end what has files open there, then try again",
+                         path);
+    return error_errno(err, errno, "cannot unmount %s", path);
+}
+
+static int mount_remove_with(const char *path, const struct mount_owner *owner, int flags, struct error *err)
 {
     for (unsigned i = 0; i < MOUNT_STACK_MAX; i++) {
         _cleanup_mount_info_ struct mount_info info = {0};
@@ -117,24 +143,31 @@ static int mount_remove_with(const char *path, int flags, struct error *err)
             return 0;
         if (r)
             return error_set(err, r, "cannot tell what is mounted at %s", path);
-        if (umount2(path, flags | UMOUNT_NOFOLLOW) == 0 || errno == EINVAL || errno == ENOENT)
-            continue;
-        if (errno == EBUSY)
+        if (owner && !mount_is_of(&info, owner))
             return error_set(err, E_PRECONDITION,
-                             "%s is in use: end what has files open there, then try again", path);
-        return error_errno(err, errno, "cannot unmount %s", path);
+                             "%s is covered by %s (%s), which is not ours: unmount it first", path,
+                             info.source, info.fs_type);
+        r = mount_remove_top(path, flags, err);
+        if (r)
+            return r;
     }
     return error_set(err, E_PRECONDITION, "more than %d mounts are stacked at %s", MOUNT_STACK_MAX, path);
 }
 
-int mount_remove(const char *path, struct error *err)
+int mount_remove(const char *path, const struct mount_owner *owner, struct error *err)
 {
-    return mount_remove_with(path, 0, err);
+    return mount_remove_with(path, owner, 0, err);
 }
 
-int mount_remove_lazily(const char *path, struct error *err)
+int mount_remove_lazily(const char *path, const struct mount_owner *owner, struct error *err)
 {
-    if (mount_remove_with(path, 0, NULL) == 0)
+    _cleanup_error_ struct error why = {0};
+    int r = mount_remove_with(path, owner, MNT_DETACH, &why);
+
+    if (r == E_PRECONDITION) {
+        log_warning("left as it is: %s", error_text(&why));
         return 0;
-    return mount_remove_with(path, MNT_DETACH, err);
+    }
+    error_move(err, &why);
+    return r;
 }

@@ -3,6 +3,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/types.h>
 
 #include "common/error.h"
 
@@ -10,6 +11,7 @@ struct mount_info {
     char *source;  /* "/dev/loop3"; for a bind mount of a device node: the file system that holds the node */
     char *root;    /* of the mount within its file system */
     char *fs_type; /* "ext4" */
+    dev_t device;  /* of the file system */
     bool readonly; /* this mount, not only its file system */
 };
 
@@ -24,11 +26,21 @@ int mount_find(const char *path, struct mount_info *ret_info, struct error *err)
 int mount_device(const char *device, const char *path, const char *fs_type, const char *options,
                  bool readonly, struct error *err);
 
-/* Bind source (a directory or a device node) onto path. */
+/* Bind source (a directory or a device node) onto path: all at once, so that a read-only one is never seen
+ * writable. */
 int mount_bind(const char *source, const char *path, bool readonly, struct error *err);
 
-/* Unmount everything that is mounted at path. E_PRECONDITION, naming the path, while it is in use. */
-int mount_remove(const char *path, struct error *err);
+/* Which mounts are a volume's: others at the same path are never touched. */
+struct mount_owner {
+    const char *backing_dir; /* its file system lies on a loop device whose backing file is in here */
+    bool block;              /* or, of a block volume, it is the node of a loop device */
+};
+bool mount_is_of(const struct mount_info *info, const struct mount_owner *owner);
 
-/* The same at any price: detached lazily where it is in use. For a host that lost its storage. */
-int mount_remove_lazily(const char *path, struct error *err);
+/* Unmount what the owner (NULL: anyone) has mounted at path. E_PRECONDITION, naming the path, while it is in
+ * use, and where another's mount is on top. */
+int mount_remove(const char *path, const struct mount_owner *owner, struct error *err);
+
+/* The same at any price, for a staging whose device is gone: detached where it is in use; what others mounted
+ * stays. */
+int mount_remove_lazily(const char *path, const struct mount_owner *owner, struct error *err);

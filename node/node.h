@@ -30,7 +30,7 @@ struct stage_request {
     const char *fs_type;       /* "" : FILESYSTEM_DEFAULT for a blank volume, what is found otherwise */
     const char *mount_options; /* comma-separated */
     const char *mkfs_options;
-    unsigned timeout_ms;
+    uint64_t deadline_ms; /* by time_now_ms() */
 };
 
 /* Idempotent, also against a call that stopped half-way. An older epoch's staging is torn down first. */

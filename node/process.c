@@ -8,7 +8,6 @@
 #include <spawn.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -45,6 +44,7 @@ static _Noreturn void process_become(int lock_fd, int log_fd, int report_fd, con
         execv(argv[0], (char *const *)argv);
         problem = errno;
     }
+    close(lock_fd); /* before anyone learns of it */
     (void)!write(report_fd, &problem, sizeof(problem));
     _exit(127);
 }
@@ -81,12 +81,28 @@ static int process_fork(int lock_fd, int log_fd, const char *const *argv, struct
     return 0;
 }
 
+/* Locks of open file descriptions (fcntl(2)) can be asked for without being taken, so that a question never
+ * makes a start fail. */
+static bool process_lock(int fd)
+{
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+
+    return fcntl(fd, F_OFD_SETLK, &lock) == 0;
+}
+
+static bool process_is_locked(int fd)
+{
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+
+    return fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+}
+
 int process_spawn(const char *pid_path, const char *log_path, const char *const *argv, struct error *err)
 {
     _cleanup_fd_ int lock_fd = open(pid_path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (lock_fd < 0)
         return error_errno(err, errno, "cannot open %s", pid_path);
-    if (flock(lock_fd, LOCK_EX | LOCK_NB) < 0)
+    if (!process_lock(lock_fd))
         return error_set(err, E_EXISTS, "%s is running already (%s is locked)", argv[0], pid_path);
 
     _cleanup_fd_ int log_fd = open(log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
@@ -100,7 +116,7 @@ bool process_alive(const char *pid_path, pid_t *ret_pid)
     char text[16] = "";
     _cleanup_fd_ int fd = open(pid_path, O_RDONLY | O_CLOEXEC);
 
-    if (fd < 0 || flock(fd, LOCK_SH | LOCK_NB) == 0 || errno != EWOULDBLOCK)
+    if (fd < 0 || !process_is_locked(fd))
         return false;
     if (pread(fd, text, sizeof(text) - 1, 0) <= 0)
         return false;
@@ -147,55 +163,94 @@ int process_stop(const char *pid_path, int signal_number, unsigned timeout_ms, s
 
 /* ---- short ones ---- */
 
-static void process_read_output(int fd, char *output, size_t size)
-{
-    char sink[1024];
-    size_t length = 0;
-    ssize_t n;
+struct process_output {
+    char *text;
+    size_t length;
+};
 
-    while ((n = read(fd, sink, sizeof(sink))) > 0 || (n < 0 && errno == EINTR)) {
-        if (n < 0)
-            continue;
-        size_t take = (size_t)n < size - 1 - length ? (size_t)n : size - 1 - length;
-        memcpy(output + length, sink, take);
-        length += take;
-    }
-    while (length && output[length - 1] == '\n')
-        length--;
-    output[length] = '\0';
+/* Read once; false at the end. What is too much is read and dropped, so that the program can go on. */
+static bool process_read_output(int fd, struct process_output *output)
+{
+    char some[1024];
+    ssize_t n = read(fd, some, sizeof(some));
+
+    if (n < 0)
+        return errno == EINTR;
+    size_t room = PROCESS_OUTPUT_MAX - 1 - output->length;
+    size_t take = (size_t)n < room ? (size_t)n : room;
+    memcpy(output->text + output->length, some, take);
+    output->length += take;
+    return n > 0;
 }
 
-int process_run(const char *const *argv, int *ret_status, char **ret_output, struct error *err)
+/* Until the program closes its output. Returns whether it was cut short because what is watched ended. */
+static bool process_follow(int fd, pid_t pid, const struct process_watch *watch,
+                           struct process_output *output)
 {
-    _cleanup_free_ char *output = malloc(PROCESS_OUTPUT_MAX);
+    struct pollfd fds[2] = {{.fd = fd, .events = POLLIN}, {.fd = watch ? watch->fd : -1, .events = POLLIN}};
+    bool more = true, ended = false;
+
+    while (more) {
+        if (poll(fds, 2, -1) < 0)
+            continue;
+        if (fds[1].revents) {
+            ended = true;
+            fds[1].fd = -1;
+            fds[1].revents = 0;
+            watch->ended(watch->context);
+            kill(pid, SIGKILL);
+        }
+        if (fds[0].revents)
+            more = process_read_output(fd, output);
+    }
+    while (output->length && output->text[output->length - 1] == '\n')
+        output->length--;
+    output->text[output->length] = '\0';
+    return ended;
+}
+
+static int process_start(const char *const *argv, int output_fd, pid_t *ret_pid, struct error *err)
+{
+    posix_spawn_file_actions_t actions;
+
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+    posix_spawn_file_actions_adddup2(&actions, output_fd, STDOUT_FILENO);
+    posix_spawn_file_actions_adddup2(&actions, output_fd, STDERR_FILENO);
+    int problem = posix_spawnp(ret_pid, argv[0], &actions, NULL, (char *const *)argv, environ);
+    posix_spawn_file_actions_destroy(&actions);
+    return problem ? error_errno(err, problem, "cannot run %s (is it installed?)", argv[0]) : 0;
+}
+
+int process_run(const char *const *argv, const struct process_watch *watch, int *ret_status,
+                char **ret_output, struct error *err)
+{
+    _cleanup_free_ char *text = malloc(PROCESS_OUTPUT_MAX);
+    struct process_output output = {.text = text};
     _cleanup_fd_ int read_fd = -1;
     _cleanup_fd_ int write_fd = -1;
-    posix_spawn_file_actions_t actions;
     int fds[2], status;
     pid_t pid;
 
-    if (!output)
+    if (!text)
         return error_errno(err, ENOMEM, "cannot run %s", argv[0]);
     if (pipe2(fds, O_CLOEXEC) < 0)
         return error_errno(err, errno, "cannot make a pipe");
     read_fd = fds[0];
     write_fd = fds[1];
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_adddup2(&actions, write_fd, STDOUT_FILENO);
-    posix_spawn_file_actions_adddup2(&actions, write_fd, STDERR_FILENO);
-    int problem = posix_spawnp(&pid, argv[0], &actions, NULL, (char *const *)argv, environ);
-    posix_spawn_file_actions_destroy(&actions);
-    if (problem)
-        return error_errno(err, problem, "cannot run %s (is it installed?)", argv[0]);
+    int r = process_start(argv, write_fd, &pid, err);
+    if (r)
+        return r;
     write_fd = fd_close(write_fd);
-    process_read_output(read_fd, output, PROCESS_OUTPUT_MAX);
+    bool ended = process_follow(read_fd, pid, watch, &output);
     while (waitpid(pid, &status, 0) < 0) {
         if (errno != EINTR)
             return error_errno(err, errno, "cannot wait for %s", argv[0]);
     }
+    if (ended)
+        return error_set(err, E_UNAVAILABLE, "%s was ended: %s", argv[0], watch->why);
     *ret_status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
     if (ret_output)
-        *ret_output = TAKE_PTR(output);
+        *ret_output = TAKE_PTR(text);
     return 0;
 }

@@ -2,7 +2,7 @@
  * Programs that outlive mooring-node (mooring-device, mooring-holder) and short ones that do not (mkfs,
  * fsck).
  *
- * A long-lived one is known by its pid file: the process holds a flock on it, through a descriptor it
+ * A long-lived one is known by its pid file: the process holds a lock on it, through a descriptor it
  * inherited, from before its first instruction until the kernel has ended it. So whether it lives is the
  * kernel's word, whoever its parent is, and a reused pid cannot be mistaken for it.
  */
@@ -31,6 +31,16 @@ int process_open(const char *pid_path);
  * there. */
 int process_stop(const char *pid_path, int signal_number, unsigned timeout_ms, struct error *err);
 
+/* What a short program depends on: once fd (a pidfd) is readable, ended() must unblock the program's I/O, and
+ * the program is killed. */
+struct process_watch {
+    int fd;
+    void (*ended)(void *context);
+    void *context;
+    const char *why; /* for the error's text */
+};
+
 /* Run to the end; ret_status is the exit status; ret_output (may be NULL) the first 4 KiB of what it printed.
- */
-int process_run(const char *const *argv, int *ret_status, char **ret_output, struct error *err);
+ * watch may be NULL; E_UNAVAILABLE when it cut the program short. */
+int process_run(const char *const *argv, const struct process_watch *watch, int *ret_status,
+                char **ret_output, struct error *err);

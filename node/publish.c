@@ -13,6 +13,7 @@
 #include "common/io.h"
 #include "common/strings.h"
 #include "node/attach.h"
+#include "node/loop_device.h"
 #include "node/mount.h"
 #include "node/node.h"
 
@@ -82,31 +83,66 @@ static int publish_mount(struct node *node, const struct publish_request *reques
     return r ? r : mount_bind(device.path, request->target_path, false, err);
 }
 
+/* *ret_there: it is mounted at its path already. Another's mount there is an error; ours that does not fit
+ * (from before a device was made anew) is taken away. */
+static int publish_look(struct node *node, const struct publish_request *request,
+                        const struct stage_record *record, bool *ret_there, struct error *err)
+{
+    _cleanup_free_ char *backing_dir = attach_backing_dir(&node->config, request->volume_id);
+    const struct mount_owner owner = {backing_dir, record->block};
+    _cleanup_mount_info_ struct mount_info mounted = {0};
+    bool readonly = !record->block && (request->readonly || record->readonly);
+
+    *ret_there = false;
+    int r = mount_find(request->target_path, &mounted, NULL);
+    if (r == E_NOT_FOUND)
+        return 0;
+    if (r || !backing_dir)
+        return error_set(err, r ? r : -ENOMEM, "cannot tell what is mounted at %s", request->target_path);
+    if (!publish_find(record, request->target_path) || !mount_is_of(&mounted, &owner))
+        return error_set(err, E_PRECONDITION, "%s is taken: %s (%s) is mounted there", request->target_path,
+                         mounted.source, mounted.fs_type);
+    if (record->block) {
+        _cleanup_attach_device_ struct attach_device device = {0};
+        r = attach_find(&node->config, request->volume_id, &device, err);
+        if (r)
+            return r;
+        *ret_there = str_equal(strrchr(mounted.root, '/'), strrchr(device.path, '/'));
+    } else {
+        *ret_there = loop_device_is_ours(mounted.device, backing_dir) && mounted.readonly == readonly;
+    }
+    return *ret_there ? 0 : mount_remove(request->target_path, &owner, err);
+}
+
+static int publish_note(struct node *node, const struct publish_request *request, struct stage_record *record,
+                        struct error *err)
+{
+    if (publish_find(record, request->target_path))
+        return 0;
+    int r = stage_record_add_publish(record, request->target_path, request->readonly);
+    if (r)
+        return error_set(err, r, "volume %s is published at %d paths: no more", request->volume_id,
+                         STAGE_PUBLISHES_MAX);
+    return stage_record_save(node->config.state_dir, record, err);
+}
+
 static int publish_locked(struct node *node, const struct publish_request *request, struct error *err)
 {
     _cleanup_stage_record_ struct stage_record record = {0};
-    _cleanup_mount_info_ struct mount_info mounted = {0};
+    bool there = false;
 
     int r = stage_record_load(node->config.state_dir, request->volume_id, &record, err);
     if (r == E_NOT_FOUND)
         return error_set(err, E_PRECONDITION, "volume %s is not staged on this node", request->volume_id);
     if (!r)
         r = publish_check(request, &record, err);
-    if (r)
+    if (!r)
+        r = publish_look(node, request, &record, &there, err);
+    if (r || there)
         return r;
-    bool noted = publish_find(&record, request->target_path);
-    if (mount_find(request->target_path, &mounted, NULL) == 0)
-        return noted ? 0
-                     : error_set(err, E_PRECONDITION, "%s is taken: %s (%s) is mounted there",
-                                 request->target_path, mounted.source, mounted.fs_type);
     r = publish_make_target(request, err);
-    if (!r && !noted) {
-        r = stage_record_add_publish(&record, request->target_path, request->readonly);
-        if (r)
-            return error_set(err, r, "volume %s is published at %d paths: no more", request->volume_id,
-                             STAGE_PUBLISHES_MAX);
-        r = stage_record_save(node->config.state_dir, &record, err);
-    }
+    if (!r)
+        r = publish_note(node, request, &record, err);
     return r ? r : publish_mount(node, request, &record, err);
 }
 
@@ -144,7 +180,11 @@ static int publish_unpublish_locked(struct node *node, const char *volume_id, co
         error_done(err);
         return 0;
     }
-    r = mount_remove(target_path, err);
+    _cleanup_free_ char *backing_dir = attach_backing_dir(&node->config, volume_id);
+    const struct mount_owner owner = {backing_dir, record.block};
+    if (!backing_dir)
+        return error_errno(err, ENOMEM, "cannot unmount %s", target_path);
+    r = mount_remove(target_path, &owner, err);
     if (!r)
         r = publish_remove_target(target_path, err);
     if (r)

@@ -10,6 +10,7 @@
 #include "common/cleanup.h"
 #include "common/size.h"
 #include "common/strings.h"
+#include "common/time.h"
 #include "node/filesystem.h"
 #include "node/node.h"
 #include "proto/context.h"
@@ -17,7 +18,8 @@
 #include "proto/map.h"
 #include "rpc/rpc.h"
 
-#define SERVICE_THREADS 16
+#define SERVICE_THREADS_SPARE 16
+#define SERVICE_THREADS_MAX 256
 #define SERVICE_TIMEOUT_DEFAULT_MS 60000
 #define SERVICE_TIMEOUT_MARGIN_MS 200 /* to answer in time with words */
 
@@ -157,7 +159,7 @@ static int service_stage(struct rpc_call *call, const ProtobufCMessage *message,
     stage.mkfs_options = mkfs ? mkfs : "";
     stage.block = service_is_block(request->volume_capability);
     stage.single = request->volume_capability->access_mode->mode == SINGLE_WRITER;
-    stage.timeout_ms = service_timeout_ms(call);
+    stage.deadline_ms = time_now_ms() + service_timeout_ms(call);
     return stage_volume(context, &stage, err);
 }
 
@@ -336,6 +338,8 @@ void service_node(struct node *node, struct rpc_service *ret)
         .methods = methods,
         .methods_count = ARRAY_SIZE(methods),
         .context = node,
-        .threads = SERVICE_THREADS,
+        /* A call that the kernel keeps (an umount whose storage is away) holds a thread, at most one a
+           volume. */
+        .threads = MIN((unsigned)node->config.volumes_max + SERVICE_THREADS_SPARE, SERVICE_THREADS_MAX),
     };
 }

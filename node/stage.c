@@ -11,6 +11,7 @@
 #include "common/io.h"
 #include "common/log.h"
 #include "common/strings.h"
+#include "common/time.h"
 #include "node/attach.h"
 #include "node/filesystem.h"
 #include "node/mount.h"
@@ -26,6 +27,9 @@ static int stage_attachment(struct node *node, const struct stage_request *reque
 static int stage_record_begin(struct node *node, const struct stage_request *request,
                               const struct storage_attachment *attachment, struct stage_record *record,
                               struct error *err);
+static int stage_attach(struct node *node, const struct stage_request *request,
+                        const struct storage_attachment *attachment, const struct stage_record *record,
+                        struct attach_device *ret, struct error *err);
 static int stage_filesystem(struct node *node, const struct stage_request *request,
                             const struct storage_attachment *attachment, const struct attach_device *device,
                             struct stage_record *record, struct error *err);
@@ -42,19 +46,27 @@ int stage_volume(struct node *node, const struct stage_request *request, struct 
     return r;
 }
 
+static unsigned stage_left_ms(const struct stage_request *request)
+{
+    uint64_t now_ms = time_now_ms();
+
+    return request->deadline_ms > now_ms ? (unsigned)(request->deadline_ms - now_ms) : 1;
+}
+
 static int stage_locked(struct node *node, const struct stage_request *request, struct error *err)
 {
     _cleanup_stage_record_ struct stage_record record = {0};
     _cleanup_attachment_ struct storage_attachment attachment = {0};
     _cleanup_attach_device_ struct attach_device device = {0};
 
-    int r = stage_earlier(node, request, &record, err);
+    /* First, so that a publish context that is wrong takes nothing down. */
+    int r = stage_attachment(node, request, &attachment, err);
     if (!r)
-        r = stage_attachment(node, request, &attachment, err);
+        r = stage_earlier(node, request, &record, err);
     if (!r)
         r = stage_record_begin(node, request, &attachment, &record, err);
     if (!r)
-        r = attach_start(&node->config, node->storage, &attachment, request->timeout_ms, &device, err);
+        r = stage_attach(node, request, &attachment, &record, &device, err);
     if (!r && !request->block)
         r = stage_filesystem(node, request, &attachment, &device, &record, err);
     if (r)
@@ -65,21 +77,54 @@ static int stage_locked(struct node *node, const struct stage_request *request, 
 
 /* ---- what an earlier call left ---- */
 
-/* Take everything of a staging away, whoever still uses it: its epoch is over, or its host was. */
+/* Unmount ours at path: in good order, or at any price. */
+static int stage_unmount(struct node *node, const struct stage_record *record, const char *path, bool lazily,
+                         struct error *err)
+{
+    _cleanup_free_ char *backing_dir = attach_backing_dir(&node->config, record->volume_id);
+    const struct mount_owner owner = {backing_dir, record->block};
+
+    if (!backing_dir)
+        return error_errno(err, ENOMEM, "cannot unmount %s", path);
+    return lazily ? mount_remove_lazily(path, &owner, err) : mount_remove(path, &owner, err);
+}
+
+/* Take everything of a staging away, whoever still uses it: its epoch is over, or its host was. The processes
+ * first: then no unmounting waits for storage that will not answer. */
 static int stage_tear_down(struct node *node, const struct stage_record *record, struct error *err)
 {
-    int r = 0;
-
     log_info("volume %s: taking down the staging of epoch %" PRIu64, record->volume_id, record->epoch);
+    int r = attach_kill(&node->config, record->volume_id, err);
     for (size_t i = 0; !r && i < record->publishes_count; i++)
-        r = mount_remove_lazily(record->publishes[i].target_path, err);
+        r = stage_unmount(node, record, record->publishes[i].target_path, true, err);
     if (!r)
-        r = mount_remove_lazily(record->staging_path, err);
+        r = stage_unmount(node, record, record->staging_path, true, err);
     if (!r)
         r = attach_sweep(&node->config, record->volume_id, err);
     if (!r)
         r = stage_record_remove(node->config.state_dir, record->volume_id, err);
     return r ? error_wrap(err, "cannot take down the staging of epoch %" PRIu64, record->epoch) : 0;
+}
+
+static int stage_check_same(const struct stage_request *request, const struct stage_record *record,
+                            struct error *err)
+{
+    if (!str_equal(record->staging_path, request->staging_path))
+        return error_set(err, E_EXISTS, "volume %s is staged at %s, not at %s", request->volume_id,
+                         record->staging_path, request->staging_path);
+    if (record->block != request->block)
+        return error_set(err, E_EXISTS, "volume %s is staged %s", request->volume_id,
+                         record->block ? "as a block device" : "with a file system");
+    if (*request->fs_type && *record->fs_type && !str_equal(record->fs_type, request->fs_type))
+        return error_set(err, E_EXISTS, "volume %s is staged with %s, not %s", request->volume_id,
+                         record->fs_type, request->fs_type);
+    if (record->single != request->single)
+        return error_set(err, E_EXISTS, "volume %s is staged %s SINGLE_NODE_SINGLE_WRITER",
+                         request->volume_id, record->single ? "with" : "without");
+    if (!str_equal(record->mount_options, request->mount_options))
+        return error_set(err, E_EXISTS, "volume %s is staged with the mount options \"%s\", not \"%s\"",
+                         request->volume_id, record->mount_options, request->mount_options);
+    return 0;
 }
 
 /* record is the staging that stands, or empty. */
@@ -104,16 +149,7 @@ static int stage_earlier(struct node *node, const struct stage_request *request,
         stage_record_done(record);
         return r;
     }
-    if (!str_equal(record->staging_path, request->staging_path))
-        return error_set(err, E_EXISTS, "volume %s is staged at %s, not at %s", request->volume_id,
-                         record->staging_path, request->staging_path);
-    if (record->block != request->block)
-        return error_set(err, E_EXISTS, "volume %s is staged %s", request->volume_id,
-                         record->block ? "as a block device" : "with a file system");
-    if (*request->fs_type && *record->fs_type && !str_equal(record->fs_type, request->fs_type))
-        return error_set(err, E_EXISTS, "volume %s is staged with %s, not %s", request->volume_id,
-                         record->fs_type, request->fs_type);
-    return 0;
+    return stage_check_same(request, record, err);
 }
 
 static void stage_sweep_one(const char *volume_id, void *context)
@@ -147,7 +183,8 @@ static int stage_attachment(struct node *node, const struct stage_request *reque
                             struct storage_attachment *ret, struct error *err)
 {
     struct storage_attachment attachment = {0};
-    int r = storage_attachment_get(node->storage, request->volume_id, request->timeout_ms, &attachment, err);
+    int r =
+        storage_attachment_get(node->storage, request->volume_id, stage_left_ms(request), &attachment, err);
 
     if (r == E_NOT_FOUND) /* the volume, or its attachment to this node */
         return r;
@@ -186,7 +223,71 @@ static int stage_record_begin(struct node *node, const struct stage_request *req
     return r ? r : stage_record_save(node->config.state_dir, record, err);
 }
 
+/*
+ * What an interrupted mkfs has in flight must never reach the volume: a successor of its device process would
+ * send it again, as another generation than the one that formats. So its holder goes, and with it what it
+ * kept.
+ */
+static int stage_forget_format(struct node *node, const struct storage_attachment *attachment,
+                               const struct stage_record *record, struct error *err)
+{
+    if (attachment->content != STORAGE_FORMATTING || record->complete)
+        return 0;
+    _cleanup_fd_ int device = attach_watch(&node->config, record->volume_id);
+    return device >= 0 ? 0 : attach_sweep(&node->config, record->volume_id, err);
+}
+
+static int stage_attach(struct node *node, const struct stage_request *request,
+                        const struct storage_attachment *attachment, const struct stage_record *record,
+                        struct attach_device *ret, struct error *err)
+{
+    int r = stage_forget_format(node, attachment, record, err);
+
+    if (!r)
+        r = attach_start(&node->config, node->storage, attachment, stage_left_ms(request), ret, err);
+    if (r == E_PRECONDITION && !record->complete) /* refused for good: the next call starts with a new one */
+        attach_sweep(&node->config, record->volume_id, NULL);
+    return r;
+}
+
 /* ---- the file system ---- */
+
+struct stage_format {
+    struct node *node;
+    const char *volume_id;
+};
+
+/* The device process ended while mkfs writes. A successor's writes would count as data, so nothing of it goes
+ * on. */
+static void stage_format_abandon(void *context)
+{
+    const struct stage_format *format = context;
+    _cleanup_error_ struct error err = {0};
+
+    if (attach_sweep(&format->node->config, format->volume_id, &err))
+        log_error("%s", error_text(&err));
+}
+
+static int stage_make(struct node *node, const struct stage_request *request,
+                      const struct attach_device *device, struct error *err)
+{
+    const char *fs_type = *request->fs_type ? request->fs_type : FILESYSTEM_DEFAULT;
+    struct stage_format format = {node, request->volume_id};
+    _cleanup_fd_ int device_fd = attach_watch(&node->config, request->volume_id);
+    const struct process_watch watch = {device_fd, stage_format_abandon, &format,
+                                        "mooring-device ended while it ran; try again"};
+
+    if (device_fd < 0)
+        return error_set(err, E_UNAVAILABLE, "mooring-device of volume %s has ended", request->volume_id);
+    log_info("volume %s: making %s on %s", request->volume_id, fs_type, device->path);
+    int r = filesystem_make(device->path, fs_type, request->mkfs_options, &watch, err);
+    if (r)
+        return r;
+    volume_lock_lend(node->locks, request->volume_id);
+    r = filesystem_flush(device->path, err);
+    volume_lock_reclaim(node->locks, request->volume_id);
+    return r;
+}
 
 /* mkfs between the marks (invariant 5). found is what libblkid found on a blank volume: nothing, or we do not
  * write. */
@@ -194,24 +295,30 @@ static int stage_format(struct node *node, const struct stage_request *request,
                         const struct storage_attachment *attachment, const struct attach_device *device,
                         const char *found, struct error *err)
 {
-    const char *fs_type = *request->fs_type ? request->fs_type : FILESYSTEM_DEFAULT;
-
     if (attachment->readonly)
         return error_set(err, E_PRECONDITION, "volume %s has no file system, and is attached read-only",
                          attachment->volume_id);
-    if (attachment->content == STORAGE_BLANK && found)
+    if (found)
         return error_set(err, E_PRECONDITION,
                          "volume %s was never written to, yet %s carries %s: it is not formatted",
                          attachment->volume_id, device->path, found);
     int r = storage_format_begin(node->storage, attachment->volume_id, attachment->epoch, device->generation,
-                                 request->timeout_ms, err);
-    if (!r) {
-        log_info("volume %s: making %s on %s", attachment->volume_id, fs_type, device->path);
-        r = filesystem_make(device->path, fs_type, request->mkfs_options, err);
-    }
+                                 stage_left_ms(request), err);
+    if (!r)
+        r = stage_make(node, request, device, err);
     if (!r)
         r = storage_format_end(node->storage, attachment->volume_id, attachment->epoch, device->generation,
-                               request->timeout_ms, err);
+                               stage_left_ms(request), err);
+    return r;
+}
+
+/* Reads, so the device may need a successor meanwhile. */
+static int stage_probe(struct node *node, const struct attach_device *device, const char *volume_id,
+                       char **ret_type, struct error *err)
+{
+    volume_lock_lend(node->locks, volume_id);
+    int r = filesystem_probe(device->path, ret_type, err);
+    volume_lock_reclaim(node->locks, volume_id);
     return r;
 }
 
@@ -222,12 +329,14 @@ static int stage_find_filesystem(struct node *node, const struct stage_request *
 {
     _cleanup_free_ char *found = NULL;
 
-    int r = filesystem_probe(device->path, &found, err);
+    /* What is on a volume that is "formatting" does not matter: it is discarded. */
+    int r = attachment->content == STORAGE_FORMATTING
+                ? 0
+                : stage_probe(node, device, request->volume_id, &found, err);
     if (!r && attachment->content != STORAGE_DATA) {
         r = stage_format(node, request, attachment, device, found, err);
-        free(TAKE_PTR(found));
         if (!r)
-            r = filesystem_probe(device->path, &found, err);
+            r = stage_probe(node, device, request->volume_id, &found, err);
     }
     if (r)
         return r;
@@ -256,6 +365,23 @@ static char *stage_options(const struct stage_record *record, const char *fs_typ
     return str_format("%s%s%s", ours, *ours && *record->mount_options ? "," : "", record->mount_options);
 }
 
+static int stage_mount(struct node *node, const struct stage_record *record,
+                       const struct attach_device *device, const char *fs_type, struct error *err)
+{
+    _cleanup_free_ char *options = stage_options(record, fs_type);
+    int r = 0;
+
+    if (!options)
+        return error_errno(err, ENOMEM, "cannot stage volume %s", record->volume_id);
+    volume_lock_lend(node->locks, record->volume_id);
+    if (!record->readonly)
+        r = filesystem_check(device->path, fs_type, err);
+    if (!r)
+        r = mount_device(device->path, record->staging_path, fs_type, options, record->readonly, err);
+    volume_lock_reclaim(node->locks, record->volume_id);
+    return r;
+}
+
 static int stage_filesystem(struct node *node, const struct stage_request *request,
                             const struct storage_attachment *attachment, const struct attach_device *device,
                             struct stage_record *record, struct error *err)
@@ -264,23 +390,23 @@ static int stage_filesystem(struct node *node, const struct stage_request *reque
     _cleanup_free_ char *fs_type = NULL;
 
     int r = mount_find(record->staging_path, &mounted, NULL);
-    if (!r && str_equal(mounted.source, device->path))
-        return 0;
-    if (!r)
+    if (!r && !str_equal(mounted.source, device->path))
         return error_set(err, E_PRECONDITION, "%s is taken: %s (%s) is mounted there", record->staging_path,
                          mounted.source, mounted.fs_type);
-    r = stage_find_filesystem(node, request, attachment, device, &fs_type, err);
-    if (!r && !record->readonly)
-        r = filesystem_check(device->path, fs_type, err);
+    if (!r) {
+        fs_type = TAKE_PTR(mounted.fs_type);
+    } else {
+        r = filesystem_is_free(device->path, err);
+        if (!r)
+            r = stage_find_filesystem(node, request, attachment, device, &fs_type, err);
+        if (!r)
+            r = stage_mount(node, record, device, fs_type, err);
+    }
     if (r)
         return r;
-    _cleanup_free_ char *options = stage_options(record, fs_type);
-    if (!options)
-        return error_errno(err, ENOMEM, "cannot stage volume %s", record->volume_id);
-    r = mount_device(device->path, record->staging_path, fs_type, options, record->readonly, err);
     free(record->fs_type);
     record->fs_type = TAKE_PTR(fs_type);
-    return r;
+    return 0;
 }
 
 /* ---- back ---- */
@@ -304,7 +430,9 @@ static int stage_unstage_locked(struct node *node, const char *volume_id, const 
     if (record.publishes_count)
         return error_set(err, E_PRECONDITION, "volume %s is still published at %s: unpublish it first",
                          volume_id, record.publishes[0].target_path);
-    r = record.block ? 0 : mount_remove(record.staging_path, err);
+    volume_lock_lend(node->locks, volume_id);
+    r = record.block ? 0 : stage_unmount(node, &record, record.staging_path, false, err);
+    volume_lock_reclaim(node->locks, volume_id);
     if (!r)
         r = attach_stop(&node->config, volume_id,
                         timeout_ms > STAGE_STOP_MIN_MS ? timeout_ms : STAGE_STOP_MIN_MS, err);

@@ -1,23 +1,27 @@
 /* NodeGetVolumeStats: statvfs(3) of a mounted volume, the size of a block one. Takes no volume lock. */
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/fs.h>
-#include <sys/ioctl.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/sysmacros.h>
 
 #include "common/cleanup.h"
+#include "common/io.h"
 #include "common/strings.h"
 #include "node/node.h"
 
-static int stats_read_block(const char *path, struct stats *ret, struct error *err)
+/* By sysfs: opening a device may wait for its storage, and stats must not. */
+static int stats_read_block(dev_t number, struct stats *ret, struct error *err)
 {
-    _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
-    uint64_t size;
+    _cleanup_free_ char *path = str_format("/sys/dev/block/%u:%u/size", major(number), minor(number));
+    _cleanup_free_ char *text = NULL;
 
-    if (fd < 0 || ioctl(fd, BLKGETSIZE64, &size) < 0)
-        return error_errno(err, errno, "cannot tell the size of %s", path);
-    ret->bytes.total = (int64_t)size;
+    if (!path)
+        return error_errno(err, ENOMEM, "cannot tell a device's size");
+    int r = io_read_file(path, 64, &text, NULL, err);
+    if (r)
+        return r;
+    ret->bytes.total = strtoll(text, NULL, 10) * 512;
     return 0;
 }
 
@@ -69,7 +73,7 @@ int stats_read(struct node *node, const char *volume_id, const char *path, struc
     if (stat(path, &status) < 0)
         return errno == ENOENT ? error_set(err, E_NOT_FOUND, "%s is not there", path)
                                : error_errno(err, errno, "cannot look at %s", path);
-    r = S_ISBLK(status.st_mode) ? stats_read_block(path, &stats, err)
+    r = S_ISBLK(status.st_mode) ? stats_read_block(status.st_rdev, &stats, err)
                                 : stats_read_filesystem(path, &stats, err);
     if (!r)
         *ret = stats;

@@ -1,7 +1,7 @@
 /*
  * Successors for device processes that died. One thread: it watches a pidfd of each, and starts the next
  * generation when one ends while its volume stays staged. A volume that an RPC is working on is left to that
- * RPC.
+ * RPC, unless it lends us its lock because it waits for the volume's I/O.
  */
 #include <errno.h>
 #include <poll.h>
@@ -31,22 +31,30 @@ struct supervisor {
     bool retry; /* a volume has no live process yet */
 };
 
-static void supervisor_revive(struct supervisor *supervisor, const char *volume_id)
+static int supervisor_restart(struct node *node, const char *volume_id, bool lent, struct error *err)
 {
     _cleanup_stage_record_ struct stage_record record = {0};
+
+    int r = stage_record_load(node->config.state_dir, volume_id, &record, err);
+    if (r || (!record.complete && !lent)) /* an interrupted staging is its repeat's to go on with */
+        return r;
+    return attach_restart(&node->config, node->storage, volume_id, err);
+}
+
+static void supervisor_revive(struct supervisor *supervisor, const char *volume_id)
+{
+    struct volume_locks *locks = supervisor->node->locks;
     _cleanup_error_ struct error err = {0};
-    struct node *node = supervisor->node;
 
     supervisor->retry = true;
-    if (volume_lock_try(node->locks, volume_id, "a device's restart", NULL))
+    bool lent = volume_lock_try(locks, volume_id, "a device's restart", NULL) != 0;
+    if (lent && !volume_lock_borrow(locks, volume_id))
         return;
-    int r = stage_record_load(node->config.state_dir, volume_id, &record, &err);
-    if (!r && record.complete) {
-        r = attach_restart(&node->config, node->storage, volume_id, &err);
-        if (!r)
-            log_warning("volume %s: mooring-device had ended; its successor is started", volume_id);
-    }
-    volume_lock_release(node->locks, volume_id);
+    int r = supervisor_restart(supervisor->node, volume_id, lent, &err);
+    if (lent)
+        volume_lock_return(locks, volume_id);
+    else
+        volume_lock_release(locks, volume_id);
     if (r && r != E_NOT_FOUND)
         log_warning("volume %s: mooring-device has ended, and no successor yet: %s", volume_id,
                     error_text(&err));

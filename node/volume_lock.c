@@ -16,10 +16,12 @@ struct volume_lock {
     char volume_id[ID_VOLUME_MAX + 1];
     const char *what;
     uint64_t since_ms;
+    bool lent, borrowed;
 };
 
 struct volume_locks {
     pthread_mutex_t mutex;
+    pthread_cond_t returned;
     struct volume_lock *held;
 };
 
@@ -30,6 +32,7 @@ int volume_locks_new(struct volume_locks **ret)
     if (!locks)
         return -ENOMEM;
     pthread_mutex_init(&locks->mutex, NULL);
+    pthread_cond_init(&locks->returned, NULL);
     *ret = locks;
     return 0;
 }
@@ -43,9 +46,19 @@ struct volume_locks *volume_locks_free(struct volume_locks *locks)
         free(locks->held);
         locks->held = next;
     }
+    pthread_cond_destroy(&locks->returned);
     pthread_mutex_destroy(&locks->mutex);
     free(locks);
     return NULL;
+}
+
+static struct volume_lock *volume_lock_find(struct volume_locks *locks, const char *volume_id)
+{
+    struct volume_lock *lock = locks->held;
+
+    while (lock && !str_equal(lock->volume_id, volume_id))
+        lock = lock->next;
+    return lock;
 }
 
 int volume_lock_try(struct volume_locks *locks, const char *volume_id, const char *what, struct error *err)
@@ -60,9 +73,7 @@ int volume_lock_try(struct volume_locks *locks, const char *volume_id, const cha
     lock->what = what;
     lock->since_ms = time_now_ms();
     pthread_mutex_lock(&locks->mutex);
-    struct volume_lock *other = locks->held;
-    while (other && !str_equal(other->volume_id, volume_id))
-        other = other->next;
+    struct volume_lock *other = volume_lock_find(locks, volume_id);
     if (other) {
         r = error_set(err, E_BUSY, "volume %s: %s has been running for %" PRIu64 " ms; try again later",
                       volume_id, other->what, lock->since_ms - other->since_ms);
@@ -86,5 +97,48 @@ void volume_lock_release(struct volume_locks *locks, const char *volume_id)
             break;
         }
     }
+    pthread_mutex_unlock(&locks->mutex);
+}
+
+/* ---- lending ---- */
+
+void volume_lock_lend(struct volume_locks *locks, const char *volume_id)
+{
+    pthread_mutex_lock(&locks->mutex);
+    struct volume_lock *lock = volume_lock_find(locks, volume_id);
+    if (lock)
+        lock->lent = true;
+    pthread_mutex_unlock(&locks->mutex);
+}
+
+void volume_lock_reclaim(struct volume_locks *locks, const char *volume_id)
+{
+    pthread_mutex_lock(&locks->mutex);
+    struct volume_lock *lock = volume_lock_find(locks, volume_id);
+    if (lock)
+        lock->lent = false;
+    while (lock && lock->borrowed)
+        pthread_cond_wait(&locks->returned, &locks->mutex);
+    pthread_mutex_unlock(&locks->mutex);
+}
+
+bool volume_lock_borrow(struct volume_locks *locks, const char *volume_id)
+{
+    pthread_mutex_lock(&locks->mutex);
+    struct volume_lock *lock = volume_lock_find(locks, volume_id);
+    bool may = lock && lock->lent && !lock->borrowed;
+    if (may)
+        lock->borrowed = true;
+    pthread_mutex_unlock(&locks->mutex);
+    return may;
+}
+
+void volume_lock_return(struct volume_locks *locks, const char *volume_id)
+{
+    pthread_mutex_lock(&locks->mutex);
+    struct volume_lock *lock = volume_lock_find(locks, volume_id);
+    if (lock)
+        lock->borrowed = false;
+    pthread_cond_broadcast(&locks->returned);
     pthread_mutex_unlock(&locks->mutex);
 }

@@ -4,6 +4,8 @@
  */
 #pragma once
 
+#include <stdbool.h>
+
 #include "common/error.h"
 
 struct volume_locks;
@@ -14,3 +16,13 @@ struct volume_locks *volume_locks_free(struct volume_locks *locks);
 /* what must outlive the lock: a literal such as "NodeStageVolume". */
 int volume_lock_try(struct volume_locks *locks, const char *volume_id, const char *what, struct error *err);
 void volume_lock_release(struct volume_locks *locks, const char *volume_id);
+
+/*
+ * A holder whose next step may wait for I/O on the volume lends the lock, so that the supervisor can start a
+ * successor of a device process that dies meanwhile: without one, that step would never end. reclaim waits
+ * until what was borrowed is back.
+ */
+void volume_lock_lend(struct volume_locks *locks, const char *volume_id);
+void volume_lock_reclaim(struct volume_locks *locks, const char *volume_id);
+bool volume_lock_borrow(struct volume_locks *locks, const char *volume_id);
+void volume_lock_return(struct volume_locks *locks, const char *volume_id);

@@ -28,7 +28,7 @@ static void run(const char *const *argv, char **ret_output)
     _cleanup_error_ struct error err = {0};
     int status;
 
-    if (process_run(argv, &status, ret_output, &err) || status)
+    if (process_run(argv, NULL, &status, ret_output, &err) || status)
         fail_msg("%s: status %d %s", argv[0], status, error_text(&err));
 }
 
@@ -89,7 +89,7 @@ static void blank_is_blank_and_mkfs_is_found(void **state)
     need_root();
     for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
         assert_found(NULL);
-        if (filesystem_make(device, types[i], "", &err))
+        if (filesystem_make(device, types[i], "", NULL, &err))
             fail_msg("%s", error_text(&err));
         assert_found(types[i]);
         assert_int_equal(filesystem_check(device, types[i], &err), 0);
@@ -126,7 +126,7 @@ static void bad_mkfs_options_are_told(void **state)
 
     (void)state;
     need_root();
-    assert_int_equal(filesystem_make(device, "ext4", "--no-such-option", &err), E_INVALID_ARGUMENT);
+    assert_int_equal(filesystem_make(device, "ext4", "--no-such-option", NULL, &err), E_INVALID_ARGUMENT);
     assert_non_null(strstr(error_text(&err), "mkfs.ext4"));
 }
 
@@ -156,7 +156,7 @@ static void mounts_are_found_and_removed(void **state)
     _cleanup_free_ char *bound = str_format("%s/bound", dir->path);
     mkdir(at, 0700);
     mkdir(bound, 0700);
-    assert_int_equal(filesystem_make(device, "ext4", "", NULL), 0);
+    assert_int_equal(filesystem_make(device, "ext4", "", NULL, NULL), 0);
     assert_int_equal(mount_find(at, &info, NULL), E_NOT_FOUND);
     if (mount_device(device, at, "ext4", "noatime", false, &err))
         fail_msg("%s", error_text(&err));
@@ -170,13 +170,13 @@ static void mounts_are_found_and_removed(void **state)
     assert_true(info.readonly);
     _cleanup_free_ char *file = str_format("%s/f", bound);
     assert_int_equal(open(file, O_CREAT | O_WRONLY | O_CLOEXEC, 0600), -1);
-    assert_int_equal(mount_remove(bound, NULL), 0);
+    assert_int_equal(mount_remove(bound, NULL, NULL), 0);
     _cleanup_free_ char *open_file = str_format("%s/f", at);
     int fd = open(open_file, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
-    assert_int_equal(mount_remove(at, &err), E_PRECONDITION);
+    assert_int_equal(mount_remove(at, NULL, &err), E_PRECONDITION);
     close(fd);
-    assert_int_equal(mount_remove(at, NULL), 0);
-    assert_int_equal(mount_remove(at, NULL), 0);
+    assert_int_equal(mount_remove(at, NULL, NULL), 0);
+    assert_int_equal(mount_remove(at, NULL, NULL), 0);
     assert_int_equal(mount_device(device, at, "ext4", "no_such_option", false, &err), E_INVALID_ARGUMENT);
     rmdir(at);
     rmdir(bound);

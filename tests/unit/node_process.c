@@ -2,12 +2,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -143,10 +147,90 @@ static void run_gives_status_and_words(void **state)
     int status = 0;
 
     (void)state;
-    assert_int_equal(process_run(argv, &status, &output, NULL), 0);
+    assert_int_equal(process_run(argv, NULL, &status, &output, NULL), 0);
     assert_int_equal(status, 3);
     assert_string_equal(output, "out\nbad");
-    assert_int_equal(process_run(missing, &status, NULL, &err), -ENOENT);
+    assert_int_equal(process_run(missing, NULL, &status, NULL, &err), -ENOENT);
+}
+
+/* Asking whether a process lives, all the time and from elsewhere, never makes its start fail. */
+static void asking_takes_nothing(void **state)
+{
+    const struct fixture *fixture = &files;
+    pid_t asker = fork();
+
+    (void)state;
+    if (asker == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* also when an assertion ends us */
+        for (;;)
+            process_alive(fixture->pid_path, NULL);
+    }
+    for (int i = 0; i < 30; i++) {
+        spawn(fixture, "exec sleep 60");
+        assert_int_equal(process_stop(fixture->pid_path, SIGKILL, 5000, NULL), 0);
+    }
+    kill(asker, SIGKILL);
+    assert_int_equal(waitpid(asker, NULL, 0), asker);
+}
+
+static void note_the_end(void *context)
+{
+    ++*(int *)context;
+}
+
+static void run_ends_with_what_it_depends_on(void **state)
+{
+    const char *argv[] = {"sleep", "600", NULL};
+    _cleanup_error_ struct error err = {0};
+    int fds[2], told = 0, status = -1;
+
+    (void)state;
+    assert_int_equal(pipe(fds), 0);
+    const struct process_watch watch = {fds[0], note_the_end, &told, "its device ended"};
+    close(fds[1]); /* readable from now on */
+    assert_int_equal(process_run(argv, &watch, &status, NULL, &err), E_UNAVAILABLE);
+    assert_non_null(strstr(error_text(&err), "its device ended"));
+    assert_int_equal(told, 1);
+    close(fds[0]);
+}
+
+struct borrower {
+    struct volume_locks *locks;
+    atomic_bool returned;
+};
+
+static void *borrower_run(void *context)
+{
+    struct borrower *borrower = context;
+
+    poll(NULL, 0, 50);
+    atomic_store(&borrower->returned, true);
+    volume_lock_return(borrower->locks, "s.0123456789abcdef");
+    return NULL;
+}
+
+static void a_lent_lock_is_waited_for(void **state)
+{
+    const char *volume = "s.0123456789abcdef";
+    struct borrower borrower = {0};
+    pthread_t thread;
+
+    (void)state;
+    assert_int_equal(volume_locks_new(&borrower.locks), 0);
+    assert_false(volume_lock_borrow(borrower.locks, volume));
+    assert_int_equal(volume_lock_try(borrower.locks, volume, "NodeStageVolume", NULL), 0);
+    assert_false(volume_lock_borrow(borrower.locks, volume));
+    volume_lock_lend(borrower.locks, volume);
+    assert_int_equal(volume_lock_try(borrower.locks, volume, "NodeStageVolume", NULL), E_BUSY);
+    assert_true(volume_lock_borrow(borrower.locks, volume));
+    assert_false(volume_lock_borrow(borrower.locks, volume));
+    assert_int_equal(pthread_create(&thread, NULL, borrower_run, &borrower), 0);
+    volume_lock_reclaim(borrower.locks, volume);
+    assert_true(atomic_load(&borrower.returned));
+    assert_false(volume_lock_borrow(borrower.locks, volume));
+    pthread_join(thread, NULL);
+    volume_lock_release(borrower.locks, volume);
+    volume_locks_free(borrower.locks);
 }
 
 static void volumes_are_locked_one_by_one(void **state)
@@ -174,7 +258,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_reused_pid_is_not_mistaken, setup, teardown),
         cmocka_unit_test_setup_teardown(one_that_does_not_end_is_told, setup, teardown),
         cmocka_unit_test_setup_teardown(what_cannot_be_executed_is_an_error_here, setup, teardown),
+        cmocka_unit_test_setup_teardown(asking_takes_nothing, setup, teardown),
         cmocka_unit_test(run_gives_status_and_words),
+        cmocka_unit_test(run_ends_with_what_it_depends_on),
+        cmocka_unit_test(a_lent_lock_is_waited_for),
         cmocka_unit_test(volumes_are_locked_one_by_one),
     };
     return cmocka_run_group_tests_name("node_process", tests, NULL, NULL);
