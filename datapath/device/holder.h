@@ -5,8 +5,7 @@
  *   "PUT <name>" + 1 fd        "OK" | "ERROR <words>"     keeps the descriptor, replacing one of that name
  *   "GET <name>"               "OK" + 1 fd | "NONE"       the holder keeps its copy
  *   "END"                      "OK"                       closes all descriptors, removes the socket, exits
- *   (on connecting)            "HELLO" | "BUSY <pid>"     BUSY: another device lives; the connection is
- * closed
+ *   (on connecting)            "HELLO" | "BUSY <pid>"     BUSY: another one lives; the connection closes
  *
  * A device is admitted when its predecessor's connection is closed and its process has ended (pidfd): the
  * holder is what keeps two device processes of one volume apart (invariant 4).

@@ -1,19 +1,30 @@
 /*
- * A device's state directory (0700), the contract between mooring-node and mooring-device:
+ * A device's state directory (0700), the contract between mooring-node and mooring-device.
  *
- *   device.json  (0600, written by mooring-node) what to attach and how; read once, at the start
- *     { "format": 1, "volume_id": "store-1.9f86d081884c7d65", "target_name": "iqn…", "lun": 0,
- *       "portals": ["10.0.0.1:3260", …], "initiator_name": "iqn…", "node_id": "worker-3", "epoch": 4,
- *       "generation": 2, "chap_name": "…", "chap_secret": "…", "isid": ["80a1b2c3d4e5", …], "read_only":
- * false, "sessions": 1, "block_size_bytes": 4096, "size_bytes": 1073741824, "mount_point": "<dir>/fuse",
- *       "attach": "fuse" }
- *     optional: "log_size_bytes" (32 MiB), "buffers_size_bytes" (32 MiB), "replay": true (false only in
- * tests) status.json  (0600, written by mooring-device) on each change { "format": 1, "state": "connecting" |
- * "ready" | "waiting" | "failed" | "ended", "pid": 4711, "generation": 2, "loop_device": "/dev/loop3" or "",
- * "since": <unix seconds>, "error": "" or words, "take_over": true } "waiting": the block device stands, its
- * I/O waits for the server. "failed": I/O ends with EIO, or there never was a device; only a new start
- * changes that. "take_over": a crash of the process can be survived. holder.sock  mooring-holder fuse/ the
- * mount point
+ * device.json (0600): written by mooring-node; what to attach and how; read once, at the start.
+ *
+ *   { "format": 1, "volume_id": "store-1.9f86d081884c7d65", "target_name": "iqn...", "lun": 0,
+ *     "portals": ["10.0.0.1:3260"], "initiator_name": "iqn...", "node_id": "worker-3", "epoch": 4,
+ *     "generation": 2, "chap_name": "...", "chap_secret": "...", "isid": ["80a1b2c3d4e5"],
+ *     "read_only": false, "sessions": 1, "block_size_bytes": 4096, "size_bytes": 1073741824,
+ *     "mount_point": "<dir>/fuse", "attach": "fuse" }
+ *
+ *   Optional: "log_size_bytes" and "buffers_size_bytes" (32 MiB each), "replay" (true; false in tests only).
+ *
+ * status.json (0600): written by mooring-device on each change.
+ *
+ *   { "format": 1, "state": "ready", "pid": 4711, "generation": 2, "loop_device": "/dev/loop3",
+ *     "since": <unix seconds>, "error": "", "take_over": true }
+ *
+ *   "connecting": there is no block device yet. "ready". "waiting": the block device stands, its I/O waits
+ *   for the server. "failed": I/O ends with EIO, or there never was a device; only a new start changes that.
+ *   "ended": in order. "error": words for a person. "take_over": a crash of the process can be survived.
+ *
+ * holder.sock: mooring-holder's. fuse/: the mount point.
+ *
+ * SIGTERM ends in order, and waits for the device's last user and for the server. Forced end, for a server
+ * that does not come back: SIGKILL, then umount -f of mount_point (its requests end with an error; a thread
+ * of the dead process may be waiting for one of them), then the loop device, then SIGTERM to the holder.
  */
 #pragma once
 
