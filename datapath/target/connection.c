@@ -84,6 +84,7 @@ int connection_new(struct reactor *reactor, int fd)
     connection->fd = fd;
     connection->heard_ns = loop_now_ns(reactor->loop);
     connection->tasks.held_at = &connection->tasks.held;
+    connection->tasks.starved_at = &connection->tasks.starved;
     connection->text = malloc(CONNECTION_TEXT_MAX + 1);
     if (!connection->text || login_phase_start(connection) != 0) {
         connection_free(connection);
@@ -200,4 +201,5 @@ void connection_task_ended(struct connection *connection)
 {
     task_management_task_ended(connection);
     connection_answer_rounds(connection);
+    task_set_serve(connection);
 }

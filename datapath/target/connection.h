@@ -74,15 +74,17 @@ struct task_set {
     unsigned capacity, made;
     unsigned window; /* commands that may be unanswered at once */
     struct task *free;
-    struct task *first;           /* in use */
-    struct task *held, **held_at; /* wait for the end of a hold, in order */
-    unsigned in_use;              /* but the immediate ones */
-    unsigned immediate;           /* commands beside the window */
-    unsigned unanswered;          /* of in_use: no answer built yet */
-    unsigned executing;           /* handed to scsi/ and not back */
-    struct task *receiving;       /* the reader puts data into its buffer */
-    bool dropping;                /* several tasks are being ended: look who waited for it afterwards */
-    struct control *tmfs;         /* task management answers that wait for aborted tasks to end */
+    struct task *first;                 /* in use */
+    struct task *held, **held_at;       /* wait for the end of a hold, in order */
+    struct task *starved, **starved_at; /* wait until this session holds fewer buffers, in order */
+    size_t buffer_bytes;                /* held, or waited for at the pool */
+    unsigned in_use;                    /* but the immediate ones */
+    unsigned immediate;                 /* commands beside the window */
+    unsigned unanswered;                /* of in_use: no answer built yet */
+    unsigned executing;                 /* handed to scsi/ and not back */
+    struct task *receiving;             /* the reader puts data into its buffer */
+    bool dropping;                      /* several tasks are being ended: look who waited for it afterwards */
+    struct control *tmfs;               /* task management answers that wait for aborted tasks to end */
 };
 
 enum connection_phase {
@@ -221,6 +223,7 @@ void task_data_out_header(struct connection *connection);
 void task_data_complete(struct connection *connection); /* of the PDU of either */
 void task_set_drop(struct connection *connection);      /* what is not being carried out ends */
 void task_set_go_on(struct connection *connection);     /* after a hold */
+void task_set_serve(struct connection *connection);     /* what waits for this session's share of buffers */
 uint32_t task_set_window(const struct connection *connection);
 
 /* ---- task_management.c ---- */

@@ -79,6 +79,8 @@ static void format_run(struct job *job)
     int code = format_round(format, ROUND_HOLD, format_held);
     if (code)
         job_finish(job, error_errno(&job->error, -code, "volume %s", volume_id(job->volume)));
+    else
+        log_debug("volume %s is held for a format", volume_id(job->volume));
 }
 
 static void format_held(struct round *round)

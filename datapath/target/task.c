@@ -118,6 +118,7 @@ static void task_free(struct task *task)
         task->next->previous = task->previous;
     void *buffer = task->buffer;
     size_t buffer_size = task->buffer_size;
+    set->buffer_bytes -= task->share;
     task->buffer = NULL;
     task->state = TASK_ANSWERS; /* late Data-Out finds nothing that collects */
     task->next = set->free;
@@ -125,6 +126,23 @@ static void task_free(struct task *task)
     atomic_fetch_sub_explicit(&connection->session->outstanding, 1, memory_order_relaxed);
     buffer_pool_put(&connection->reactor->buffers, buffer, buffer_size);
     connection_task_ended(connection);
+}
+
+static void task_list_add(struct task ***at, struct task *task)
+{
+    task->list_next = NULL;
+    **at = task;
+    *at = &task->list_next;
+}
+
+static void task_list_remove(struct task **first, struct task ***at, struct task *task)
+{
+    struct task **link = first;
+    while (*link != task)
+        link = &(*link)->list_next;
+    *link = task->list_next;
+    if (*at == &task->list_next)
+        *at = link;
 }
 
 /* ---- the command ---- */
@@ -201,26 +219,75 @@ static size_t task_buffer_need(struct task *task)
     return 0;
 }
 
+/*
+ * A session holds at most half of its loop's buffers, and one command's at least: an initiator that stops in
+ * the middle of its transfers must not stop the loop's other sessions.
+ */
+static bool task_has_share(const struct task *task)
+{
+    const struct connection *connection = task->connection;
+    size_t held = connection->tasks.buffer_bytes;
+    return held == 0 || held + task->buffer_size <= connection->reactor->buffers.limit_bytes / 2;
+}
+
+static void task_take_share(struct task *task)
+{
+    task->share = task->buffer_size;
+    task->connection->tasks.buffer_bytes += task->share;
+}
+
+static void task_wait_for_buffer(struct task *task)
+{
+    struct task_set *set = &task->connection->tasks;
+    task->state = TASK_WAITS_FOR_BUFFER;
+    task->starved = set->starved || !task_has_share(task);
+    if (task->starved) {
+        task_list_add(&set->starved_at, task);
+        return;
+    }
+    task_take_share(task);
+    buffer_pool_wait(&task->connection->reactor->buffers, &task->wait, task->buffer_size);
+}
+
+static bool task_get_buffer(struct task *task)
+{
+    if (task->connection->tasks.starved || !task_has_share(task))
+        return false;
+    task->buffer = buffer_pool_get(&task->connection->reactor->buffers, task->buffer_size);
+    if (task->buffer)
+        task_take_share(task);
+    return task->buffer != NULL;
+}
+
 static void task_start(struct task *task)
 {
     struct connection *connection = task->connection;
-    struct buffer_pool *buffers = &connection->reactor->buffers;
     uint32_t immediate_size = connection->reader.data_size;
-    size_t need = task_buffer_need(task);
-    if (need) {
-        task->buffer_size = need;
-        task->buffer = buffer_pool_get(buffers, need);
-    }
-    if (!need || task->buffer) {
+    task->buffer_size = task_buffer_need(task);
+    if (!task->buffer_size || task_get_buffer(task)) {
         task_begin(task, immediate_size);
     } else if (immediate_size) { /* invariant 10: what cannot be held is refused, and sent again later */
-        task->buffer_size = 0;
         task->scsi.status = SCSI_TASK_SET_FULL;
         iscsi_pdu_reader_drop_data(&connection->reader);
         task_answer(task);
     } else {
-        task->state = TASK_WAITS_FOR_BUFFER;
-        buffer_pool_wait(buffers, &task->wait, need);
+        task_wait_for_buffer(task);
+    }
+}
+
+void task_set_serve(struct connection *connection)
+{
+    struct task_set *set = &connection->tasks;
+    while (set->starved && !set->dropping && !connection->closing && task_has_share(set->starved)) {
+        struct task *task = set->starved;
+        task_list_remove(&set->starved, &set->starved_at, task);
+        task->starved = false;
+        task_take_share(task);
+        task->buffer = buffer_pool_get(&connection->reactor->buffers, task->buffer_size);
+        if (task->buffer)
+            task_begin(task, 0);
+        else
+            buffer_pool_wait(&connection->reactor->buffers, &task->wait, task->buffer_size);
     }
 }
 
@@ -264,20 +331,13 @@ static void task_hold(struct task *task)
 {
     struct task_set *set = &task->connection->tasks;
     task->state = TASK_HELD;
-    task->held_next = NULL;
-    *set->held_at = task;
-    set->held_at = &task->held_next;
+    task_list_add(&set->held_at, task);
 }
 
 static void task_unhold(struct task *task)
 {
     struct task_set *set = &task->connection->tasks;
-    struct task **at = &set->held;
-    while (*at != task)
-        at = &(*at)->held_next;
-    *at = task->held_next;
-    if (set->held_at == &task->held_next)
-        set->held_at = at;
+    task_list_remove(&set->held, &set->held_at, task);
 }
 
 void task_execute(struct task *task)
@@ -401,7 +461,10 @@ void task_abort(struct task *task)
     struct connection *connection = task->connection;
     switch (task->state) {
     case TASK_WAITS_FOR_BUFFER:
-        buffer_pool_cancel(&connection->reactor->buffers, &task->wait);
+        if (task->starved)
+            task_list_remove(&connection->tasks.starved, &connection->tasks.starved_at, task);
+        else
+            buffer_pool_cancel(&connection->reactor->buffers, &task->wait);
         break;
     case TASK_COLLECTS:
         connection_unsend(connection, &task->r2t);

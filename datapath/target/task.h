@@ -22,7 +22,8 @@ struct task {
     struct scsi_task scsi;
     struct connection *connection;
     struct task *next, *previous; /* of those in use */
-    struct task *held_next;
+    struct task *list_next;       /* of those held, or starved */
+    bool starved;
     enum task_state state;
     bool immediate; /* beside the window */
     bool aborted;   /* gets no answer */
@@ -34,6 +35,7 @@ struct task {
     struct buffer_wait wait;
     void *buffer;
     size_t buffer_size;
+    size_t share; /* of the session's buffer_bytes */
 
     /* data-out */
     uint32_t wanted, received; /* bytes to collect, and those that are here */

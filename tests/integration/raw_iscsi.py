@@ -70,7 +70,7 @@ class Initiator:
         self.cmd_sn = self.exp_stat_sn = 1
         self.next_tag = 1
         self.max_recv = 262144
-        self.answers, self.data_in = {}, {}
+        self.answers, self.data_in, self.r2ts = {}, {}, []
         self.header_digest = self.data_digest = False
 
     def __enter__(self):
@@ -212,6 +212,12 @@ class Initiator:
             end = min(start + segment, offset + length)
             self.data_out(r2t, data[start:end], number, start, final=end == offset + length)
 
+    def r2t(self):
+        """The next R2T."""
+        pdu = self.r2ts.pop(0) if self.r2ts else self.receive()
+        assert pdu.opcode == R2T, f"opcode 0x{pdu.opcode:02x} while an R2T is awaited"
+        return pdu
+
     def wait(self, tag):
         """(status, data, sense) of the command with this tag; what comes for others is kept for their wait()."""
         while tag not in self.answers:
@@ -222,6 +228,8 @@ class Initiator:
                     self.answers[pdu.tag] = pdu.header[3], self.data_in.pop(pdu.tag), b""
             elif pdu.opcode == RESPONSE:
                 self.answers[pdu.tag] = pdu.header[3], self.data_in.pop(pdu.tag, b""), pdu.data[2:]
+            elif pdu.opcode == R2T:
+                self.r2ts.append(pdu)
             elif pdu.opcode == TMF_RESPONSE:
                 self.answers[pdu.tag] = pdu.header[2], b"", b""
             else:

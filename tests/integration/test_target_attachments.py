@@ -240,6 +240,33 @@ def reinstatement_waits(scratch, tls):
     expect(target.stop(), 0, "exit status")
 
 
+def format_waits(scratch, tls):
+    """BeginFormat waits for the writes under way and holds new ones until the volume is discarded."""
+    disk = harness.FaultyDisk(scratch)
+    target = harness.Target(scratch, tls, harness.Pool(scratch, "store-6", device=disk.device))
+    attachment = Volume(target).attach("n1")
+    attachment.grant()
+    attachment.begin_format()
+    with attachment.login(timeout_s=60) as session:
+        write(session, 0, b"1" * 4096)
+        flush(session)
+        disk.command("hold 3000")
+        under_way = session.write(0, b"2" * 4096)
+        harness.wait_until(disk.held, "the disk holds the write")
+        result = []
+        format_thread = threading.Thread(target=lambda: result.append((attachment.begin_format().discarded, disk.held())))
+        format_thread.start()
+        harness.wait_until(lambda: target.log_text().count("held for a format") == 2, "it is held")
+        time.sleep(0.2)
+        later = session.write(1, b"3" * 4096)
+        format_thread.join()
+        expect(result, [(True, 0)], "discarded, and writes held when BeginFormat answered")
+        expect([session.wait(tag)[0] for tag in (under_way, later)], [0, 0], "status of the writes")
+        expect(read(session, 0), b"\0" * 4096, "what was written before the discard")
+        expect(read(session, 1), b"3" * 4096, "what was held")
+    expect(target.stop(), 0, "exit status")
+
+
 def hijack(target):
     """Another attachment of the same volume cannot end this one's session by borrowing its names."""
     volume = Volume(target)
@@ -376,6 +403,8 @@ def main():
         suite.run("held-write", held_write, scratch, tls)
     with harness.Scratch() as scratch:
         suite.run("reinstatement-waits", lambda: reinstatement_waits(scratch, harness.Tls(scratch)))
+    with harness.Scratch() as scratch:
+        suite.run("format-waits", lambda: format_waits(scratch, harness.Tls(scratch)))
     return suite.finish()
 
 

@@ -187,7 +187,11 @@ def limits(scratch, tls):
         assert beyond
     connections = [Initiator(target.portal) for _ in range(6)]
     with Initiator(target.portal) as extra:
-        assert extra.closed(), "a connection beyond the limit stays open"
+        try:
+            extra.login(None, None, None)
+            raise AssertionError("a connection beyond the limit is served")
+        except Closed:
+            pass
     for connection in connections:
         connection.close()
     buffers(attachment)
@@ -195,17 +199,41 @@ def limits(scratch, tls):
 
 
 def buffers(attachment):
-    """Eight writers of 1 MiB on loops with 4 MiB: R2Ts are held back, immediate data meet TASK SET FULL, all end."""
+    """Writers of 1 MiB on loops with 4 MiB of buffers: R2Ts are held back, immediate data meet TASK SET FULL."""
     large = [("MaxBurstLength", str(MIB))]
     with attachment.login(extra=large) as one, attachment.login() as two:  # one on each loop
-        tags = [one.write(256 * number, b"z" * MIB, immediate=0) for number in range(4)]
-        full = two.write(0, b"w" * 4096)
-        expect(two.wait(full)[0], 0, "a write on the other loop")
-        r2ts = [one.receive() for _ in range(4)]
-        expect(one.wait(one.write(0, b"v" * 4096))[0], TASK_SET_FULL, "immediate data without a buffer")
-        for tag, r2t in zip(tags, r2ts):
-            one.data_out_all(r2t, b"z" * MIB)
-            expect(one.wait(tag)[0], 0, "a large write")
+        tags = [one.write(256 * number, bytes([number]) * MIB, immediate=0) for number in range(4)]
+        expect(two.wait(two.write(2048, b"w" * 4096))[0], 0, "a write on the other loop")
+        first, second = one.r2t(), one.r2t()  # half of the loop's buffers; the others wait
+        expect(one.wait(one.write(2048, b"v" * 4096))[0], TASK_SET_FULL, "immediate data without a buffer")
+        one.data_out_all(first, bytes([0]) * MIB)
+        expect(one.wait(tags[0])[0], 0, "the first large write")
+        third = one.r2t()
+        one.data_out_all(second, bytes([1]) * MIB)
+        one.data_out_all(third, bytes([2]) * MIB)
+        expect([one.wait(tag)[0] for tag in tags[1:3]], [0, 0], "the next large writes")
+        one.data_out_all(one.r2t(), bytes([3]) * MIB)
+        expect(one.wait(tags[3])[0], 0, "the last large write")
+        for number in range(4):
+            status, data, _ = one.wait(one.read(256 * number, 256))
+            assert status == 0 and data == bytes([number]) * MIB, f"large write {number}"
+
+
+def stalled_initiator(scratch, tls):
+    """One that stops in the middle of its writes does not stop another session on the same loop."""
+    target = harness.Target(scratch, tls, harness.Pool(scratch, "store-5"), loops=1, limits={
+        "commands_per_session": 16, "buffer_bytes_per_loop": 4 * MIB})
+    attachment = Volume(target).attach()
+    with attachment.login(extra=[("MaxBurstLength", str(MIB))]) as stalled, attachment.login(timeout_s=10) as other:
+        for number in range(10):
+            stalled.write(256 * number, b"s" * MIB, immediate=0)
+        expect([stalled.receive().opcode for _ in range(2)], [raw_iscsi.R2T] * 2, "R2Ts")
+        for _ in range(3):
+            expect(other.wait(other.write(0, b"o" * 65536))[0], 0, "another session's write")
+            expect(other.wait(other.read(0, 256))[0], 0, "another session's read of 1 MiB")
+        expect(stalled.wait(stalled.management(raw_iscsi.ABORT_TASK_SET))[0], 0, "ABORT TASK SET of those that wait")
+        expect(stalled.wait(stalled.read(0, 1))[0], 0, "a read afterwards")
+    expect(target.stop(), 0, "exit status")
 
 
 def hidden_secret(target, attachments):
@@ -251,6 +279,7 @@ def main():
         suite.run("no-secret-in-the-log", hidden_secret, target, [attachment])
         suite.run("exit-status", lambda: expect(target.stop(), 0, "exit status"))
         suite.run("limits", limits, scratch, tls)
+        suite.run("stalled-initiator", stalled_initiator, scratch, tls)
     return suite.finish()
 
 

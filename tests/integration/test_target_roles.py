@@ -71,6 +71,7 @@ def no_certificate(target):
 
 def bad_values(target):
     c = target.controller
+    register(target, "n1")
     expect(status_of(c.CreateVolume, volume_id="../etc", name="x", size_bytes=1 << 20), "INVALID_ARGUMENT", "a bad id")
     expect(status_of(c.CreateVolume, volume_id=f"store-9.{'2' * 16}", name="x", size_bytes=1 << 20), "INVALID_ARGUMENT",
            "another server's id")
