@@ -155,8 +155,15 @@ int volume_used_bytes(struct volume *volume, uint64_t *ret_bytes, struct error *
         return error_errno(err, ENOMEM, "cannot tell the space used by volume %s", volume->id);
     r = ops->image_open(volume->store->backend, &record, &image, err);
     volume_record_done(&record);
-    if (r != E_OK)
-        return r;
+    if (r != E_OK) {
+        bool deleted;
+
+        pthread_mutex_lock(
+            &volume->record_lock); /* a delete that took the files marks it before it lets go */
+        deleted = volume_deleted(volume);
+        pthread_mutex_unlock(&volume->record_lock);
+        return deleted ? error_set(err, E_NOT_FOUND, "volume %s was deleted", volume->id) : r;
+    }
     r = ops->image_used(image, ret_bytes, err);
     ops->image_close(image);
     return r;
