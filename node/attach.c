@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
 #include "common/cleanup.h"
@@ -336,8 +337,12 @@ int attach_kill(const struct node_config *config, const char *volume_id, struct 
     _cleanup_paths_ struct attach_paths paths = {0};
 
     int r = attach_paths_init(&paths, config, volume_id, err);
-    if (!r)
-        r = process_stop(paths.device_pid, SIGKILL, ATTACH_KILL_MS, err);
+    if (r)
+        return r;
+    /* A dying thread may wait for an answer on the very mount that its process served: abort that first. */
+    process_stop(paths.device_pid, SIGKILL, 0, NULL);
+    umount2(paths.mount_point, MNT_FORCE | UMOUNT_NOFOLLOW);
+    r = process_stop(paths.device_pid, SIGKILL, ATTACH_KILL_MS, err);
     if (!r)
         r = process_stop(paths.holder_pid, SIGKILL, ATTACH_KILL_MS, err);
     return r ? error_wrap(err, "volume %s", volume_id) : 0;

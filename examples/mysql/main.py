@@ -281,14 +281,15 @@ class Example:
 
 
 def clean_mounts(below):
-    """Unmount what a dead host left below a folder, and give its loop devices back."""
-    for line in reversed(run("findmnt", "--noheadings", "--list", "--output", "TARGET").splitlines()):
-        if line.startswith(below + "/"):
-            run("umount", "--lazy", line.strip(), check=False)
+    """Give a dead host's loop devices back and unmount what it left below a folder: in this order, since a loop device
+    whose mount is gone no longer tells where its file was."""
     for line in run("losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE").splitlines():
         name, _, backing = line.partition(" ")
         if backing.strip().startswith(below + "/"):
             run("losetup", "--detach", name, check=False)
+    for line in reversed(run("findmnt", "--noheadings", "--list", "--output", "TARGET").splitlines()):
+        if line.startswith(below + "/"):
+            run("umount", "--lazy", line.strip(), check=False)
 
 
 def say(text):
