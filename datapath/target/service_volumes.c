@@ -31,6 +31,14 @@ int service_claim_name(struct rpc_call *call, const ProtobufCMessage *request, P
     return answer->volume_id ? 0 : error_errno(err, ENOMEM, "name %s", claim->name);
 }
 
+static pthread_mutex_t *service_name_lock(struct storage_service *storage, const char *name)
+{
+    uint32_t hash = 2166136261u; /* FNV-1a */
+    for (const char *c = name; *c; c++)
+        hash = (hash ^ (uint8_t)*c) * 16777619u;
+    return &storage->name_locks[hash % SERVICE_NAME_LOCKS];
+}
+
 /* A claim on the volume's own server lives as long as the volume. */
 static int service_release_name_locked(struct storage_service *storage, const char *name, const char *id,
                                        struct error *err)
@@ -41,12 +49,6 @@ static int service_release_name_locked(struct storage_service *storage, const ch
         return error_set(err, E_PRECONDITION, "volume %s exists: its name is released after it was deleted",
                          id);
     }
-    char claimed[ID_VOLUME_NAME_MAX + 1];
-    if (name[0] == '\0') { /* whichever it claimed */
-        if (!store_name_of(storage->server->store, id, claimed))
-            return 0;
-        name = claimed;
-    }
     return store_name_release(storage->server->store, name, id, err);
 }
 
@@ -56,11 +58,19 @@ int service_release_name(struct rpc_call *call, const ProtobufCMessage *request,
     const Mooring__Storage__V1__ReleaseNameRequest *release =
         (const Mooring__Storage__V1__ReleaseNameRequest *)request;
     struct storage_service *storage = context;
+    char claimed[ID_VOLUME_NAME_MAX + 1];
+    const char *name = release->name;
     (void)call;
     (void)response;
-    pthread_mutex_lock(&storage->names_lock);
-    int code = service_release_name_locked(storage, release->name, release->volume_id, err);
-    pthread_mutex_unlock(&storage->names_lock);
+    if (name[0] == '\0') { /* whichever it claimed */
+        if (!store_name_of(storage->server->store, release->volume_id, claimed))
+            return 0;
+        name = claimed;
+    }
+    pthread_mutex_t *lock = service_name_lock(storage, name);
+    pthread_mutex_lock(lock);
+    int code = service_release_name_locked(storage, name, release->volume_id, err);
+    pthread_mutex_unlock(lock);
     return code;
 }
 
@@ -100,14 +110,15 @@ static int service_create_claimed(struct storage_service *storage, const struct 
                                   struct volume **ret, struct error *err)
 {
     char standing[ID_VOLUME_MAX + 1];
-    pthread_mutex_lock(&storage->names_lock);
+    pthread_mutex_t *lock = service_name_lock(storage, spec->name);
+    pthread_mutex_lock(lock);
     int code = 0;
     if (!store_name_find(storage->server->store, spec->name, standing) || !str_equal(standing, spec->id))
         code = error_set(err, E_BUSY, "the name %s is not claimed for volume %s here: claim it first",
                          spec->name, spec->id);
     if (code == 0)
         code = store_volume_create(storage->server->store, spec, ret, err);
-    pthread_mutex_unlock(&storage->names_lock);
+    pthread_mutex_unlock(lock);
     return code;
 }
 

@@ -128,13 +128,15 @@ void storage_service_init(struct storage_service *storage, struct server *server
                     .threads = SERVICE_THREADS},
     };
     nodes_seen_init(&storage->seen);
-    pthread_mutex_init(&storage->names_lock, NULL);
+    for (size_t i = 0; i < SERVICE_NAME_LOCKS; i++)
+        pthread_mutex_init(&storage->name_locks[i], NULL);
 }
 
 void storage_service_done(struct storage_service *storage)
 {
     nodes_seen_done(&storage->seen);
-    pthread_mutex_destroy(&storage->names_lock);
+    for (size_t i = 0; i < SERVICE_NAME_LOCKS; i++)
+        pthread_mutex_destroy(&storage->name_locks[i]);
 }
 
 int service_check_volume_id(struct storage_service *storage, const char *volume_id, struct error *err)

@@ -14,10 +14,13 @@
 struct server;
 struct job;
 
+#define SERVICE_NAME_LOCKS 64
+
 struct storage_service {
     struct server *server;
     struct nodes_seen seen;
-    pthread_mutex_t names_lock; /* a name's release, and the creation of its volume, one at a time */
+    /* By name: its release, and the creation of its volume, one at a time. */
+    pthread_mutex_t name_locks[SERVICE_NAME_LOCKS];
     struct rpc_service service;
 };
 
