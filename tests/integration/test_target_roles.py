@@ -79,6 +79,8 @@ def bad_values(target):
     expect(status_of(c.CreateVolume, volume_id=volume_id, name="unclaimed", size_bytes=1 << 20), "ABORTED",
            "a name that nobody claimed")
     c.ClaimName(name="claimed", volume_id=volume_id)
+    expect(status_of(c.CreateVolume, volume_id=f"{target.server_id}.{'4' * 16}", name="claimed", size_bytes=1 << 20),
+           "ABORTED", "a name that is claimed for another volume")
     expect(c.ClaimName(name="claimed", volume_id=f"{target.server_id}.{'4' * 16}").volume_id, volume_id, "whose claim stands")
     for what, fields in {"size 0": {"size_bytes": 0}, "a size between blocks": {"size_bytes": 4097}}.items():
         expect(status_of(c.CreateVolume, volume_id=volume_id, name="claimed", **fields), "OUT_OF_RANGE", what)
