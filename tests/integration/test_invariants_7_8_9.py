@@ -1,0 +1,326 @@
+#!/usr/bin/python3
+"""Invariants 7, 8 and 9 over two controllers and three storage servers: all or nothing, idempotent, absence is
+proven."""
+import json
+import os
+import sys
+import threading
+
+import cluster as clusters
+import harness
+from cluster import MIB, equal, settle, start_thread, status
+
+UNKNOWN = "00000000000000ff"
+
+
+# ---- 7: all or nothing ----
+
+
+class Model:
+    """What was acknowledged: name → (volume id, node or None). What was asked and not answered may be either way."""
+
+    def __init__(self, cluster, prefix):
+        self.cluster, self.prefix = cluster, prefix
+        self.volumes, self.open = {}, None  # open: (name, the states that it may be in)
+
+    def step(self, csi, choice):
+        """One call at random; what it did is known when it answers."""
+        name = f"{self.prefix}-{choice.randrange(6)}"
+        volume_id, node = self.volumes.get(name, (None, None))
+        if not volume_id:
+            self.open = name, {"gone", "there"}
+            self.volumes[name] = csi.create(name, parameters={"zone": "z1"}, timeout_s=10).volume_id, None
+        elif node:
+            self.open = name, {"attached", "there"}
+            csi.ControllerUnpublishVolume(volume_id=volume_id, node_id=node, timeout_s=10)
+            self.volumes[name] = volume_id, None
+        elif choice.random() < 0.5:
+            self.open = name, {"attached", "there"}
+            csi.publish(volume_id, "n1", timeout_s=10)
+            self.volumes[name] = volume_id, "n1"
+        else:
+            self.open = name, {"gone", "there"}
+            csi.DeleteVolume(volume_id=volume_id, timeout_s=10)
+            del self.volumes[name]
+        self.open = None
+
+    def check(self, server):
+        """The server's list is what was acknowledged, but for the one call that was not answered."""
+        listed = {volume.name: volume for volume in server.controller.ListVolumes().volumes
+                  if volume.name.startswith(f"{self.prefix}-")}
+        doubtful = self.open[0] if self.open else None
+        for name in {*listed, *self.volumes} - {doubtful}:
+            assert name in listed, f"{name} was acknowledged, and is not there"
+            assert name in self.volumes, f"{name} is there, and its deletion was acknowledged"
+            equal((listed[name].volume_id, [one.node_id for one in listed[name].attachments]),
+                  (self.volumes[name][0], [self.volumes[name][1]] if self.volumes[name][1] else []), name)
+        if doubtful:
+            found = listed.get(doubtful)
+            state = "gone" if not found else "attached" if found.attachments else "there"
+            assert state in self.open[1], f"{doubtful} is {state}, not one of {self.open[1]}"
+            self.volumes.pop(doubtful, None)
+            if found:
+                self.volumes[doubtful] = found.volume_id, "n1" if found.attachments else None
+        self.open = None
+        files = {path.name for path in (server.pool.path / "volumes").iterdir()}
+        wanted = {volume.volume_id for volume in server.controller.ListVolumes().volumes}
+        equal(files, wanted, "what the pool holds")
+        left = [str(path) for path in server.pool.path.rglob("*.tmp")]
+        equal(left, [], "what is half-made is swept at start")
+
+    def drop(self):
+        for volume_id, node in self.volumes.values():
+            if node:
+                settle(self.cluster.a.csi.ControllerUnpublishVolume, volume_id=volume_id, node_id=node)
+            settle(self.cluster.a.csi.DeleteVolume, volume_id=volume_id)
+
+
+def interrupted(cluster, choice, rounds, prefix, interrupt):
+    """Calls at random until interrupt() ends the server in the middle of one; then all is as acknowledged."""
+    import grpc
+    server, model = cluster.targets[0], Model(cluster, prefix)
+    for _ in range(rounds):
+        ended, asked = threading.Event(), choice.random() * 0.3
+        killer = threading.Timer(asked, lambda: (interrupt(server), ended.set()))
+        killer.start()
+        try:
+            while not ended.is_set():
+                model.step((cluster.a, cluster.b)[choice.randrange(2)].csi, choice)
+        except grpc.RpcError as error:
+            assert error.code().name in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL"), error.details()
+        killer.join()
+        if server.disk and not server.disk.process:
+            server.power_on()
+        else:
+            server.start()
+        harness.wait_until(lambda: "OK" == harness.status_of(cluster.a.csi.ListVolumes)
+                           == harness.status_of(cluster.b.csi.ListVolumes), "the controllers reach it again")
+        model.check(server)
+    model.drop()
+
+
+def killed(cluster, choice, rounds=12):
+    """7: kill -9 of the storage server at random moments of create, delete, attach and detach."""
+    interrupted(cluster, choice, rounds, "killed", lambda server: server.kill())
+
+
+def power_cut(cluster, choice, rounds=6):
+    """7: the same, and its host loses power: unflushed sectors are lost."""
+    interrupted(cluster, choice, rounds, "cut",
+                lambda server: server.cut_power(choice.randrange(1 << 31), choice.choice((0, 30, 70))))
+
+
+def newer_format(cluster, _choice):
+    """7: a record of a newer format version is refused, by name, and not touched."""
+    server = cluster.targets[1]
+    volume_id = cluster.create("newer", "s2").volume_id
+    server.stop()
+    path = server.pool.path / "volumes" / volume_id / "volume.json"
+    before = path.read_text()
+    record = json.loads(before)
+    record["format"] += 1
+    path.write_text(json.dumps(record))
+    mark = len(server.log_text())
+    server.start(wait=False)
+    try:
+        harness.wait_until(lambda: volume_id in server.log_text()[mark:] or server.process.poll() is not None, "it says so")
+        assert volume_id in server.log_text()[mark:], server.log_text()[mark:]
+        answer = harness.status_of(cluster.a.csi.DeleteVolume, volume_id=volume_id)
+        assert answer not in ("OK", "NOT_FOUND"), answer
+        equal(json.loads(path.read_text())["format"], record["format"], "the record")
+    finally:
+        harness.end_process(server.process)
+        path.write_text(before)
+        server.start()
+    settle(cluster.a.csi.DeleteVolume, volume_id=volume_id)
+
+
+# ---- 8: idempotent ----
+
+
+def one_name(cluster, _choice, rounds=15):
+    """8: two controllers create one name at once, over three servers: one volume, and both come to it."""
+    for number in range(rounds):
+        name = f"one-{number}"
+        calls = [start_thread(settled_create, csi, name) for csi in (cluster.a.csi, cluster.b.csi) * 2]
+        ids = {call.result() for call in calls}
+        equal(len(ids), 1, f"volume ids of {name}: {ids}")
+        equal([volume.volume_id for volume in cluster.volumes() if volume.name == name], list(ids), name)
+        deletes = [start_thread(settle, csi.DeleteVolume, volume_id=next(iter(ids)))
+                   for csi in (cluster.a.csi, cluster.b.csi)]
+        for delete in deletes:
+            delete.result()
+        equal([volume.name for volume in cluster.volumes() if volume.name == name], [], "after both deletes")
+
+
+def settled_create(csi, name):
+    return settle(csi.create, name).volume_id
+
+
+def second_call_aborted(cluster, _choice):
+    """8: while one operation of a volume is under way, a concurrent one is ABORTED, through either controller."""
+    target = cluster.targets[0]
+    volume_id = cluster.create("busy").volume_id
+    attachment = cluster.publish(volume_id, "n1")
+    attachment.grant()
+    with attachment.login() as session:
+        equal(session.wait(session.write(0, b"1" * 4096))[0], 0, "write")
+        target.disk.command("hold 3000")
+        session.write(0, b"2" * 4096)
+        harness.wait_until(target.disk.held, "the disk holds the write")
+        first = start_thread(harness.status_of, cluster.a.csi.ControllerUnpublishVolume, volume_id=volume_id, node_id="n1")
+        harness.wait_until(lambda: target.record(volume_id)["attachments"][0]["removing"], "the removal has begun")
+        second = harness.status_of(cluster.a.csi.ControllerUnpublishVolume, volume_id=volume_id, node_id="n1", timeout_s=2)
+        other = harness.status_of(cluster.a.csi.publish, volume_id, "n1", timeout_s=2)
+        assert target.disk.held(), "the machine is too slow: the write ended meanwhile"
+    equal(second, "ABORTED", "the same call at once")
+    equal(other, "ABORTED", "another call of the volume at once")
+    equal(first.result(), "OK", "the first call")
+    settle(cluster.a.csi.DeleteVolume, volume_id=volume_id)
+
+
+def repeats(cluster, _choice):
+    """8: every RPC again, through the other controller: the same outcome."""
+    a, b = cluster.a.csi, cluster.b.csi
+
+    def both(call, *arguments, **fields):
+        answers = [getattr(csi, call)(*arguments, **fields) for csi in (a, b, a)]
+        assert answers[0] == answers[1] == answers[2], f"{call}: {answers}"
+        return answers[0]
+
+    volume_id = both("create", "again", size=2 * MIB).volume_id
+    status("ALREADY_EXISTS", b.create, "again", size=4 * MIB)
+    context = both("publish", volume_id, "n1").publish_context
+    status("FAILED_PRECONDITION", b.publish, volume_id, "n2")
+    both("ValidateVolumeCapabilities", volume_id=volume_id, volume_capabilities=[a.capability()])
+    both("ControllerGetVolume", volume_id=volume_id)
+    both("ListVolumes")
+    status("FAILED_PRECONDITION", b.DeleteVolume, volume_id=volume_id)
+    both("ControllerUnpublishVolume", volume_id=volume_id, node_id="n1")
+    again = both("publish", volume_id, "n1").publish_context
+    assert int(again["epoch"]) > int(context["epoch"]), "the epoch grows"
+    both("ControllerUnpublishVolume", volume_id=volume_id, node_id="n1")
+    both("DeleteVolume", volume_id=volume_id)
+    status("NOT_FOUND", b.ControllerGetVolume, volume_id=volume_id)
+    boot_id = cluster.register("again")
+    for _ in range(2):
+        for target in cluster.targets:
+            target.node("again").RegisterNode(node_id="again", boot_id=boot_id, address="test")
+        equal(cluster.cli("node", "fence", "again").returncode, 0, "fence")
+    for _ in range(2):
+        equal(cluster.cli("node", "unfence", "again").returncode, 0, "unfence")
+
+
+# ---- 9: absence is proven ----
+
+
+def unavailable(cluster, server_id, volume_id):
+    """Every claim of absence that would need this server is UNAVAILABLE, through both controllers and the CLI."""
+    for csi in (cluster.a.csi, cluster.b.csi):
+        for one in (volume_id, f"{server_id}.{UNKNOWN}"):
+            status("UNAVAILABLE", csi.DeleteVolume, volume_id=one, contains=server_id)
+            status("UNAVAILABLE", csi.ControllerGetVolume, volume_id=one, contains=server_id)
+            status("UNAVAILABLE", csi.ControllerUnpublishVolume, volume_id=one, node_id="n1", contains=server_id)
+        status("UNAVAILABLE", csi.ListVolumes)
+    equal(cluster.cli("volume", "show", f"{server_id}.{UNKNOWN}").returncode, 4, "exit status of mooring volume show")
+    equal(cluster.cli("volume", "delete", f"{server_id}.{UNKNOWN}").returncode, 4, "exit status of mooring volume delete")
+
+
+def back(cluster, volume_id):
+    for csi in (cluster.a.csi, cluster.b.csi):
+        harness.wait_until(lambda csi=csi: harness.status_of(csi.ControllerGetVolume, volume_id=volume_id) == "OK",
+                           "the volume is there again")
+        status("OK", csi.DeleteVolume, volume_id=f"{volume_id.split('.')[0]}.{UNKNOWN}")
+        status("OK", csi.ListVolumes)
+
+
+def server_down(cluster, _choice):
+    """9: a server is down."""
+    volume_id = cluster.create("down", "s2").volume_id
+    cluster.targets[1].kill()
+    unavailable(cluster, "s2", volume_id)
+    cluster.targets[1].start()
+    back(cluster, volume_id)
+    settle(cluster.a.csi.DeleteVolume, volume_id=volume_id)
+
+
+def unmounted_pool(cluster, _choice):
+    """9: a server whose pool is not mounted refuses to serve, and says what to do; nothing is absent meanwhile."""
+    server = cluster.targets[1]
+    volume_id = cluster.create("unmounted", "s2").volume_id
+    server.stop()
+    server.pool.unmount()
+    mark = len(server.log_text())
+    server.start(wait=False)
+    harness.wait_until(lambda: "mount" in server.log_text()[mark:] or server.process.poll() is not None, "it says so")
+    said = server.log_text()[mark:]
+    assert "mount" in said and str(server.pool.path) in said, f"no remedy: {said}"
+    unavailable(cluster, "s2", volume_id)
+    equal(os.listdir(server.pool.path), [], "what the refused server wrote below the mount point")
+    harness.end_process(server.process)
+    harness.run("mount", "-o", "loop", server.pool.image, server.pool.path)
+    server.start()
+    back(cluster, volume_id)
+    settle(cluster.a.csi.DeleteVolume, volume_id=volume_id)
+
+
+def other_pool(cluster, _choice):
+    """9: another pool than the configuration names by UUID: refused by the server, and by controllers."""
+    server = cluster.targets[1]
+    volume_id = cluster.create("other", "s2").volume_id
+    server.stop()
+    right = server.config["pool_uuid"]
+    server.config["pool_uuid"] = wrong = "00000000-0000-4000-8000-000000000000"
+    mark = len(server.log_text())
+    server.start(wait=False)
+    harness.wait_until(lambda: right in server.log_text()[mark:] or server.process.poll() is not None, "it says so")
+    said = server.log_text()[mark:]
+    assert right in said and wrong in said, said
+    unavailable(cluster, "s2", volume_id)
+    harness.end_process(server.process)
+    server.config["pool_uuid"] = right
+    server.start()
+    back(cluster, volume_id)
+    for controller in (cluster.a, cluster.b):
+        controller.restart(servers=[{**one, "pool_uuid": wrong} if one["id"] == "s2" else one
+                                    for one in cluster.servers()])
+    unavailable(cluster, "s2", volume_id)
+    for controller in (cluster.a, cluster.b):
+        controller.restart(servers=cluster.servers())
+    back(cluster, volume_id)
+    settle(cluster.a.csi.DeleteVolume, volume_id=volume_id)
+
+
+def declared_gone(cluster, _choice):
+    """9: what is on a server that an operator declared gone is absent; until then it is UNAVAILABLE."""
+    volume_id = cluster.create("gone", "s3").volume_id
+    cluster.targets[2].kill()
+    unavailable(cluster, "s3", volume_id)
+    for controller in (cluster.a, cluster.b):
+        controller.restart(servers=cluster.servers(gone={"s3"}))
+        status("NOT_FOUND", controller.csi.ControllerGetVolume, volume_id=volume_id, wait_for_ready=True)
+        status("OK", controller.csi.ControllerUnpublishVolume, volume_id=volume_id, node_id="n1")
+        harness.wait_until(lambda csi=controller.csi: harness.status_of(csi.ListVolumes) == "OK", "the list")
+    cluster.targets[2].start()
+    for controller in (cluster.a, cluster.b):
+        controller.restart(servers=cluster.servers())
+    back(cluster, volume_id)
+    settle(cluster.a.csi.DeleteVolume, volume_id=volume_id)
+
+
+def make(scratch):
+    cluster = clusters.Cluster(scratch, disks=("s1",))
+    for node in ("n1", "n2"):
+        cluster.register(node)
+    return cluster
+
+
+TESTS = (("7-killed", killed), ("7-power-cut", power_cut), ("7-newer-format", newer_format), ("8-one-name", one_name),
+         ("8-second-call", second_call_aborted), ("8-repeats", repeats), ("9-server-down", server_down),
+         ("9-unmounted-pool", unmounted_pool), ("9-other-pool", other_pool), ("9-declared-gone", declared_gone))
+LONG = (("7-killed-long", lambda cluster, choice: killed(cluster, choice, 150)),
+        ("7-power-cut-long", lambda cluster, choice: power_cut(cluster, choice, 60)),
+        ("8-one-name-long", lambda cluster, choice: one_name(cluster, choice, 300)))
+
+if __name__ == "__main__":
+    sys.exit(clusters.main(TESTS, make, LONG))
