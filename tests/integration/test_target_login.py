@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 """mooring-target: who gets in, and what malformed or unruly initiators meet."""
+import json
 import os
 import struct
 import sys
@@ -242,6 +243,24 @@ def hidden_secret(target, attachments):
         assert attachment.secret not in text, "a secret is in the log"
 
 
+def bad_configuration(scratch, target):
+    """Each ends with the exit status and the words that name the thing; the running server is not disturbed."""
+    path = scratch.path / "bad.json"
+    cases = [({"pool": str(scratch.path)}, 1, "holds no pool"), ({"pool": "/nonexistent"}, 1, "no directory"),
+             ({"pool_uuid": "11111111-1111-1111-1111-111111111111"}, 1, "which the configuration names"),
+             ({"server_id": "store-9"}, 1, "is of server store-1"), ({"portals": ["localhost:1"]}, 1, "numeric"),
+             ({"bogus": 1}, 2, 'unknown key "bogus"'), ({"tls": {**target.config["tls"], "cert": "/none"}}, 1, "/none"),
+             ({}, 1, "Address already in use")]
+    for change, status, words in cases:
+        own = {"listen": f"127.0.0.1:{harness.free_port()}", "portals": [f"127.0.0.1:{harness.free_port()}"]}
+        path.write_text(json.dumps({**target.config, **(own if change else {}), **change}))
+        done = harness.run(harness.program("mooring-target"), "--config", path, check=False)
+        assert done.returncode == status and words in done.stdout, f"{change}: {done.returncode}: {done.stdout[-300:]}"
+    for flags in ((), ("--bogus",), ("--config", "/nonexistent")):
+        expect(harness.run(harness.program("mooring-target"), *flags, check=False).returncode, 2, f"exit status of {flags}")
+    target.controller.GetServer()
+
+
 def parallel_logins(attachment):
     """Logins at once on all loops, and all of them serve."""
     failures = []
@@ -275,6 +294,7 @@ def main():
         suite.run("digests", digests, target, attachment)
         suite.run("malformed-pdus", malformed, target, attachment)
         suite.run("data-sequence-errors", data_sequence_errors, target, attachment)
+        suite.run("bad-configuration", bad_configuration, scratch, target)
         suite.run("parallel-logins", parallel_logins, attachment)
         suite.run("no-secret-in-the-log", hidden_secret, target, [attachment])
         suite.run("exit-status", lambda: expect(target.stop(), 0, "exit status"))
