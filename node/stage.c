@@ -354,15 +354,17 @@ static int stage_find_filesystem(struct node *node, const struct stage_request *
     return 0;
 }
 
-/* Clones, and here several hosts of one kernel, have equal XFS UUIDs; a read-only device cannot replay a log.
+/*
+ * Clones, and here several hosts of one kernel, have equal XFS UUIDs; a read-only device cannot replay a log.
+ * _netdev is for systemd: the mount needs the network, and is taken away before it at shutdown.
  */
 static char *stage_options(const struct stage_record *record, const char *fs_type)
 {
-    bool xfs = str_equal(fs_type, "xfs");
-    const char *ours =
-        xfs ? (record->readonly ? "nouuid,norecovery" : "nouuid") : (record->readonly ? "noload" : "");
+    const char *ours = record->readonly ? "_netdev,noload" : "_netdev";
 
-    return str_format("%s%s%s", ours, *ours && *record->mount_options ? "," : "", record->mount_options);
+    if (str_equal(fs_type, "xfs"))
+        ours = record->readonly ? "_netdev,nouuid,norecovery" : "_netdev,nouuid";
+    return str_format("%s%s%s", ours, *record->mount_options ? "," : "", record->mount_options);
 }
 
 static int stage_mount(struct node *node, const struct stage_record *record,
