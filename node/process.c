@@ -193,7 +193,7 @@ static bool process_follow(int fd, pid_t pid, const struct process_watch *watch,
     while (more) {
         if (poll(fds, 2, -1) < 0)
             continue;
-        if (fds[1].revents) {
+        if (watch && fds[1].revents) {
             ended = true;
             fds[1].fd = -1;
             fds[1].revents = 0;

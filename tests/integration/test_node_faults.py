@@ -168,6 +168,49 @@ def test_newer_epoch(stack):
     node.leave(volume)
 
 
+def read_fails(path):
+    """A read of a device node past every cache fails; one that hangs hangs the test."""
+    return harness.run("dd", f"if={path}", "of=/dev/null", "bs=4096", "count=1", "iflag=direct", check=False).returncode != 0
+
+
+def test_fenced(stack):
+    """All I/O ends with an error, the volumes can be given back, and after unfencing all is as before."""
+    node = stack.n2
+    volume, block = stack.volume(), stack.volume(block=True)
+    (node.use(volume) / "file").write_text("not flushed")
+    target = node.use(block)
+    stack.target.operator.FenceNode(node_id="n2", reason="test")
+    for one in (volume, block):
+        harness.wait_until(lambda it=one: node.status(it)["state"] == "failed", "the device is refused")
+    assert read_fails(target)
+    status("NOT_FOUND", node.stage, volume)
+    for one in (volume, block):
+        node.unpublish(one)
+        node.unstage(one)
+        assert not node.volume_dir(one).exists()
+    status("FAILED_PRECONDITION", volume.publish, node)
+    stack.target.operator.UnfenceNode(node_id="n2")
+    for one in (volume, block):
+        node.use(one)
+        node.leave(one)
+
+
+def test_detached_while_all_were_dead(stack):
+    """The attachment went while neither mooring-node nor the device lived: what waits ends with an error."""
+    node, volume = stack.n1, stack.volume(block=True)
+    target = node.use(volume)
+    node.kill()
+    node.kill_device(volume)
+    reader = Background(read_fails, target)
+    volume.unpublish(node)
+    node.start()
+    harness.wait_until(lambda: node.status(volume)["state"] == "failed", "the device is refused")
+    reader.status()
+    assert read_fails(target)
+    node.unpublish(volume)
+    node.unstage(volume)
+
+
 def test_reboot(stack):
     """A new boot id: what we left on this host is swept; a foreign mount and loop device stay."""
     node = stack.n1
@@ -261,6 +304,23 @@ def test_foreign_data_is_not_formatted(stack):
         out = harness.run(harness.program("qemu-io"), "-f", "raw", "-c", check, url(stack, volume, node)).stdout
         assert "verification failed" not in out, out
         volume.unpublish(node)
+
+
+def test_blank_with_a_signature_is_not_formatted(stack):
+    """The server holds it for blank, libblkid does not: written into the pool's file behind the server's back."""
+    node, volume = stack.n1, stack.volume().publish(stack.n1)
+    image = stack.scratch.path / "signed.raw"
+    image.write_bytes(bytes(1 << 20))
+    harness.run(harness.program("mkswap"), image)
+    data = stack.target.pool.path / "volumes" / volume.id / "data"
+    harness.run("dd", f"if={image}", f"of={data}", "bs=1M", "conv=notrunc,fsync", "oflag=direct")
+    equal(volume.content(), "BLANK", "content")
+    status("FAILED_PRECONDITION", node.stage, volume, contains="swap: it is not formatted")
+    equal(volume.content(), "BLANK", "content after the refusal")
+    with open(data, "rb") as file:
+        equal(file.read(4096)[-10:], b"SWAPSPACE2", "the signature")
+    node.unstage(volume)
+    volume.unpublish(node)
 
 
 def interrupted_format(stack, node, volume, before):

@@ -126,6 +126,7 @@ static void a_removed_volume_leaves_nothing(void **state)
     assert_int_equal(stage_record_save(dir->path, &record, NULL), 0);
     assert_int_equal(io_make_dirs(device, 0700, NULL), 0);
     _cleanup_fd_ int fd = open(log, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    assert_true(fd >= 0);
     assert_int_equal(stage_record_each(dir->path, count_volume, &count, NULL), 0);
     assert_int_equal(count, 1);
     assert_int_equal(stage_record_remove(dir->path, VOLUME, NULL), 0);
