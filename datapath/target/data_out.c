@@ -62,6 +62,8 @@ static const char *data_out_find(const struct connection *connection, struct tas
     struct task *task = set->all[transfer_tag & TAG_PLACE_MASK];
     if (task->transfer_tag != transfer_tag || task->state != TASK_COLLECTS)
         return NULL;
+    if (task->r2t.queued) /* a guessed tag: ending the task now would leave its R2T in the send queue */
+        return "Data-Out for an R2T that was not sent yet";
     if (task->tag != iscsi_be32_get(pdu->task_tag))
         return "Data-Out for another task than its R2T";
     *ret_task = task;

@@ -1,0 +1,61 @@
+#!/usr/bin/python3
+"""mooring-target against initiators that guess, stall, borrow names or take every connection."""
+import struct
+import sys
+
+import harness
+from raw_iscsi import COMMAND, DATA_OUT, FINAL, IMMEDIATE, TMF, header
+from target_fixture import Volume, expect
+
+WRITE_FLAGS = FINAL | 0x20 | 1
+
+
+def write_command(session, tag, cmd_sn, size_bytes):
+    """A WRITE (16) without immediate data, as bytes."""
+    cdb = struct.pack(">BBQIH", 0x8A, 0, 0, size_bytes // 4096, 0)
+    fields = struct.pack(">III", size_bytes, cmd_sn, session.exp_stat_sn) + cdb.ljust(16, b"\0")
+    return header(COMMAND, WRITE_FLAGS, 0, tag=tag, fields=fields)
+
+
+def guessed_data_out(session, transfer_tag, tag, data):
+    fields = struct.pack(">IIIIIII", transfer_tag, 0, session.exp_stat_sn, 0, 0, 0, 0)
+    return header(DATA_OUT, FINAL, len(data), tag=tag, fields=fields) + data
+
+
+def abort_task(session, tag):
+    fields = struct.pack(">IIIII", tag, session.cmd_sn, session.exp_stat_sn, 0, 0)
+    return header(TMF | IMMEDIATE, FINAL | 1, tag=900, fields=fields)
+
+
+def data_before_its_r2t(target):
+    """A Data-Out for an R2T that still waits to be sent, in one segment with the command, its abort and another
+    command, which takes the task's place: the R2T in the send queue must not outlive the task."""
+    bystander = Volume(target).attach("n1").login()
+    attachment = Volume(target).attach("n1")
+    for transfer_tag in (1 << 12, 2 << 12):
+        session = attachment.login(extra=[("MaxBurstLength", "4096"), ("FirstBurstLength", "4096")])
+        ready = header(COMMAND, FINAL | 1, 0, tag=78,
+                       fields=struct.pack(">III", 0, session.cmd_sn + 1, session.exp_stat_sn) + bytes(16))
+        session.send_raw(write_command(session, 77, session.cmd_sn, 8192) +
+                         guessed_data_out(session, transfer_tag, 77, b"x" * 4096) + abort_task(session, 77) + ready)
+        if transfer_tag == 2 << 12:
+            assert session.closed(), "the session goes on"
+        session.close()
+    expect(bystander.wait(bystander.read(0, 1))[0], 0, "another volume's read")
+    assert "an R2T that was not sent yet" in target.log_text(), "no words in the log"
+    bystander.close()
+
+
+def main():
+    suite = harness.Suite()
+    with harness.Scratch() as scratch:
+        tls = harness.Tls(scratch)
+        pool = harness.Pool(scratch)
+        target = harness.Target(scratch, tls, pool, loops=1)
+        suite.run("data-before-its-r2t", data_before_its_r2t, target)
+        suite.run("exit-status", lambda: expect(target.stop(), 0, "exit status"))
+    return suite.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(harness.main(main))
