@@ -156,29 +156,31 @@ int disk_cache_flush(struct disk_cache *cache)
     return 0;
 }
 
-static uint64_t cache_random(uint64_t *state)
+/* The same for all sectors of one block, whatever order the table has them in. */
+static bool cache_survives(uint64_t seed, uint64_t sector, unsigned keep_percent)
 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    return *state;
+    uint64_t mixed = (sector / DISK_BLOCK_SECTORS + 1) * UINT64_C(0x9e3779b97f4a7c15) ^ (seed * 2 + 1);
+
+    for (unsigned i = 0; i < 4; i++) {
+        mixed ^= mixed >> 29;
+        mixed *= UINT64_C(0xbf58476d1ce4e5b9);
+    }
+    return (mixed >> 33) % 100 < keep_percent;
 }
 
 int disk_cache_cut(struct disk_cache *cache, uint64_t seed, unsigned keep_percent, size_t *ret_lost)
 {
-    uint64_t state = seed * 2 + 1;
     size_t lost = 0;
 
-    for (unsigned i = 0; i < 16; i++)
-        cache_random(&state);
     for (size_t i = 0; i < cache->slots_count; i++) {
-        if (!cache->slots[i].number)
+        const struct disk_sector *sector = &cache->slots[i];
+        if (!sector->number)
             continue;
-        if (cache_random(&state) % 100 >= keep_percent) {
+        if (!cache_survives(seed, sector->number - 1, keep_percent)) {
             lost++;
             continue;
         }
-        int r = cache_write_back(cache, &cache->slots[i]);
+        int r = cache_write_back(cache, sector);
         if (r)
             return r;
     }
