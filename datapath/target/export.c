@@ -120,9 +120,34 @@ static bool session_same_nexus(const struct session *a, const struct session *b)
 
 /* ---- admission: registered first, checked after ---- */
 
+/* From the record as it is now. ret_attachment: the record's. */
+static enum session_verdict export_judge(const struct session *session, const struct volume_record *record,
+                                         const struct attachment **ret_attachment)
+{
+    if (attach_admits(record, session->epoch, session->generation, ret_attachment) != 0)
+        return SESSION_FORBIDDEN;
+    return SESSION_GRANTED;
+}
+
+/* What will be refused ends nobody's session: a login that was stopped before its last request may be of a
+ * generation that is not the newest any more, under the newest one's nexus. */
+static enum session_verdict export_judge_newcomer(struct export *export, const struct session *session)
+{
+    struct volume_record record = {0};
+    const struct attachment *attachment;
+    if (volume_snapshot_record(export->volume, &record) != 0)
+        return SESSION_UNAVAILABLE;
+    enum session_verdict verdict = export_judge(session, &record, &attachment);
+    volume_record_done(&record);
+    return verdict;
+}
+
 static enum session_verdict export_register(struct export *export, struct session *session)
 {
+    enum session_verdict verdict = export_judge_newcomer(export, session);
     unsigned others = 0;
+    if (verdict != SESSION_GRANTED)
+        return verdict;
     for (struct session *other = export->first; other; other = other->next) {
         if (!session_same_nexus(other, session)) {
             others += !other->closing;
@@ -198,8 +223,9 @@ static void export_consider_session(struct session *session, const struct volume
 {
     struct export *export = session->export;
     const struct attachment *attachment;
-    if (attach_admits(record, session->epoch, session->generation, &attachment) != 0) {
-        export_refuse(session, SESSION_FORBIDDEN);
+    enum session_verdict verdict = export_judge(session, record, &attachment);
+    if (verdict != SESSION_GRANTED) {
+        export_refuse(session, verdict);
         return;
     }
     if (session->closing || export->holds || export_nexus_busy(session))

@@ -1,12 +1,15 @@
 #!/usr/bin/python3
 """mooring-target against initiators that guess, stall, borrow names or take every connection."""
+import hashlib
 import struct
 import sys
 
 import harness
+import raw_iscsi
 from raw_iscsi import COMMAND, DATA_OUT, FINAL, IMMEDIATE, TMF, header
 from target_fixture import Volume, expect
 
+AUTHORIZATION = 0x0202
 WRITE_FLAGS = FINAL | 0x20 | 1
 
 
@@ -46,6 +49,44 @@ def data_before_its_r2t(target):
     bystander.close()
 
 
+def node_name(node):
+    return f"iqn.2026-11.storage.mooring:node:{node}"
+
+
+def login_up_to_the_last_request(attachment, isid):
+    """Authenticated, and nothing asked of the volume's owner yet."""
+    initiator = raw_iscsi.Initiator(attachment.volume.target.portal, isid=isid, name=node_name(attachment.node))
+    initiator.login_pdu([("InitiatorName", initiator.name), ("TargetName", attachment.volume.iqn),
+                         ("AuthMethod", "CHAP")], 0, 1, transit=False)
+    initiator.login_answer()
+    initiator.login_pdu([("CHAP_A", "5")], 0, transit=False)
+    _, keys = initiator.login_answer()
+    challenge = bytes.fromhex(keys["CHAP_C"][2:])
+    digest = hashlib.md5(bytes([int(keys["CHAP_I"])]) + attachment.secret.encode() + challenge).hexdigest()
+    initiator.login_pdu([("CHAP_N", attachment.user), ("CHAP_R", "0x" + digest)], 0, 1)
+    initiator.login_answer()
+    return initiator
+
+
+def late_login_of_an_old_generation(target):
+    """It is refused, and the newer generation's session under the same nexus goes on."""
+    attachment, isid = Volume(target).attach("n1"), raw_iscsi.random_isid()
+    attachment.grant()
+    late = login_up_to_the_last_request(attachment, isid)
+    attachment.grant()
+    session = attachment.login(isid=isid, name=node_name("n1"))
+    expect(session.wait(session.write(0, b"1" * 4096))[0], 0, "the new generation's write")
+    late.login_pdu([("HeaderDigest", "None")], 1, 3)
+    try:
+        late.login_answer()
+        raise AssertionError("the old generation was admitted")
+    except raw_iscsi.LoginFailed as failed:
+        expect(failed.status, AUTHORIZATION, "the old generation's login")
+    expect(session.wait(session.read(0, 1))[:2], (0, b"1" * 4096), "the new generation's read after it")
+    late.close()
+    session.close()
+
+
 def main():
     suite = harness.Suite()
     with harness.Scratch() as scratch:
@@ -53,6 +94,7 @@ def main():
         pool = harness.Pool(scratch)
         target = harness.Target(scratch, tls, pool, loops=1)
         suite.run("data-before-its-r2t", data_before_its_r2t, target)
+        suite.run("late-login-of-an-old-generation", late_login_of_an_old_generation, target)
         suite.run("exit-status", lambda: expect(target.stop(), 0, "exit status"))
     return suite.finish()
 
