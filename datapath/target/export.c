@@ -153,9 +153,10 @@ static enum session_verdict export_register(struct export *export, struct sessio
             others += !other->closing;
             continue;
         }
-        /* Another attachment's initiator under this one's name would end sessions that are not its own. */
+        /* Another attachment's initiator under this one's name would end sessions that are not its own. Which
+         * of the two borrowed the name cannot be told: neither hears what is final for it. */
         if (other->epoch != session->epoch && !other->closing)
-            return SESSION_FORBIDDEN;
+            return SESSION_UNAVAILABLE;
     }
     if (others >= export->owner->server->settings->sessions_per_volume_max)
         return SESSION_EXHAUSTED;

@@ -7,9 +7,9 @@ import sys
 import harness
 import raw_iscsi
 from raw_iscsi import COMMAND, DATA_OUT, FINAL, IMMEDIATE, TMF, header
-from target_fixture import Volume, expect
+from target_fixture import MULTI_WRITER, Volume, expect
 
-AUTHORIZATION = 0x0202
+AUTHORIZATION, UNAVAILABLE = 0x0202, 0x0301
 WRITE_FLAGS = FINAL | 0x20 | 1
 
 
@@ -87,6 +87,18 @@ def late_login_of_an_old_generation(target):
     session.close()
 
 
+def a_borrowed_nexus(target):
+    """Another attachment under a device's own name and ISID: the device waits, and has it when that one ends."""
+    volume, isid = Volume(target), raw_iscsi.random_isid()
+    rightful, borrower = volume.attach("n1", MULTI_WRITER), volume.attach("n2", MULTI_WRITER)
+    rightful.grant()
+    session = borrower.login(isid=isid, name=node_name("n1"))
+    expect(rightful.login_status(isid=isid), UNAVAILABLE, "the rightful device's login")
+    expect(session.wait(session.read(0, 1))[0], 0, "the other one's read")
+    session.close()
+    harness.wait_until(lambda: rightful.login_status(isid=isid) == 0, "the rightful device is admitted")
+
+
 def main():
     suite = harness.Suite()
     with harness.Scratch() as scratch:
@@ -95,6 +107,7 @@ def main():
         target = harness.Target(scratch, tls, pool, loops=1)
         suite.run("data-before-its-r2t", data_before_its_r2t, target)
         suite.run("late-login-of-an-old-generation", late_login_of_an_old_generation, target)
+        suite.run("a-borrowed-nexus", a_borrowed_nexus, target)
         suite.run("exit-status", lambda: expect(target.stop(), 0, "exit status"))
     return suite.finish()
 

@@ -407,7 +407,7 @@ static void another_epochs_nexus(void **state)
     str_copy(thief->connection.session->initiator_name, sizeof(thief->connection.session->initiator_name),
              one->connection.session->initiator_name);
     settle(1);
-    assert_int_equal(thief->verdict, SESSION_FORBIDDEN);
+    assert_int_equal(thief->verdict, SESSION_UNAVAILABLE); /* not final: it may be the rightful one */
     assert_true(one->live);
     leave(1);
 }
