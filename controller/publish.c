@@ -1,10 +1,28 @@
 /*
- * ControllerPublishVolume and ControllerUnpublishVolume: one call each to the volume's storage server, which
- * decides, records and, on the way back, drains (invariant 2). Owns nothing across calls; run by worker
- * threads.
+ * ControllerPublishVolume and ControllerUnpublishVolume: the volume is read from its storage server, and what
+ * is decided on that reading is asked for with the record generation or epoch of it; the server records and,
+ * on the way back, drains (invariant 2). Owns nothing across calls; run by worker threads.
+ *
+ * A stale answer goes to the CO as ABORTED and is never decided anew in the same call: what made it stale may
+ * be the CO's own newer call, sent through another controller after it gave this one up, and a decision on
+ * what that one left would undo it (invariant 8). The CO asks again if it still wants this.
  */
 #include "common/cleanup.h"
+#include "common/strings.h"
 #include "controller/capability.h"
+
+static int publish_read(struct storage_server *server, const char *volume_id, uint64_t deadline_ms,
+                        uint64_t *ret_record_generation, struct error *err)
+{
+    Mooring__Storage__V1__Volume *volume = NULL;
+    int r = storage_get_volume(server, volume_id, deadline_ms, &volume, err);
+
+    if (r != E_OK)
+        return r;
+    *ret_record_generation = volume->record_generation;
+    protobuf_c_message_free_unpacked(&volume->base, NULL);
+    return E_OK;
+}
 
 int publish_volume(struct controller *controller, const char *volume_id, const char *node_id,
                    const struct capability *capability, bool readonly, uint64_t deadline_ms,
@@ -24,6 +42,9 @@ int publish_volume(struct controller *controller, const char *volume_id, const c
                             &operation, err);
     if (r != E_OK)
         return r;
+    r = publish_read(server, volume_id, deadline_ms, &request.record_generation, err);
+    if (r != E_OK)
+        return r;
     request.volume_id = (char *)volume_id;
     request.node_id = (char *)node_id;
     request.access_mode = capability->mode;
@@ -41,12 +62,44 @@ int publish_volume(struct controller *controller, const char *volume_id, const c
     return E_OK;
 }
 
+static int undo_one(struct storage_server *server, const char *volume_id, const char *node_id, uint64_t epoch,
+                    uint64_t record_generation, uint64_t deadline_ms, struct error *err)
+{
+    Mooring__Storage__V1__DetachVolumeRequest request = MOORING__STORAGE__V1__DETACH_VOLUME_REQUEST__INIT;
+
+    request.volume_id = (char *)volume_id;
+    request.node_id = (char *)node_id;
+    request.epoch = epoch;
+    request.record_generation = record_generation;
+    return storage_call(server, "DetachVolume", &request.base, deadline_ms, NULL, err);
+}
+
+/* Where the node has no attachment the server is told so, and refuses an attach that is still on its way. */
+static int undo_read(struct storage_server *server, const Mooring__Storage__V1__Volume *volume,
+                     const char *node_id, uint64_t deadline_ms, struct error *err)
+{
+    bool all = *node_id == '\0', found = false;
+    int r = E_OK;
+
+    for (size_t i = 0; i < volume->n_attachments && r == E_OK; i++) {
+        const Mooring__Storage__V1__Attachment *attachment = volume->attachments[i];
+
+        if (!all && !str_equal(attachment->node_id, node_id))
+            continue;
+        found = true;
+        r = undo_one(server, volume->volume_id, attachment->node_id, attachment->epoch, 0, deadline_ms, err);
+    }
+    if (found || all)
+        return r;
+    return undo_one(server, volume->volume_id, node_id, 0, volume->record_generation, deadline_ms, err);
+}
+
 int publish_undo(struct controller *controller, const char *volume_id, const char *node_id,
                  uint64_t deadline_ms, struct error *err)
 {
     _cleanup_operation_ struct operation *operation = NULL;
     _cleanup_error_ struct error why = {0};
-    Mooring__Storage__V1__DetachVolumeRequest request = MOORING__STORAGE__V1__DETACH_VOLUME_REQUEST__INIT;
+    Mooring__Storage__V1__Volume *volume = NULL;
     struct storage_server *server = NULL;
     int r;
 
@@ -55,10 +108,11 @@ int publish_undo(struct controller *controller, const char *volume_id, const cha
     if (r != E_OK)
         return r;
     r = storage_of_volume(controller->storage, volume_id, &server, &why);
+    if (r == E_OK)
+        r = storage_get_volume(server, volume_id, deadline_ms, &volume, &why);
     if (r == E_OK) {
-        request.volume_id = (char *)volume_id;
-        request.node_id = (char *)node_id;
-        r = storage_call(server, "DetachVolume", &request.base, deadline_ms, NULL, &why);
+        r = undo_read(server, volume, node_id, deadline_ms, &why);
+        protobuf_c_message_free_unpacked(&volume->base, NULL);
     }
     if (r == E_NOT_FOUND) /* proven: no such volume, or no such attachment */
         return E_OK;

@@ -3,6 +3,7 @@
  * attach that comes after, and an attach under way ends before the fence is recorded. Blocks.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -166,8 +167,27 @@ struct attaching {
     const char *node_id;
     enum access_mode mode;
     bool readonly;
+    uint64_t record_generation;
     struct attachment attachment;
 };
+
+/* The record is as it was when the caller decided: no detach came between (invariant 8). */
+static int check_generation(const struct volume_record *record, const struct attaching *attaching,
+                            struct error *err)
+{
+    if (attaching->record_generation == 0)
+        return error_set(err, E_INVALID_ARGUMENT,
+                         "volume %s: an attach needs the record generation that it was decided on: is the "
+                         "controller older than this server?",
+                         record->id);
+    if (attaching->record_generation != record->record_generation)
+        return error_set(err, E_STALE,
+                         "volume %s has changed since the attach to node %s was decided: record generation "
+                         "%" PRIu64 ", not %" PRIu64,
+                         record->id, attaching->node_id, record->record_generation,
+                         attaching->record_generation);
+    return E_OK;
+}
 
 static int attach_edit(struct volume_record *record, void *context, struct error *err)
 {
@@ -180,7 +200,7 @@ static int attach_edit(struct volume_record *record, void *context, struct error
     if (r != E_OK)
         return r;
     attaching->attachment = *attachment;
-    return record->attachments_count == before ? VOLUME_UNCHANGED : E_OK;
+    return record->attachments_count == before ? VOLUME_UNCHANGED : check_generation(record, attaching, err);
 }
 
 static int attach_locked(const struct node *node, struct volume *volume, struct attaching *attaching,
@@ -199,9 +219,11 @@ static int attach_locked(const struct node *node, struct volume *volume, struct 
 }
 
 int store_attach(struct store *store, struct volume *volume, const char *node_id, enum access_mode mode,
-                 bool readonly, struct attachment *ret_attachment, struct error *err)
+                 bool readonly, uint64_t record_generation, struct attachment *ret_attachment,
+                 struct error *err)
 {
-    struct attaching attaching = {.node_id = node_id, .mode = mode, .readonly = readonly};
+    struct attaching attaching = {
+        .node_id = node_id, .mode = mode, .readonly = readonly, .record_generation = record_generation};
     struct node *node = node_find(store, node_id);
     int r;
 

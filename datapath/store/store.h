@@ -143,7 +143,9 @@ int store_node_list(struct store *store, struct node_record **ret_records, size_
 /*
  * Attach under the node's lock, so that a fence and an attach cannot pass each other: E_PRECONDITION while
  * the node is fenced, E_NOT_FOUND when it never registered. Otherwise as attach_add(). ret_attachment is a
- * copy.
+ * copy. record_generation is what the caller decided on: unless the attachment stands already, E_STALE when
+ * the record has another one and E_INVALID_ARGUMENT for 0.
  */
 int store_attach(struct store *store, struct volume *volume, const char *node_id, enum access_mode mode,
-                 bool readonly, struct attachment *ret_attachment, struct error *err);
+                 bool readonly, uint64_t record_generation, struct attachment *ret_attachment,
+                 struct error *err);

@@ -38,8 +38,9 @@ static int service_attach(struct storage_service *storage, struct volume *volume
     int code = volume_operation_begin(volume, "attach", err);
     if (code)
         return code;
-    code = store_attach(storage->server->store, volume, attach->node_id,
-                        (enum access_mode)attach->access_mode, attach->readonly, ret, err);
+    code =
+        store_attach(storage->server->store, volume, attach->node_id, (enum access_mode)attach->access_mode,
+                     attach->readonly, attach->record_generation, ret, err);
     volume_operation_end(volume);
     return code;
 }
@@ -70,6 +71,59 @@ int service_attach_volume(struct rpc_call *call, const ProtobufCMessage *request
 
 /* ---- detach ---- */
 
+struct absence {
+    const char *node_id;
+    uint64_t record_generation;
+};
+
+/* The record grows though nothing in it changes: an attach that was decided before is stale from now on. */
+static int absence_edit(struct volume_record *record, void *context, struct error *err)
+{
+    const struct absence *absence = context;
+    if (absence->record_generation != record->record_generation)
+        return error_set(err, E_STALE,
+                         "volume %s has changed since the detach from node %s was decided: record generation "
+                         "%lu, not %lu",
+                         record->id, absence->node_id, (unsigned long)record->record_generation,
+                         (unsigned long)absence->record_generation);
+    return volume_record_attachment(record, absence->node_id)
+               ? error_set(err, E_INVALID_ARGUMENT,
+                           "volume %s is attached to node %s: a detach needs the attachment's epoch",
+                           record->id, absence->node_id)
+               : 0;
+}
+
+static int service_detach_absent(struct volume *volume, const char *node_id, uint64_t record_generation,
+                                 struct error *err)
+{
+    struct absence absence = {.node_id = node_id, .record_generation = record_generation};
+    if (record_generation == 0)
+        return error_set(err, E_INVALID_ARGUMENT,
+                         "volume %s: a detach from node %s needs the epoch or the record generation that it "
+                         "was decided on: is the controller older than this server?",
+                         volume_id(volume), node_id);
+    int code = volume_operation_begin(volume, "detach", err);
+    if (code)
+        return code;
+    code = volume_update(volume, absence_edit, &absence, err);
+    volume_operation_end(volume);
+    return code;
+}
+
+static int service_detach(struct storage_service *storage, struct rpc_call *call, struct volume *volume,
+                          const Mooring__Storage__V1__DetachVolumeRequest *detach, struct error *err)
+{
+    struct job *job;
+    if (detach->node_id[0] && detach->epoch == 0)
+        return service_detach_absent(volume, detach->node_id, detach->record_generation, err);
+    int code = removal_start(storage->server, volume, detach->node_id, detach->epoch, &job, err);
+    if (code)
+        return code;
+    code = job_wait(job, call, err);
+    job_unref(job);
+    return code;
+}
+
 int service_detach_volume(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
                           void *context, struct error *err)
 {
@@ -77,18 +131,13 @@ int service_detach_volume(struct rpc_call *call, const ProtobufCMessage *request
         (const Mooring__Storage__V1__DetachVolumeRequest *)request;
     struct storage_service *storage = context;
     struct volume *volume;
-    struct job *job;
     (void)response;
     int code = detach->node_id[0] ? service_check_node_id(detach->node_id, err) : 0;
     if (code == 0)
         code = service_find_volume(storage, detach->volume_id, &volume, err);
     if (code)
         return code == E_NOT_FOUND ? 0 : code; /* what does not exist is attached to nobody */
-    code = removal_start(storage->server, volume, detach->node_id, detach->epoch, &job, err);
-    if (code == 0) {
-        code = job_wait(job, call, err);
-        job_unref(job);
-    }
+    code = service_detach(storage, call, volume, detach, err);
     volume_unref(volume);
     return code == E_NOT_FOUND ? 0 : code;
 }

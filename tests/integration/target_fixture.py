@@ -26,10 +26,15 @@ class Volume:
     def attach_only(self, node, mode=WRITER, readonly=False):
         """For a node that has registered."""
         return Attachment(self, node, self.target.controller.AttachVolume(
-            volume_id=self.id, node_id=node, access_mode=mode, readonly=readonly).attachment.epoch)
+            volume_id=self.id, node_id=node, access_mode=mode, readonly=readonly,
+            record_generation=self.get().record_generation).attachment.epoch)
 
     def detach(self, node="n1", **options):
-        return self.target.controller.DetachVolume(volume_id=self.id, node_id=node, **options)
+        """As the controller does it, by what it reads first."""
+        volume = self.get()
+        epochs = [attachment.epoch for attachment in volume.attachments if attachment.node_id == node]
+        decided = {"epoch": epochs[0]} if epochs else {"record_generation": volume.record_generation}
+        return self.target.controller.DetachVolume(volume_id=self.id, node_id=node, **{**decided, **options})
 
     def get(self):
         return self.target.controller.GetVolume(volume_id=self.id).volume

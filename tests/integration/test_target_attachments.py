@@ -170,7 +170,8 @@ def fence(target):
         assert session.closed(), "a session outlives the fence"
     for attachment in sessions:
         expect(attachment.login_status(), AUTHORIZATION, "a fenced node's login")
-    attach = lambda: target.controller.AttachVolume(volume_id=volumes[0].id, node_id="n9", access_mode=1)
+    attach = lambda: target.controller.AttachVolume(volume_id=volumes[0].id, node_id="n9", access_mode=1,
+                                                     record_generation=volumes[0].get().record_generation)
     expect(status_of(attach), "FAILED_PRECONDITION", "attach to a fenced node")
     for known in (boot_id, "cd" * 16):
         assert register(target, "n9", known).fenced, "a boot id that was known lifts the fence"

@@ -94,7 +94,12 @@ def bad_values(target):
     expect(status_of(c.AttachVolume, volume_id=volume_id, node_id="never-seen", access_mode=1), "NOT_FOUND",
            "attach to a node that never registered")
     expect(status_of(c.AttachVolume, volume_id=volume_id, node_id="n1", access_mode=0), "INVALID_ARGUMENT", "no mode")
-    c.AttachVolume(volume_id=volume_id, node_id="n1", access_mode=1)
+    read = lambda: c.GetVolume(volume_id=volume_id).volume.record_generation
+    expect(status_of(c.AttachVolume, volume_id=volume_id, node_id="n1", access_mode=1), "INVALID_ARGUMENT",
+           "an attach that was decided on nothing")
+    c.AttachVolume(volume_id=volume_id, node_id="n1", access_mode=1, record_generation=read())
+    expect(status_of(c.DetachVolume, volume_id=volume_id, node_id="n1"), "INVALID_ARGUMENT",
+           "a detach that was decided on nothing")
     expect(status_of(c.DeleteVolume, volume_id=volume_id), "FAILED_PRECONDITION", "delete of an attached volume")
     expect(status_of(c.AttachVolume, volume_id=volume_id, node_id="n1", access_mode=5), "ALREADY_EXISTS", "another mode")
     c.DetachVolume(volume_id=volume_id, node_id="")

@@ -263,6 +263,58 @@ static void test_second_operation_aborted(void **state)
     assert_int_equal(publish_undo(&fixture->a, OLD_ID_2, "node-1", fixture_soon(), NULL), E_OK);
 }
 
+/* Between what the controller reads and what it asks for, another controller detached, and attached again. */
+static int overtake(struct peer *peer, const char *method, void *context)
+{
+    struct peer_volume *volume = peer_volume(peer, OLD_ID_2);
+
+    if (!str_equal(method, context))
+        return E_OK;
+    volume->epoch++;
+    volume->record_generation += 2;
+    return E_OK;
+}
+
+static void test_stale_changes_nothing(void **state)
+{
+    struct fixture *fixture = *state;
+    struct peer *peer = &fixture->peers[1];
+    struct peer_volume *volume;
+    int r;
+
+    peer_add_volume(peer, OLD_ID_2, "data", MIB_BYTES);
+    volume = peer_volume(peer, OLD_ID_2);
+    peer->hook_context = (void *)"AttachVolume";
+    peer->hook = overtake;
+    r = fixture_publish(&fixture->a, OLD_ID_2, "node-1", NULL);
+    assert_true(r == E_STALE || r == E_BUSY);
+    assert_string_equal(volume->node_id, "");
+    peer->hook = NULL;
+    assert_int_equal(fixture_publish(&fixture->a, OLD_ID_2, "node-1", NULL), E_OK);
+    peer->hook_context = (void *)"DetachVolume";
+    peer->hook = overtake;
+    r = publish_undo(&fixture->a, OLD_ID_2, "node-1", fixture_soon(), NULL);
+    assert_true(r == E_STALE || r == E_BUSY);
+    assert_string_equal(volume->node_id, "node-1");
+    peer->hook = NULL;
+    assert_int_equal(publish_undo(&fixture->a, OLD_ID_2, "node-1", fixture_soon(), NULL), E_OK);
+    assert_string_equal(volume->node_id, "");
+}
+
+/* A detach of what is not attached reaches the server: it makes an attach that is still on its way stale. */
+static void test_unpublish_of_nothing(void **state)
+{
+    struct fixture *fixture = *state;
+    struct peer_volume *volume;
+    uint64_t before;
+
+    peer_add_volume(&fixture->peers[1], OLD_ID_2, "data", MIB_BYTES);
+    volume = peer_volume(&fixture->peers[1], OLD_ID_2);
+    before = volume->record_generation;
+    assert_int_equal(publish_undo(&fixture->a, OLD_ID_2, "node-1", fixture_soon(), NULL), E_OK);
+    assert_int_equal(volume->record_generation, before + 1);
+}
+
 /* ---- ListVolumes, GetCapacity ---- */
 
 static size_t walk_pages(struct controller *controller, uint32_t max_entries, size_t *ret_pages)
@@ -358,6 +410,8 @@ int main(void)
         TEST(test_publish_reader_is_readonly),
         TEST(test_unpublish_waits_for_drain),
         TEST(test_second_operation_aborted),
+        TEST(test_stale_changes_nothing),
+        TEST(test_unpublish_of_nothing),
         TEST(test_list_pages),
         TEST(test_list_needs_all_servers),
         TEST(test_capacity),

@@ -148,6 +148,7 @@ static Mooring__Storage__V1__Volume *describe(const struct peer_volume *volume)
     answer->name = strdup(volume->name);
     answer->size_bytes = volume->size_bytes;
     answer->block_size_bytes = 4096;
+    answer->record_generation = volume->record_generation + 1;
     if (volume->fs_type[0] != '\0')
         map_add(&answer->parameters, &answer->n_parameters,
                 &mooring__storage__v1__volume__parameters_entry__descriptor, "fsType", volume->fs_type);
@@ -277,8 +278,12 @@ HANDLER(attach_volume)
         return end(peer, error_set(err, E_NOT_FOUND, "no volume"));
     if (volume->node_id[0] != '\0' && !str_equal(volume->node_id, request->node_id))
         return end(peer, error_set(err, E_PRECONDITION, "attached to %s", volume->node_id));
-    if (volume->node_id[0] == '\0')
+    if (volume->node_id[0] == '\0') {
+        if (request->record_generation != volume->record_generation + 1)
+            return end(peer, error_set(err, E_STALE, "decided on another record"));
         volume->epoch++;
+        volume->record_generation++;
+    }
     str_copy(volume->node_id, sizeof(volume->node_id), request->node_id);
     volume->readonly = request->readonly;
     volume->access_mode = (int)request->access_mode;
@@ -305,8 +310,15 @@ HANDLER(detach_volume)
     volume = peer_volume(peer, request->volume_id);
     if (!volume)
         return end(peer, error_set(err, E_NOT_FOUND, "no volume"));
-    if (*request->node_id == '\0' || str_equal(volume->node_id, request->node_id))
+    if (!str_equal(volume->node_id, request->node_id)) {
+        if (request->record_generation != volume->record_generation + 1)
+            return end(peer, error_set(err, E_STALE, "decided on another record"));
+    } else if (request->epoch != volume->epoch) {
+        return end(peer, error_set(err, E_STALE, "decided on another epoch"));
+    } else {
         volume->node_id[0] = '\0';
+    }
+    volume->record_generation++;
     return end(peer, E_OK);
 }
 

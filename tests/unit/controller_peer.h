@@ -28,7 +28,7 @@ struct peer_volume {
     char node_id[ID_NODE_MAX + 1]; /* attached there; "" when not */
     bool readonly;
     int access_mode;
-    uint64_t epoch;
+    uint64_t epoch, record_generation;
 };
 
 struct peer {

@@ -173,7 +173,8 @@ static int run_attach(struct store *store, struct error *err)
     char id[ID_VOLUME_MAX + 1];
     struct volume *volume = store_volume_find(store, fixture_id(1, id));
     struct attachment attachment;
-    int r = store_attach(store, volume, "node-a", ACCESS_SINGLE_NODE_WRITER, false, &attachment, err);
+    int r = store_attach(store, volume, "node-a", ACCESS_SINGLE_NODE_WRITER, false,
+                         fixture_generation(volume), &attachment, err);
 
     volume_unref(volume);
     return r;

@@ -204,3 +204,14 @@ void fixture_register(struct store *store, const char *node_id)
     if (store_node_update(store, node_id, register_edit, NULL, &err) != E_OK)
         fail_msg("register %s: %s", node_id, error_text(&err));
 }
+
+uint64_t fixture_generation(struct volume *volume)
+{
+    struct volume_record record;
+    uint64_t generation;
+
+    assert_int_equal(volume_snapshot_record(volume, &record), 0);
+    generation = record.record_generation;
+    volume_record_done(&record);
+    return generation;
+}

@@ -38,7 +38,7 @@ static void keeps_over_reopening(void **state)
     volume = fixture_create(store, &spec);
     fixture_register(store, "node-a");
     assert_int_equal(
-        store_attach(store, volume, "node-a", ACCESS_SINGLE_NODE_WRITER, false, &attachment, NULL), E_OK);
+        store_attach(store, volume, "node-a", ACCESS_SINGLE_NODE_WRITER, false, 1, &attachment, NULL), E_OK);
     volume_unref(volume);
     store_close(store);
 
@@ -272,7 +272,9 @@ static void attach_needs_a_node_in_good_standing(void **state)
     fixture_empty(fixture);
     store = fixture_open(fixture);
     volume = fixture_create(store, &spec);
-#define ATTACH(node) store_attach(store, volume, node, ACCESS_SINGLE_NODE_WRITER, false, &attachment, NULL)
+#define ATTACH_ON(node, generation)                                                                          \
+    store_attach(store, volume, node, ACCESS_SINGLE_NODE_WRITER, false, generation, &attachment, NULL)
+#define ATTACH(node) ATTACH_ON(node, 1)
     assert_int_equal(ATTACH("node-a"), E_NOT_FOUND);
     assert_int_equal(store_node_get(store, "node-a", &record, NULL), E_NOT_FOUND);
     assert_int_equal(store_node_update(store, "node-a", fence_edit, (void *)"lost", NULL), E_OK);
@@ -284,9 +286,11 @@ static void attach_needs_a_node_in_good_standing(void **state)
     assert_int_equal(store_node_update(store, "node-a", fence_edit, NULL, NULL), E_OK);
     assert_int_equal(ATTACH("node-a"), E_NOT_FOUND); /* known now, but never registered */
     fixture_register(store, "node-a");
+    assert_int_equal(ATTACH_ON("node-a", 0), E_INVALID_ARGUMENT);
+    assert_int_equal(ATTACH_ON("node-a", 2), E_STALE);
     assert_int_equal(ATTACH("node-a"), E_OK);
     assert_int_equal(attachment.epoch, 1);
-    assert_int_equal(ATTACH("node-a"), E_OK);
+    assert_int_equal(ATTACH("node-a"), E_OK); /* what stands is answered, though the record grew */
     assert_int_equal(attachment.epoch, 1);
     fixture_register(store, "node-0");
     assert_int_equal(ATTACH("node-0"), E_PRECONDITION);

@@ -70,9 +70,10 @@ static void try_delete(struct worker *worker, const char *id)
 static void try_attach(struct worker *worker, struct volume *volume, const char *node)
 {
     struct attachment attachment;
-    int r = store_attach(worker->store, volume, node, ACCESS_SINGLE_NODE_WRITER, false, &attachment, NULL);
+    int r = store_attach(worker->store, volume, node, ACCESS_SINGLE_NODE_WRITER, false,
+                         fixture_generation(volume), &attachment, NULL);
 
-    expect(worker, r == E_OK || r == E_PRECONDITION || r == E_NOT_FOUND, "an attach failed");
+    expect(worker, r == E_OK || r == E_PRECONDITION || r == E_NOT_FOUND || r == E_STALE, "an attach failed");
 }
 
 static void try_detach(struct worker *worker, struct volume *volume, const char *node)
@@ -217,8 +218,8 @@ static void *attach_and_detach(void *context)
     struct attachment attachment;
 
     while (!atomic_load(&race->stop)) {
-        store_attach(race->store, race->volume, "node-a", ACCESS_SINGLE_NODE_WRITER, false, &attachment,
-                     NULL);
+        store_attach(race->store, race->volume, "node-a", ACCESS_SINGLE_NODE_WRITER, false,
+                     fixture_generation(race->volume), &attachment, NULL);
         volume_update(race->volume, detach_edit, (void *)"node-a", NULL);
     }
     return NULL;
