@@ -321,6 +321,30 @@ def test_no_secret_and_modes(stack):
     node.leave(volume)
 
 
+def test_end_in_order(stack):
+    """SIGTERM ends mooring-node alone, with status 0; the next one goes on with what is there."""
+    node, volume = stack.n1, stack.volume()
+    target = node.use(volume)
+    pid = node.pid(volume)
+    equal(harness.end_process(node.process), 0, f"exit status; {node.log_text()[-500:]}")
+    (target / "file").write_text("written meanwhile")
+    node.start()
+    equal(node.pid(volume), pid, "the device")
+    node.leave(volume)
+
+
+def test_wrong_configuration(stack):
+    """A wrong key is named, and nothing is started."""
+    path = stack.n1.folder / "wrong.json"
+    for change, words in (({"attach": "magic"}, "magic"), ({"no_such_key": 1}, "no_such_key"), ({"node_id": "N!"}, "N!"),
+                          ({"state_dir": "rel"}, "absolute"), ({"volumes_max": 0}, "volumes_max"),
+                          ({"boot_id_file": "/dev/null"}, "UUID")):
+        path.write_text(harness.json.dumps({**stack.n1.config, **change}))
+        done = harness.run(harness.program("mooring-node"), "--config", path, check=False, timeout=20)
+        equal(done.returncode, 1, done.stdout)
+        assert words in done.stdout, done.stdout
+
+
 def test_two_stages_at_once(stack):
     """Different volumes do not wait for one another; the same one is refused with words."""
     node = stack.n1
