@@ -17,6 +17,7 @@ import importlib
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
 import socket
@@ -69,10 +70,17 @@ def wait_until(condition, what, timeout_s=30, pause_s=0.02):
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Below those that the kernel hands out: a client that tries a dead server's port again and again would in the
+    end get that very port as its own, connect to itself, and keep the server from starting."""
+    first_handed_out = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.SystemRandom().randrange(first_handed_out // 2, first_handed_out)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
 
 
 class Scratch(contextlib.ExitStack):
