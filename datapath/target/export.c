@@ -120,13 +120,27 @@ static bool session_same_nexus(const struct session *a, const struct session *b)
 
 /* ---- admission: registered first, checked after ---- */
 
-/* From the record as it is now. ret_attachment: the record's. */
+/* A fence holds from its record on, whatever still keeps the removal of the node's attachments waiting. */
+static enum session_verdict export_judge_node(const struct session *session, const char *node_id)
+{
+    struct node_record node = {0};
+    int code = store_node_get(session->owner->server->store, node_id, &node, NULL);
+    if (code == E_NOT_FOUND)
+        return SESSION_GRANTED;
+    if (code)
+        return SESSION_UNAVAILABLE;
+    bool fenced = node.fenced;
+    node_record_done(&node);
+    return fenced ? SESSION_FORBIDDEN : SESSION_GRANTED;
+}
+
+/* From the records as they are now. ret_attachment: the record's. */
 static enum session_verdict export_judge(const struct session *session, const struct volume_record *record,
                                          const struct attachment **ret_attachment)
 {
     if (attach_admits(record, session->epoch, session->generation, ret_attachment) != 0)
         return SESSION_FORBIDDEN;
-    return SESSION_GRANTED;
+    return export_judge_node(session, (*ret_attachment)->node_id);
 }
 
 /* What will be refused ends nobody's session: a login that was stopped before its last request may be of a

@@ -83,6 +83,15 @@ int volume_snapshot_record(struct volume *of, struct volume_record *ret_record)
     (void)of;
     return volume_record_copy(ret_record, &record);
 }
+static const char *fenced_node;
+int store_node_get(struct store *store, const char *node_id, struct node_record *ret_record,
+                   struct error *err)
+{
+    (void)store;
+    (void)err;
+    *ret_record = (struct node_record){.fenced = fenced_node && str_equal(node_id, fenced_node)};
+    return 0;
+}
 int volume_image(struct volume *of, struct image **ret, struct error *err)
 {
     if (of->image_fails)
@@ -412,6 +421,19 @@ static void another_epochs_nexus(void **state)
     leave(1);
 }
 
+static void a_fenced_nodes_login(void **state)
+{
+    (void)state;
+    fenced_node = attachments[0].node_id;
+    struct agent *fenced = agent_login(1, 3, 1);
+    struct agent *other = agent_login(2, 3, 2);
+    settle(1);
+    fenced_node = NULL;
+    assert_int_equal(fenced->verdict, SESSION_FORBIDDEN); /* though its attachment stands */
+    assert_int_equal(other->verdict, SESSION_GRANTED);
+    leave(1);
+}
+
 /* ---- holds ---- */
 
 struct holding {
@@ -466,6 +488,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(refusals, begin, end),
         cmocka_unit_test_setup_teardown(sessions_are_bounded, begin, end),
         cmocka_unit_test_setup_teardown(another_epochs_nexus, begin, end),
+        cmocka_unit_test_setup_teardown(a_fenced_nodes_login, begin, end),
         cmocka_unit_test_setup_teardown(holds_wait_and_admit_none, begin, end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
