@@ -7,6 +7,7 @@
 #include "common/cleanup.h"
 #include "common/log.h"
 #include "common/strings.h"
+#include "common/time.h"
 #include "datapath/store/fence.h"
 #include "datapath/target/removal.h"
 #include "datapath/target/server.h"
@@ -14,6 +15,7 @@
 
 #define HEARTBEAT_INTERVAL_MS 10000
 #define FENCE_RETRY_MS 20
+#define FENCE_BUSY_MAX_MS 60000 /* for a caller that set no deadline */
 
 /* ---- registration ---- */
 
@@ -144,79 +146,117 @@ static bool fence_holds(struct volume *volume, const char *node_id)
     return holds;
 }
 
-/* Begin the removal from one volume. Another operation may have its slot: what the fence refuses from now on,
- * that operation has to end first. */
-static int fence_start_removal(struct storage_service *storage, struct rpc_call *call, struct volume *volume,
-                               const char *node_id, struct job **ret_job, struct error *err)
-{
-    int code;
-    while ((code = removal_start(storage->server, volume, node_id, 0, ret_job, err)) == E_BUSY) {
-        if (rpc_call_cancelled(call) || rpc_call_remaining_ms(call) <= 0)
-            return code;
-        usleep(FENCE_RETRY_MS * 1000);
-    }
-    return code;
-}
+/* The removal from one volume; without a job while another operation has the volume's slot. */
+struct fence_removal {
+    struct volume *volume; /* a reference */
+    struct job *job;       /* a reference, or NULL */
+};
 
-struct fence_jobs {
-    struct job **jobs;
+struct fence_removals {
+    struct fence_removal *items;
     size_t count, capacity;
 };
 
-static int fence_jobs_add(struct fence_jobs *jobs, struct job *job)
+static int fence_removals_add(struct fence_removals *removals, struct volume *volume)
 {
-    if (jobs->count == jobs->capacity) {
-        size_t capacity = jobs->capacity ? 2 * jobs->capacity : 16;
-        struct job **larger = realloc(jobs->jobs, capacity * sizeof(struct job *));
+    if (removals->count == removals->capacity) {
+        size_t capacity = removals->capacity ? 2 * removals->capacity : 16;
+        struct fence_removal *larger = realloc(removals->items, capacity * sizeof(*larger));
         if (!larger)
             return -ENOMEM;
-        jobs->jobs = larger;
-        jobs->capacity = capacity;
+        removals->items = larger;
+        removals->capacity = capacity;
     }
-    jobs->jobs[jobs->count++] = job;
+    removals->items[removals->count++] = (struct fence_removal){.volume = volume_ref(volume)};
     return 0;
 }
 
-/* Begin all before waiting for any: each refuses its logins from then on. */
-static int fence_start_removals(struct storage_service *storage, struct rpc_call *call, const char *node_id,
-                                struct fence_jobs *jobs, struct error *err)
+static void fence_removals_done(struct fence_removals *removals)
+{
+    for (size_t i = 0; i < removals->count; i++) {
+        job_unref(removals->items[i].job);
+        volume_unref(removals->items[i].volume);
+    }
+    free(removals->items);
+}
+
+/* The volumes that the node holds; the fence, which is recorded, lets no other one in. */
+static int fence_find(struct storage_service *storage, const char *node_id, struct fence_removals *removals,
+                      struct error *err)
 {
     int code = 0;
     struct volume *next, *volume = store_volume_next(storage->server->store, "");
     for (; volume; volume = next) {
-        struct job *job;
-        int failed = fence_holds(volume, node_id)
-                         ? fence_start_removal(storage, call, volume, node_id, &job, err)
-                         : E_NOT_FOUND;
-        if (failed == 0 && fence_jobs_add(jobs, job) != 0) {
-            job_unref(job);
-            failed = error_errno(err, ENOMEM, "fence of node %s", node_id);
-        }
-        if (failed && failed != E_NOT_FOUND)
-            code = failed; /* the others all the same */
+        if (fence_holds(volume, node_id) && fence_removals_add(removals, volume) != 0)
+            code = error_errno(err, ENOMEM, "fence of node %s", node_id); /* the others all the same */
         next = store_volume_next(storage->server->store, volume_id(volume));
         volume_unref(volume);
     }
     return code;
 }
 
-static int fence_wait(struct fence_jobs *jobs, struct rpc_call *call,
+/* Begin each removal that can begin now; *ret_busy counts those that another operation keeps waiting. */
+static int fence_start_free(struct storage_service *storage, const char *node_id,
+                            struct fence_removals *removals, size_t *ret_busy, struct error *err)
+{
+    int code = 0;
+    *ret_busy = 0;
+    for (size_t i = 0; i < removals->count; i++) {
+        struct fence_removal *removal = &removals->items[i];
+        if (removal->job || !removal->volume)
+            continue;
+        int failed = removal_start(storage->server, removal->volume, node_id, 0, &removal->job, err);
+        if (failed == 0)
+            continue;
+        if (failed == E_BUSY) {
+            ++*ret_busy;
+            continue;
+        }
+        removal->volume = volume_unref(removal->volume); /* done with: not attached any more, or failed */
+        if (failed != E_NOT_FOUND)
+            code = failed;
+    }
+    return code;
+}
+
+/* Begin all before waiting for any, so that one busy volume keeps no other one open; then those that were
+ * busy, as they become free. */
+static int fence_start_removals(struct storage_service *storage, struct rpc_call *call, const char *node_id,
+                                struct fence_removals *removals, struct error *err)
+{
+    uint64_t until_ms = time_now_ms() + FENCE_BUSY_MAX_MS;
+    int code = fence_find(storage, node_id, removals, err);
+    for (;;) {
+        size_t busy;
+        int failed = fence_start_free(storage, node_id, removals, &busy, err);
+        code = failed ? failed : code;
+        if (busy == 0)
+            return code;
+        int64_t left_ms = rpc_call_remaining_ms(call);
+        if (rpc_call_cancelled(call) || left_ms <= 0 || (left_ms == INT64_MAX && time_now_ms() >= until_ms))
+            return E_BUSY; /* err says what runs */
+        usleep(FENCE_RETRY_MS * 1000);
+    }
+}
+
+static int fence_wait(struct fence_removals *removals, struct rpc_call *call,
                       Mooring__Storage__V1__FenceNodeResponse *answer, struct error *err)
 {
     int code = 0;
-    answer->detached_volume_ids = calloc(jobs->count ? jobs->count : 1, sizeof(char *));
-    for (size_t i = 0; i < jobs->count; i++) {
-        int failed = job_wait(jobs->jobs[i], call, err);
-        char *id = failed ? NULL : strdup(volume_id(jobs->jobs[i]->volume));
+    answer->detached_volume_ids = calloc(removals->count ? removals->count : 1, sizeof(char *));
+    for (size_t i = 0; i < removals->count; i++) {
+        const struct fence_removal *removal = &removals->items[i];
+        if (!removal->job)
+            continue;
+        int failed = job_wait(removal->job, call, err);
+        char *id = failed ? NULL : strdup(volume_id(removal->volume));
         if (id && answer->detached_volume_ids)
             answer->detached_volume_ids[answer->n_detached_volume_ids++] = id;
         else
             free(id);
         if (failed && failed != E_NOT_FOUND)
             code = failed;
-        job_unref(jobs->jobs[i]);
     }
-    free(jobs->jobs);
     return code;
 }
 
@@ -227,15 +267,16 @@ int service_fence_node(struct rpc_call *call, const ProtobufCMessage *request, P
         (const Mooring__Storage__V1__FenceNodeRequest *)request;
     struct storage_service *storage = context;
     struct fencing fencing = {.request = fence};
-    struct fence_jobs jobs = {0};
+    struct fence_removals removals = {0};
     int code = service_check_node_id(fence->node_id, err);
     if (code == 0)
         code = store_node_update(storage->server->store, fence->node_id, fence_edit, &fencing, err);
     if (code)
         return code;
     log_warning("node %s is fenced: %s", fence->node_id, fence->reason);
-    code = fence_start_removals(storage, call, fence->node_id, &jobs, err);
-    int waited = fence_wait(&jobs, call, (Mooring__Storage__V1__FenceNodeResponse *)response, err);
+    code = fence_start_removals(storage, call, fence->node_id, &removals, err);
+    int waited = fence_wait(&removals, call, (Mooring__Storage__V1__FenceNodeResponse *)response, err);
+    fence_removals_done(&removals);
     return code ? code : waited;
 }
 

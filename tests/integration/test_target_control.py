@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """mooring-target's control plane: late calls, fences beside busy volumes, repeats, full and damaged pools."""
 import sys
+import threading
 
 import harness
 from harness import status_of
@@ -40,12 +41,53 @@ def late_detach(target):
     expect(detach(epoch=new.epoch), "OK", "its repeat")
 
 
+# ---- a fence (invariant 3) ----
+
+
+def fence_beside_busy(scratch, tls):
+    """A grant that waits for a held write has one volume; the node's others are taken away all the same."""
+    disk = harness.FaultyDisk(scratch)
+    target = harness.Target(scratch, tls, harness.Pool(scratch, "store-3", device=disk.device))
+    volumes = sorted((Volume(target) for _ in range(3)), key=lambda volume: volume.id)
+    register(target, "n1")
+    attachments = [volume.attach_only("n1") for volume in volumes]
+    for attachment in attachments:
+        attachment.grant()
+    sessions = [attachment.login() for attachment in attachments]
+    for session in sessions:
+        expect(session.wait(session.write(0, b"1" * 4096))[0], 0, "a write")
+        expect(session.wait(session.command(b"\x35".ljust(10, b"\0")))[0], 0, "SYNCHRONIZE CACHE")
+    disk.command("hold 60000")
+    sessions[0].write(0, b"2" * 4096)
+    harness.wait_until(disk.held, "a write is held")
+    grant = threading.Thread(target=lambda: status_of(attachments[0].grant, timeout_s=60))
+    grant.start()
+    running = lambda: status_of(attachments[0].begin_format, timeout_s=1) == "ABORTED"
+    harness.wait_until(running, "the grant has the first volume")
+    status = []
+    fence = threading.Thread(
+        target=lambda: status.append(status_of(target.operator.FenceNode, node_id="n1", reason="lost", timeout_s=60)))
+    fence.start()
+    harness.wait_until(lambda: not any(volume.get().attachments for volume in volumes[1:]),
+                       "the removal from the volumes that nothing keeps busy")
+    expect(len(volumes[0].get().attachments), 1, "attachments of the busy volume")
+    expect(status, [], "the answer of the fence while one volume is busy")
+    disk.command("release")
+    grant.join()
+    fence.join()
+    expect(status, ["OK"], "the fence")
+    expect([list(volume.get().attachments) for volume in volumes], [[], [], []], "attachments after the fence")
+
+
 def main():
     suite = harness.Suite()
     with harness.Scratch() as scratch:
         target = harness.Target(scratch, harness.Tls(scratch), harness.Pool(scratch))
         for name, test in (("late-attach", late_attach), ("late-detach", late_detach)):
             suite.run(name, test, target)
+    for name, test in (("fence-beside-busy", fence_beside_busy),):
+        with harness.Scratch() as scratch:
+            suite.run(name, test, scratch, harness.Tls(scratch))
     return suite.finish()
 
 
