@@ -373,6 +373,29 @@ def test_crash_in_format(stack):
         node.unstage(volume)
 
 
+def test_crash_with_mkfs_in_flight(stack):
+    """mooring-node and the device die while a write of mkfs waits: no successor sends it, so the volume stays
+    "formatting" until the repeat discards it."""
+    node, volume = stack.n1, stack.volume(fs_type="ext4").publish(stack.n1)
+    said, _ = node.slow_tool("mkfs.ext4")
+    (node.tools / "mkfs.ext4").write_text(
+        "#!/usr/bin/python3\nimport mmap, os, sys\nfd = os.open(sys.argv[-1], os.O_RDWR | os.O_DIRECT)\n"
+        "page = mmap.mmap(-1, 4096)\npage.write(b'half' * 1024)\nat = 0\n"
+        f"while True:\n    os.pwrite(fd, page, 8192 * (at % 4096))\n    at += 1\n    open('{said}', 'w').close()\n")
+    call = Background(node.stage, volume)
+    harness.wait_until(said.exists, "mkfs writes")
+    node.kill()
+    node.kill_device(volume)
+    call.status()
+    (node.tools / "mkfs.ext4").unlink()
+    time.sleep(0.2)  # mkfs comes to its next write, which waits for a device
+    node.start()
+    harness.wait_until(lambda: harness.status_of(node.stage, volume) == "OK", "the repeat works")
+    node.publish(volume)
+    (node.path(volume) / "file").write_text("there")
+    node.leave(volume)
+
+
 def test_late_end_of_format(stack):
     """EndFormat of an older generation or epoch makes nothing data."""
     node, volume = stack.n1, stack.volume(fs_type="ext4").publish(stack.n1)
