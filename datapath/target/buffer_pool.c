@@ -110,7 +110,9 @@ void buffer_pool_done(struct buffer_pool *pool)
 
 void *buffer_pool_get(struct buffer_pool *pool, size_t size_bytes)
 {
-    return pool->first ? NULL : buffer_take(pool, buffer_class(size_bytes));
+    void *buffer = pool->first ? NULL : buffer_take(pool, buffer_class(size_bytes));
+    pool->missed |= !buffer;
+    return buffer;
 }
 
 void buffer_pool_wait(struct buffer_pool *pool, struct buffer_wait *wait, size_t size_bytes)

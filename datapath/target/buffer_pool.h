@@ -24,6 +24,7 @@ struct buffer_pool {
     size_t held_bytes; /* given out and kept for later */
     void *free[BUFFER_CLASSES];
     struct buffer_wait *first, *last;
+    bool missed;  /* buffer_pool_get() had none; whoever looks clears it */
     bool serving; /* buffer_pool_put() does not nest */
 };
 

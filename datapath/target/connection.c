@@ -173,6 +173,8 @@ void connection_tick(struct connection *connection)
         return;
     else if (silent > DEAD_AFTER_NS)
         connection_close(connection, "nothing was heard for two minutes");
+    else if (connection->reactor->short_of_buffers && connection_stalled(connection, now))
+        connection_close(connection, "its transfer does not go on, and others wait for its buffers");
     else if (silent > PING_AFTER_NS && !connection->pinged && connection->phase == CONNECTION_FULL_FEATURE)
         request_ping(connection);
 }

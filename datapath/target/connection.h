@@ -6,6 +6,7 @@
  *   send.c             what goes out, in batches   login_phase.c      the login, and asking the owner for
  * admission request.c          NOP, logout, reject         text_phase.c       SendTargets task.c SCSI
  * commands, data both ways     task_management.c  aborts and resets
+ *   stall.c            transfers that do not go on
  */
 #pragma once
 
@@ -84,7 +85,15 @@ struct task_set {
     unsigned executing;                 /* handed to scsi/ and not back */
     struct task *receiving;             /* the reader puts data into its buffer */
     bool dropping;                      /* several tasks are being ended: look who waited for it afterwards */
+    uint64_t serial;                    /* of the task made last */
     struct control *tmfs;               /* task management answers that wait for aborted tasks to end */
+};
+
+/* How far the oldest transfer was when it was looked at: stall.c's. */
+struct stall_mark {
+    uint64_t serial, bytes;
+    uint64_t since_ns; /* 0: nothing was under way */
+    bool sends;        /* bytes are those that the initiator took; else those that it sent */
 };
 
 enum connection_phase {
@@ -134,6 +143,7 @@ struct connection {
     uint32_t stat_sn, exp_cmd_sn;
     struct session *session; /* NULL in discovery */
     struct task_set tasks;
+    struct stall_mark stall;
     unsigned holds;
     struct round_part *rounds; /* to answer when nothing is being carried out */
 
@@ -225,6 +235,10 @@ void task_set_drop(struct connection *connection);      /* what is not being car
 void task_set_go_on(struct connection *connection);     /* after a hold */
 void task_set_serve(struct connection *connection);     /* what waits for this session's share of buffers */
 uint32_t task_set_window(const struct connection *connection);
+
+/* ---- stall.c ---- */
+/* Asked by the tick while others wait for buffers: its oldest transfer has not gone on for a while. */
+bool connection_stalled(struct connection *connection, uint64_t now_ns);
 
 /* ---- task_management.c ---- */
 void task_management_receive(struct connection *connection);

@@ -16,6 +16,7 @@
 #include "datapath/target/server.h"
 
 #define TICK_MS 1000
+#define MISSED_LATELY_NS (UINT64_C(10) * 1000000000)
 
 struct acceptor {
     struct loop_op op;
@@ -216,6 +217,18 @@ static void acceptor_tick(struct acceptor *acceptor)
 
 /* ---- time ---- */
 
+/* One who was sent away, with TASK SET FULL, comes again when it thinks best: until then it waits, too. */
+static void reactor_look_at_buffers(struct reactor *reactor)
+{
+    struct buffer_pool *pool = &reactor->buffers;
+    uint64_t now = loop_now_ns(reactor->loop);
+    if (pool->missed)
+        reactor->buffers_missed_ns = now;
+    pool->missed = false;
+    reactor->short_of_buffers = pool->first || (reactor->buffers_missed_ns != 0 &&
+                                                now < reactor->buffers_missed_ns + MISSED_LATELY_NS);
+}
+
 static void reactor_tick(struct loop_op *op, int res, unsigned flags)
 {
     struct reactor *reactor = container_of(op, struct reactor, tick);
@@ -224,6 +237,7 @@ static void reactor_tick(struct loop_op *op, int res, unsigned flags)
     reactor->tick_pending = false;
     for (struct acceptor *acceptor = reactor->acceptors; acceptor; acceptor = acceptor->next)
         acceptor_tick(acceptor);
+    reactor_look_at_buffers(reactor);
     for (struct connection *connection = reactor->connections, *next; connection; connection = next) {
         next = connection_next(connection);
         connection_tick(connection);

@@ -22,6 +22,8 @@ struct reactor {
     struct loop *loop;
     pthread_t thread;
     struct buffer_pool buffers;
+    bool short_of_buffers; /* as of the last tick: somebody waits for one, or was sent away lately */
+    uint64_t buffers_missed_ns;
     struct connection *connections;
     unsigned sessions_count; /* of its connections, that the owners have not let go yet */
     struct export *exports;

@@ -77,6 +77,7 @@ static struct task *task_get(struct connection *connection, bool immediate)
         return NULL;
     *task = (struct task){.connection = connection,
                           .immediate = immediate,
+                          .serial = ++set->serial,
                           .transfer_tag = task->transfer_tag + (1u << TAG_PLACE_BITS),
                           .wait = {.ready = task_buffer_ready},
                           .answer = {.build = task_answer_build, .sent = task_answer_sent},

@@ -25,9 +25,10 @@ struct task {
     struct task *list_next;       /* of those held, or starved */
     bool starved;
     enum task_state state;
-    bool immediate; /* beside the window */
-    bool aborted;   /* gets no answer */
-    bool answered;  /* its answer was built: it has left the window */
+    bool immediate;  /* beside the window */
+    bool aborted;    /* gets no answer */
+    bool answered;   /* its answer was built: it has left the window */
+    uint64_t serial; /* in the order in which they came */
     uint8_t lun[8];
     uint32_t tag;
     uint32_t read_expected, write_expected; /* the PDU's Expected Data Transfer Length, by its R and W bits */

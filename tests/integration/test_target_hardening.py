@@ -3,11 +3,12 @@
 import hashlib
 import struct
 import sys
+import time
 
 import harness
 import raw_iscsi
 from raw_iscsi import COMMAND, DATA_OUT, FINAL, IMMEDIATE, TMF, header
-from target_fixture import MULTI_WRITER, Volume, expect
+from target_fixture import MIB, MULTI_WRITER, Volume, expect
 
 AUTHORIZATION, UNAVAILABLE = 0x0202, 0x0301
 WRITE_FLAGS = FINAL | 0x20 | 1
@@ -99,6 +100,44 @@ def a_borrowed_nexus(target):
     harness.wait_until(lambda: rightful.login_status(isid=isid) == 0, "the rightful device is admitted")
 
 
+def stalled_sessions(scratch, tls):
+    """Initiators that stop in the middle of their writes, or do not take what they read, hold every buffer of the
+    loop: those who wait for one get it all the same, and who is slow but goes on is not taken for one of them."""
+    target = harness.Target(scratch, tls, harness.Pool(scratch, "store-2"), loops=1, limits={"buffer_bytes_per_loop": 8 * MIB})
+    bystander, slow = (Volume(target).attach("n1").login(timeout_s=120, extra=[("MaxBurstLength", str(MIB))])
+                       for _ in range(2))
+    mute = [Volume(target, size_bytes=64 * MIB).attach("n1") for _ in range(4)]
+    for stop in (stop_in_writes, stop_in_reads):
+        slow_data = b"s" * MIB
+        slow_tag = slow.write(0, slow_data, immediate=0)
+        request = slow.r2t()
+        sessions = [attachment.login() for attachment in mute]
+        for session in sessions:
+            stop(session)
+        read = bystander.read(0, 16)
+        for at in range(0, MIB, 65536):
+            slow.data_out(request, slow_data[at:at + 65536], at // 65536, at, final=at + 65536 == MIB)
+            time.sleep(0.6)
+        expect(slow.wait(slow_tag)[0], 0, f"the slow initiator's write, {stop.__name__}")
+        expect(bystander.wait(read)[0], 0, f"a read among them, {stop.__name__}")
+        harness.wait_until(lambda: bystander.wait(bystander.write(1, b"w" * 4096))[0] == 0,
+                           "a write with immediate data among them", timeout_s=120, pause_s=1)
+        for session in sessions:
+            session.close()
+    assert "others wait for its buffers" in target.log_text(), "no words in the log"
+    expect(target.stop(), 0, "exit status")
+
+
+def stop_in_writes(session):
+    for number in range(8):
+        session.write(number * 256, b"z" * MIB, immediate=0)
+
+
+def stop_in_reads(session):
+    for number in range(16):
+        session.read(number * 256, 256)
+
+
 def main():
     suite = harness.Suite()
     with harness.Scratch() as scratch:
@@ -109,6 +148,7 @@ def main():
         suite.run("late-login-of-an-old-generation", late_login_of_an_old_generation, target)
         suite.run("a-borrowed-nexus", a_borrowed_nexus, target)
         suite.run("exit-status", lambda: expect(target.stop(), 0, "exit status"))
+        suite.run("stalled-sessions", stalled_sessions, scratch, tls)
     return suite.finish()
 
 
