@@ -88,7 +88,8 @@ def test_life_block(stack):
     usage = list(node.stats(volume, target).usage)
     equal([(entry.total, entry.unit) for entry in usage], [(64 * MIB, 1)], "usage")
     harness.run(harness.program("fio"), "--name=verify", f"--filename={target}", "--direct=1", "--ioengine=io_uring",
-                "--rw=randwrite", "--bsrange=4k-64k", "--iodepth=8", "--size=32M", "--verify=crc32c", "--fsync=64")
+                "--rw=randwrite", "--bsrange=4k-64k", "--iodepth=8", "--size=32M", "--verify=crc32c",
+                "--verify_state_save=0", "--fsync=64")
     for _ in range(2):
         node.unpublish(volume)
     assert not target.exists()

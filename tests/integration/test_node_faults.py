@@ -21,7 +21,8 @@ def load(stack, target, seconds, block=False):
     log = stack.scratch.path / f"fio-{random.randrange(1 << 30)}.log"
     process = stack.scratch.start(
         harness.program("fio"), "--name=load", *place, "--direct=1", "--ioengine=io_uring", "--rw=randwrite",
-        "--bsrange=4k-64k", "--iodepth=8", "--size=32M", "--verify=crc32c", "--verify_backlog=32", "--fsync=32",
+        "--bsrange=4k-64k", "--iodepth=8", "--size=32M", "--verify=crc32c", "--verify_state_save=0",
+        "--verify_backlog=32", "--fsync=32",
         "--time_based", f"--runtime={seconds}", log=log)
     process.said = log.read_text
     return process
