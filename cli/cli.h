@@ -90,6 +90,7 @@ int volume_delete(struct cli *cli, int argc, char **argv, struct error *err);
 int volume_attach(struct cli *cli, int argc, char **argv, struct error *err);
 int volume_detach(struct cli *cli, int argc, char **argv, struct error *err);
 int volume_clear_failed(struct cli *cli, int argc, char **argv, struct error *err);
+int volume_secret(struct cli *cli, int argc, char **argv, struct error *err);
 int mount_mount(struct cli *cli, int argc, char **argv, struct error *err);
 int mount_unmount(struct cli *cli, int argc, char **argv, struct error *err);
 int pool_create(struct cli *cli, int argc, char **argv, struct error *err);

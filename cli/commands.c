@@ -14,6 +14,7 @@ const struct cli_command cli_commands[] = {
     {"volume", "mount", "attach to this node, format if blank, and mount", mount_mount},
     {"volume", "unmount", "undo mount on this node", mount_unmount},
     {"volume", "clear-failed", "let a write-failed volume be written again", volume_clear_failed},
+    {"volume", "secret", "print the CHAP secret for a virtual machine's initiator", volume_secret},
     {"pool", "create", "make a pool on this host", pool_create},
     {"pool", "list", "list the storage servers and their pools", pool_list},
     {"pool", "import", "say what pool a directory holds and how to serve it", pool_import},
