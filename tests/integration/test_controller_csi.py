@@ -88,11 +88,11 @@ def test_create_repeat(stack):
 def test_create_parameters(stack):
     csi = stack.a.csi
     volume = csi.create("parameters", parameters={
-        "csi.storage.k8s.io/fstype": "ext4", "mkfsOptions": "-O bigalloc", "attach": "fuse", "pathTimeout": "30",
-        "sessions": "2", "blockSize": "4096", "csi.storage.k8s.io/pvc/name": "p", "csi.storage.k8s.io/pv/name": "v"},
+        "csi.storage.k8s.io/fstype": "ext4", "mkfsOptions": "-O bigalloc", "attach": "fuse", "pathTimeout": "0",
+        "sessions": "1", "blockSize": "4096", "csi.storage.k8s.io/pvc/name": "p", "csi.storage.k8s.io/pv/name": "v"},
         volume_capabilities=[csi.capability(block=False, fs_type="ext4")])
     equal(dict(volume.volume_context), {"name": "parameters", "fsType": "ext4", "mkfsOptions": "-O bigalloc",
-                                        "attach": "fuse", "pathTimeout": "30", "sessions": "2"}, "volume_context")
+                                        "attach": "fuse", "pathTimeout": "0", "sessions": "1"}, "volume_context")
     status("INVALID_ARGUMENT", csi.create, "x", parameters={"replicas": "2"}, contains='"replicas"')
     status("INVALID_ARGUMENT", csi.create, "x", parameters={"fsType": "btrfs"}, contains="ext4 or xfs")
     status("INVALID_ARGUMENT", csi.create, "x", parameters={"fsType": "xfs"},
