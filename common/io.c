@@ -249,3 +249,20 @@ int io_random(void *buffer, size_t length)
     }
     return 0;
 }
+
+int io_make_socket_dir(const char *endpoint, struct error *err)
+{
+    static const char scheme[] = "unix://";
+    _cleanup_free_ char *path = NULL;
+
+    if (strncmp(endpoint, scheme, strlen(scheme)) != 0)
+        return E_OK;
+    path = strdup(endpoint + strlen(scheme));
+    if (!path)
+        return error_errno(err, ENOMEM, "cannot make the directory of %s", endpoint);
+    char *slash = strrchr(path, '/');
+    if (!slash || slash == path)
+        return E_OK;
+    *slash = '\0';
+    return io_make_dirs(path, 0755, err);
+}

@@ -45,18 +45,6 @@ static int parse_options(int argc, char **argv, const char **ret_config, struct 
     return options_parse(&program, argc, argv, &operand, err);
 }
 
-/* The directory of the socket: /run is empty after a boot. */
-static int make_socket_dir(const char *endpoint, struct error *err)
-{
-    _cleanup_free_ char *path = strdup(endpoint + strlen("unix://"));
-    char *slash = path ? strrchr(path, '/') : NULL;
-
-    if (!slash || slash == path)
-        return E_OK;
-    *slash = '\0';
-    return io_make_dirs(path, 0755, err);
-}
-
 static int start(struct running *running, const struct controller_config *config, struct error *err)
 {
     struct rpc_server_options options = {.endpoint = config->endpoint};
@@ -69,7 +57,7 @@ static int start(struct running *running, const struct controller_config *config
     if (r == E_OK)
         r = monitor_new(&running->monitor, running->controller.storage, err);
     if (r == E_OK)
-        r = make_socket_dir(config->endpoint, err);
+        r = io_make_socket_dir(config->endpoint, err);
     if (r != E_OK)
         return r;
     running->services[0] = identity_service(running->monitor);

@@ -24,7 +24,9 @@ static int main_prepare(struct node *node, struct error *err)
 
     if (!volumes)
         return error_errno(err, ENOMEM, "cannot start");
-    int r = io_make_dirs(node->config.state_dir, 0700, err);
+    int r = io_make_socket_dir(node->config.endpoint, err);
+    if (!r)
+        r = io_make_dirs(node->config.state_dir, 0700, err);
     if (!r)
         r = io_make_dirs(volumes, 0700, err);
     if (!r && volume_locks_new(&node->locks))
