@@ -260,9 +260,11 @@ static void harden(void)
 int main(int argc, char **argv)
 {
     if (argc != 3 || strcmp(argv[1], "--socket") != 0) {
-        fprintf(stderr, "usage: mooring-holder --socket PATH\n"
-                        "Keeps a volume's descriptors while its mooring-device is replaced.\n");
-        return 2;
+        int asked = argc == 2 && strcmp(argv[1], "--help") == 0;
+        fprintf(asked ? stdout : stderr,
+                "Usage: mooring-holder --socket PATH\n"
+                "Keeps a volume's descriptors while its mooring-device is replaced.\n");
+        return asked ? 0 : 2;
     }
     struct holder holder = {.dir_fd = -1, .listener = -1, .client = -1, .client_pidfd = -1};
     for (int i = 0; i < HOLDER_SLOTS; i++)

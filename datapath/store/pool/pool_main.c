@@ -150,6 +150,9 @@ int main(int argc, char **argv)
             fprintf(stderr, "mooring-pool: %s\n", error_text(&err));
         return r == E_OK ? 0 : r == E_INVALID_ARGUMENT ? 2 : 1;
     }
-    fprintf(stderr, "usage: mooring-pool create|show --path DIR …; see mooring-pool create --help\n");
-    return 2;
+    bool asked = argc == 2 && str_equal(argv[1], "--help");
+    fprintf(asked ? stdout : stderr, "Usage: mooring-pool create|show --path=DIR …\nMake a pool, or say what "
+                                     "a directory holds; `mooring-pool "
+                                     "create --help` lists the options.\n");
+    return asked ? 0 : 2;
 }
