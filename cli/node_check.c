@@ -34,7 +34,7 @@ static void check_kernel(json_t *rows)
     resend = major > 6 || (major == 6 && minor >= 9);
     add(rows, "kernel resends FUSE requests", resend, false,
         resend ? name.release
-               : "Linux 6.9 or newer has it; before, the holder keeps the requests in its memory");
+               : "Linux 6.9 or newer has it; before, a mooring-device that crashes fails its volume's I/O");
 }
 
 static void check_device(json_t *rows, const char *path, bool required, const char *remedy)

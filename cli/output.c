@@ -11,6 +11,16 @@
 #include "common/strings.h"
 #include "common/time.h"
 
+/* One of several in a cell: a node by its id, anything else as it is. */
+static char *format_item(json_t *item)
+{
+    json_t *node_id = json_object_get(item, "node_id");
+
+    if (json_is_string(item) || json_is_string(node_id))
+        return strdup(json_string_value(json_is_string(item) ? item : node_id));
+    return json_dumps(item, JSON_COMPACT | JSON_ENCODE_ANY);
+}
+
 static char *join(json_t *array)
 {
     char *joined = strdup(json_array_size(array) == 0 ? "-" : "");
@@ -19,9 +29,8 @@ static char *join(json_t *array)
 
     json_array_foreach(array, i, item)
     {
-        char *longer = joined ? str_format("%s%s%s", joined, i > 0 ? "," : "",
-                                           json_is_string(item) ? json_string_value(item) : "?")
-                              : NULL;
+        _cleanup_free_ char *text = format_item(item);
+        char *longer = joined && text ? str_format("%s%s%s", joined, i > 0 ? "," : "", text) : NULL;
 
         free(joined);
         joined = longer;
