@@ -126,7 +126,7 @@ class Load:
         self.process = scratch.start(
             harness.program("fio"), "--name=load", f"--filename={device.path}", "--direct=1", "--ioengine=io_uring",
             "--rw=randrw", "--bsrange=4k-64k", f"--iodepth={iodepth}", f"--size={size}", f"--offset={offset}",
-            "--verify=crc32c", "--verify_backlog=64", f"--fsync={fsync}", "--time_based", f"--runtime={seconds}",
+            "--verify=crc32c", "--verify_state_save=0", "--verify_backlog=64", f"--fsync={fsync}", "--time_based", f"--runtime={seconds}",
             *extra, log=self.log)
 
     def running(self):
