@@ -36,7 +36,7 @@ struct image {
     bool syncing;
     struct io_list riders;  /* answered by the sync in flight; the first one started it */
     struct io_list waiting; /* arrived after that was submitted */
-    bool recording;         /* "write-failed" is being made durable */
+    atomic_bool recording;  /* "write-failed" is being made durable; read without the lock, too */
     bool unrecorded;        /* the last attempt at that failed */
     struct io_list failed;  /* answered when it is recorded; the first one started that */
 };
@@ -113,6 +113,15 @@ static void image_answer_list(struct io_list *list)
 
 /* ---- a command comes in ---- */
 
+/*
+ * The volume's flag alone would not do: a commit that clears an older failure may take it away again while a
+ * new one is still being recorded.
+ */
+static bool image_write_failed(const struct image *image)
+{
+    return atomic_load(&image->recording) || volume_write_failed(image->volume);
+}
+
 static bool image_io_fits(const struct image *image, const struct image_io *io)
 {
     uint32_t block = image->volume->block_size_bytes;
@@ -160,7 +169,7 @@ void image_submit(struct image *image, struct loop *loop, struct image_io *io)
     io->progress = 0;
     if (io->verb != IMAGE_FLUSH && !image_io_fits(image, io))
         image_answer_later(io, E_OUT_OF_RANGE);
-    else if (io->verb != IMAGE_READ && volume_write_failed(image->volume))
+    else if (io->verb != IMAGE_READ && image_write_failed(image))
         image_refuse_one(io);
     else if (io->verb == IMAGE_FLUSH)
         image_sync(io);
@@ -199,7 +208,7 @@ static void image_mark_done(struct loop_op *op, int res, unsigned flags)
     (void)flags;
     if (res)
         io->done(io, res);
-    else if (volume_write_failed(io->image->volume))
+    else if (image_write_failed(io->image))
         image_refuse_one(io);
     else
         image_start(io, IMAGE_STEP_DATA);
@@ -319,7 +328,7 @@ static void image_sync_done(struct image_io *io, int res)
 
     list_init(&ended);
     pthread_mutex_lock(&image->lock);
-    refused = !failed && volume_write_failed(image->volume);
+    refused = !failed && image_write_failed(image);
     list_move(&ended, &image->riders);
     list_set_result(&ended, res);
     if (failed || refused) {

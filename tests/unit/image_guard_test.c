@@ -169,6 +169,37 @@ static void test_nobody_is_answered_before_the_record(void **state)
     assert_int_equal(bench->saves, 1);
 }
 
+/* An operator clears an older failure while a new one is being recorded: nothing is accepted in between. */
+static void test_a_clear_beside_a_new_failure(void **state)
+{
+    struct bench *bench = *state;
+    struct command flush, late[2];
+
+    bench_set_content(bench, VOLUME_DATA, 0, 0);
+    bench_hold_syncs(bench);
+    command_submit(&flush, bench, 0, IMAGE_FLUSH, 0, 0, false, NULL);
+    bench_settle(bench);
+    bench->verdict = FAKE_FAIL;
+    bench->result = -EIO;
+    assert_true(fake_loop_step(bench->loops[0])); /* the sync fails */
+    bench->kind = FAKE_WORK;
+    bench->verdict = FAKE_HOLD; /* the record hangs */
+    assert_int_equal(volume_update(bench->volume, clear_write_failed, NULL, NULL), 0);
+    command_submit(&late[0], bench, 1, IMAGE_WRITE, 0, 1, false, buffer);
+    command_submit(&late[1], bench, 0, IMAGE_FLUSH, 0, 0, false, NULL);
+    bench_settle(bench);
+    assert_int_equal(late[0].answers + late[1].answers, 0);
+    bench->verdict = FAKE_GO;
+    bench_settle(bench);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(late[i].result, E_WRITE_FAILED);
+        assert_true(late[i].saved_write_failed);
+    }
+    assert_int_equal(bench->tried[FAKE_WRITE], 0);
+    bench->kind = FAKE_KINDS;
+    check_write_failed(bench);
+}
+
 /* A failed record leaves the volume refusing, and each refusal tries again. */
 static void test_a_failure_that_cannot_be_recorded(void **state)
 {
@@ -307,6 +338,7 @@ int image_guard_tests_run(void)
                                         bench_teardown),
         cmocka_unit_test_setup_teardown(test_nobody_is_answered_before_the_record, bench_setup,
                                         bench_teardown),
+        cmocka_unit_test_setup_teardown(test_a_clear_beside_a_new_failure, bench_setup, bench_teardown),
         cmocka_unit_test_setup_teardown(test_a_failure_that_cannot_be_recorded, bench_setup, bench_teardown),
         cmocka_unit_test_setup_teardown(test_failed_stable_writes, bench_setup, bench_teardown),
         cmocka_unit_test_setup_teardown(test_flushes_share_only_a_later_sync, bench_setup, bench_teardown),
