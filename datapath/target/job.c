@@ -11,6 +11,7 @@
 #include "common/cleanup.h"
 #include "common/log.h"
 #include "common/strings.h"
+#include "common/time.h"
 #include "datapath/target/reactor.h"
 #include "datapath/target/server.h"
 #include "rpc/rpc.h"
@@ -26,6 +27,7 @@ void job_table_init(struct job_table *table)
     pthread_cond_init(&table->changed, &attributes);
     pthread_condattr_destroy(&attributes);
     table->first = NULL;
+    table->waiters = 0;
 }
 
 void job_table_done(struct job_table *table)
@@ -95,6 +97,7 @@ static int job_start_locked(struct job_table *table, struct job *job, struct job
     int code = volume_operation_begin(job->volume, job->what, err);
     if (code)
         return code;
+    job->since_ms = time_now_ms();
     job->references = 2; /* its own until it is finished, and the caller's */
     job->next = table->first;
     table->first = job;
@@ -145,10 +148,36 @@ static int job_wait_locked(struct job *job, struct rpc_call *call, struct error 
     return 0;
 }
 
-int job_wait(struct job *job, struct rpc_call *call, struct error *err)
+int job_wait_uncounted(struct job *job, struct rpc_call *call, struct error *err)
 {
     pthread_mutex_lock(&job->server->jobs.lock);
     int code = job_wait_locked(job, call, err);
+    pthread_mutex_unlock(&job->server->jobs.lock);
+    return code;
+}
+
+static int job_wait_counted_locked(struct job *job, struct rpc_call *call, struct error *err)
+{
+    struct job_table *table = &job->server->jobs;
+    if (!job->finished && (job->waiters >= JOB_REPEATS_MAX || table->waiters >= JOB_WAITERS_MAX))
+        return error_set(
+            err, E_BUSY,
+            "volume %s: %s has been running for %lu ms and goes on; %u calls wait for it, %u for "
+            "anything: retry later",
+            volume_id(job->volume), job->what, (unsigned long)(time_now_ms() - job->since_ms), job->waiters,
+            table->waiters);
+    job->waiters++;
+    table->waiters++;
+    int code = job_wait_locked(job, call, err);
+    job->waiters--;
+    table->waiters--;
+    return code;
+}
+
+int job_wait(struct job *job, struct rpc_call *call, struct error *err)
+{
+    pthread_mutex_lock(&job->server->jobs.lock);
+    int code = job_wait_counted_locked(job, call, err);
     pthread_mutex_unlock(&job->server->jobs.lock);
     return code;
 }

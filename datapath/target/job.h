@@ -17,6 +17,11 @@
 struct rpc_call;
 struct server;
 
+/* Calls that wait: of all jobs, and of one. One more is told at once what runs, so that repeats of a call
+ * that cannot end take no worker thread after the other. */
+#define JOB_WAITERS_MAX 16
+#define JOB_REPEATS_MAX 3
+
 #define JOB_KEY_MAX (ID_VOLUME_MAX + ID_NODE_MAX + 80)
 
 struct job {
@@ -30,7 +35,8 @@ struct job {
     struct reactor *owner;
     struct volume *volume; /* a reference */
     char key[JOB_KEY_MAX]; /* which calls are the same */
-    unsigned references;
+    unsigned references, waiters;
+    uint64_t since_ms;
     bool finished;
     int code;
     struct error error; /* what the call answers */
@@ -45,6 +51,7 @@ struct job_table {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     struct job *first;
+    unsigned waiters;
 };
 
 void job_table_init(struct job_table *table);
@@ -59,8 +66,11 @@ int job_start(struct server *server, struct volume *volume, struct job *job, str
               struct error *err);
 
 /* Wait for the end, at most until the call's deadline (E_DEADLINE) or its cancellation. Returns the job's
- * code. */
+ * code. E_BUSY, with what runs and since when, while as many wait as may. */
 int job_wait(struct job *job, struct rpc_call *call, struct error *err);
+
+/* The same for a call whose threads are its group's own, and bounded there. */
+int job_wait_uncounted(struct job *job, struct rpc_call *call, struct error *err);
 struct job *job_unref(struct job *job); /* returns NULL */
 
 /* On the owner loop: run step() on an offload thread, then then(code) on the owner loop. err is the job's. */

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #include "common/cleanup.h"
 #include "common/log.h"
@@ -75,7 +76,7 @@ static int target_start(struct target *target, struct error *err)
     storage_service_init(&target->storage, target->server);
     const struct rpc_server_options options = {.endpoint = target->settings.listen,
                                                .tls = &target->settings.tls};
-    return rpc_server_new(&target->rpc, &options, &target->storage.service, 1, err);
+    return rpc_server_new(&target->rpc, &options, target->storage.services, STORAGE_SERVICES, err);
 }
 
 static int target_serve(struct target *target, struct error *err)
@@ -111,6 +112,22 @@ static void target_stop(struct target *target)
     settings_done(&target->settings);
 }
 
+/* Each volume that was used takes a descriptor, each connection another: the usual soft limit, meant for
+ * select(2), is a few hundred volumes. */
+static void target_raise_descriptors(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return;
+    rlim_t soft = limit.rlim_cur;
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) == 0)
+        soft = limit.rlim_cur;
+    else
+        log_warning("cannot raise the limit of open descriptors: %s", error_name(-errno));
+    log_info("descriptors: at most %lu", (unsigned long)soft);
+}
+
 static int target_parse(int argc, char **argv, const char **ret_config, struct error *err)
 {
     const struct option_spec options[] = {
@@ -135,6 +152,7 @@ int main(int argc, char **argv)
         return EXIT_USAGE;
     }
     log_init("mooring-target", target.settings.log_level);
+    target_raise_descriptors();
     const sigset_t set = target_signals();
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);

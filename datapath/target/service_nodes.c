@@ -15,6 +15,7 @@
 
 #define HEARTBEAT_INTERVAL_MS 10000
 #define FENCE_RETRY_MS 20
+#define FENCE_REPEATS_MAX 2     /* of one node at once, so that repeats leave threads for other nodes */
 #define FENCE_BUSY_MAX_MS 60000 /* for a caller that set no deadline */
 
 /* ---- registration ---- */
@@ -248,7 +249,7 @@ static int fence_wait(struct fence_removals *removals, struct rpc_call *call,
         const struct fence_removal *removal = &removals->items[i];
         if (!removal->job)
             continue;
-        int failed = job_wait(removal->job, call, err);
+        int failed = job_wait_uncounted(removal->job, call, err);
         char *id = failed ? NULL : strdup(volume_id(removal->volume));
         if (id && answer->detached_volume_ids)
             answer->detached_volume_ids[answer->n_detached_volume_ids++] = id;
@@ -258,6 +259,38 @@ static int fence_wait(struct fence_removals *removals, struct rpc_call *call,
             code = failed;
     }
     return code;
+}
+
+/* A place among the fences that run; NULL while this node's fences have all that one node may have. */
+static struct fence_call *fence_begin(struct storage_service *storage, const char *node_id, struct error *err)
+{
+    struct fence_call *free_call = NULL, *standing = NULL;
+    size_t standing_count = 0;
+    pthread_mutex_lock(&storage->fences_lock);
+    for (size_t i = 0; i < FENCES_MAX; i++) {
+        struct fence_call *fence = &storage->fences[i];
+        if (fence->node_id[0] == '\0')
+            free_call = fence;
+        else if (str_equal(fence->node_id, node_id) && ++standing_count == 1)
+            standing = fence;
+    }
+    if (free_call && standing_count < FENCE_REPEATS_MAX) {
+        str_copy(free_call->node_id, sizeof(free_call->node_id), node_id);
+        free_call->since_ms = time_now_ms();
+    } else {
+        error_set(err, E_BUSY, "node %s is fenced, and its volumes have been drained for %lu ms: retry later",
+                  node_id, standing ? (unsigned long)(time_now_ms() - standing->since_ms) : 0);
+        free_call = NULL;
+    }
+    pthread_mutex_unlock(&storage->fences_lock);
+    return free_call;
+}
+
+static void fence_end(struct storage_service *storage, struct fence_call *fence)
+{
+    pthread_mutex_lock(&storage->fences_lock);
+    fence->node_id[0] = '\0';
+    pthread_mutex_unlock(&storage->fences_lock);
 }
 
 int service_fence_node(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
@@ -274,9 +307,13 @@ int service_fence_node(struct rpc_call *call, const ProtobufCMessage *request, P
     if (code)
         return code;
     log_warning("node %s is fenced: %s", fence->node_id, fence->reason);
+    struct fence_call *running = fence_begin(storage, fence->node_id, err);
+    if (!running)
+        return E_BUSY;
     code = fence_start_removals(storage, call, fence->node_id, &removals, err);
     int waited = fence_wait(&removals, call, (Mooring__Storage__V1__FenceNodeResponse *)response, err);
     fence_removals_done(&removals);
+    fence_end(storage, running);
     return code ? code : waited;
 }
 

@@ -8,9 +8,13 @@
 
 #include "common/cleanup.h"
 #include "common/strings.h"
+#include "datapath/target/job.h"
 #include "datapath/target/server.h"
 
-#define SERVICE_THREADS 24 /* waiting for a drain holds one */
+#define SERVICE_THREADS 24
+
+/* Waiting for a drain holds a thread. */
+_Static_assert(JOB_WAITERS_MAX < SERVICE_THREADS, "some threads never wait for a job");
 
 enum service_role {
     ROLE_C = 1,
@@ -44,26 +48,52 @@ static const struct service_right {
     {"ClearWriteFailed", ROLE_O},
 };
 
-static const struct rpc_method methods[] = {
-    {"GetServer", service_get_server, false},
+static const struct rpc_method changing[] = {
     {"ClaimName", service_claim_name, false},
     {"ReleaseName", service_release_name, false},
     {"CreateVolume", service_create_volume, false},
     {"DeleteVolume", service_delete_volume, false},
-    {"GetVolume", service_get_volume, false},
-    {"ListVolumes", service_list_volumes, false},
     {"AttachVolume", service_attach_volume, false},
     {"DetachVolume", service_detach_volume, false},
-    {"GetAttachment", service_get_attachment, false},
     {"GrantGeneration", service_grant_generation, false},
     {"BeginFormat", service_begin_format, false},
     {"EndFormat", service_end_format, false},
-    {"RegisterNode", service_register_node, false},
+    {"ClearWriteFailed", service_clear_write_failed, false},
+};
+
+static const struct rpc_method looking[] = {
+    {"GetVolume", service_get_volume, false},
+    {"ListVolumes", service_list_volumes, false},
+    {"GetAttachment", service_get_attachment, false},
+    {"ListSessions", service_list_sessions, false},
+};
+
+static const struct rpc_method prompt[] = {
+    {"GetServer", service_get_server, false},
     {"ListNodes", service_list_nodes, false},
+};
+
+static const struct rpc_method heartbeats[] = {
+    {"RegisterNode", service_register_node, false},
+};
+
+static const struct rpc_method fences[] = {
     {"FenceNode", service_fence_node, false},
     {"UnfenceNode", service_unfence_node, false},
-    {"ListSessions", service_list_sessions, false},
-    {"ClearWriteFailed", service_clear_write_failed, false},
+};
+
+/* Each group has threads of its own, so that what one of them waits for, be it a disk that does not answer,
+ * keeps none of the others: a server that is busy still says so, hears heartbeats and fences nodes. */
+static const struct service_group {
+    const struct rpc_method *methods;
+    size_t count;
+    unsigned threads;
+} groups[STORAGE_SERVICES] = {
+    {changing, ARRAY_SIZE(changing), SERVICE_THREADS},
+    {looking, ARRAY_SIZE(looking), 8},
+    {prompt, ARRAY_SIZE(prompt), 2}, /* memory only */
+    {heartbeats, ARRAY_SIZE(heartbeats), 4},
+    {fences, ARRAY_SIZE(fences), FENCES_MAX},
 };
 
 static unsigned service_roles_of(const char *method)
@@ -118,15 +148,15 @@ static int service_authorize(const struct rpc_peer *peer, const char *method, co
 
 void storage_service_init(struct storage_service *storage, struct server *server)
 {
-    *storage = (struct storage_service){
-        .server = server,
-        .service = {.descriptor = &mooring__storage__v1__storage__descriptor,
-                    .methods = methods,
-                    .methods_count = ARRAY_SIZE(methods),
-                    .context = storage,
-                    .authorize = service_authorize,
-                    .threads = SERVICE_THREADS},
-    };
+    *storage = (struct storage_service){.server = server};
+    for (size_t i = 0; i < STORAGE_SERVICES; i++)
+        storage->services[i] = (struct rpc_service){.descriptor = &mooring__storage__v1__storage__descriptor,
+                                                    .methods = groups[i].methods,
+                                                    .methods_count = groups[i].count,
+                                                    .context = storage,
+                                                    .authorize = service_authorize,
+                                                    .threads = groups[i].threads};
+    pthread_mutex_init(&storage->fences_lock, NULL);
     nodes_seen_init(&storage->seen);
     for (size_t i = 0; i < SERVICE_NAME_LOCKS; i++)
         pthread_mutex_init(&storage->name_locks[i], NULL);
@@ -135,6 +165,7 @@ void storage_service_init(struct storage_service *storage, struct server *server
 void storage_service_done(struct storage_service *storage)
 {
     nodes_seen_done(&storage->seen);
+    pthread_mutex_destroy(&storage->fences_lock);
     for (size_t i = 0; i < SERVICE_NAME_LOCKS; i++)
         pthread_mutex_destroy(&storage->name_locks[i]);
 }

@@ -15,13 +15,22 @@ struct server;
 struct job;
 
 #define SERVICE_NAME_LOCKS 64
+#define STORAGE_SERVICES 5 /* the one of the .proto, in parts that have threads of their own */
+#define FENCES_MAX 8       /* that run at once */
+
+struct fence_call {
+    char node_id[ID_NODE_MAX + 1]; /* "": none */
+    uint64_t since_ms;
+};
 
 struct storage_service {
     struct server *server;
     struct nodes_seen seen;
     /* By name: its release, and the creation of its volume, one at a time. */
     pthread_mutex_t name_locks[SERVICE_NAME_LOCKS];
-    struct rpc_service service;
+    pthread_mutex_t fences_lock;
+    struct fence_call fences[FENCES_MAX]; /* that run */
+    struct rpc_service services[STORAGE_SERVICES];
 };
 
 void storage_service_init(struct storage_service *storage, struct server *server);

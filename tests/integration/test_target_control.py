@@ -79,13 +79,80 @@ def fence_beside_busy(scratch, tls):
     expect([list(volume.get().attachments) for volume in volumes], [[], [], []], "attachments after the fence")
 
 
+# ---- calls that cannot end ----
+
+
+def stuck(scratch, tls):
+    """A target whose disk holds a write of n1's volume: (target, disk, volume)."""
+    disk = harness.FaultyDisk(scratch)
+    target = harness.Target(scratch, tls, harness.Pool(scratch, "store-3", device=disk.device))
+    volume = Volume(target)
+    session = volume.attach("n1").login()
+    for wait in (session.write(0, b"1" * 4096), session.command(b"\x35".ljust(10, b"\0"))):
+        expect(session.wait(wait)[0], 0, "a write that opens the volume")
+    disk.command("hold 60000")
+    session.write(0, b"2" * 4096)
+    harness.wait_until(disk.held, "a write is held")
+    return target, disk, volume
+
+
+def repeats(scratch, tls):
+    """More repeats of a detach than there are threads, and of a fence, while a drain cannot end."""
+    target, disk, volume = stuck(scratch, tls)
+    other = Volume(target).attach("n2")
+    operator = target.operator  # its certificate is made once
+    epoch = volume.get().attachments[0].epoch
+    statuses = []
+    calls = [threading.Thread(target=lambda: statuses.append(status_of(volume.detach, "n1", epoch=epoch, timeout_s=60)))
+             for _ in range(30)]
+    for call in calls:
+        call.start()
+    harness.wait_until(lambda: len(statuses) >= 27, "the answers to the repeats that cannot wait")
+    expect(set(statuses), {"ABORTED"}, "what they say")
+    fences = []
+    calls += [threading.Thread(target=lambda: fences.append(
+        status_of(operator.FenceNode, node_id="n1", reason="lost", timeout_s=60))) for _ in range(10)]
+    for call in calls[30:]:
+        call.start()
+    harness.wait_until(lambda: len(fences) >= 8, "the answers to the repeated fences")
+    expect(set(fences), {"ABORTED"}, "what they say")
+    expect(status_of(target.controller.GetServer, timeout_s=30), "OK", "GetServer meanwhile")
+    expect(status_of(other.grant, timeout_s=30), "OK", "another volume's grant meanwhile")
+    expect(status_of(operator.FenceNode, node_id="n2", reason="x", timeout_s=30), "OK", "another node's fence")
+    disk.command("release")
+    for call in calls:
+        call.join()
+    expect(sorted(set(statuses)), ["ABORTED", "OK"], "the answers to the detaches")
+    expect(fences.count("OK"), 2, "fences that waited")
+
+
+def stuck_claims(scratch, tls):
+    """As many calls that change something as there are threads for them, while the disk does not answer."""
+    target, disk, _ = stuck(scratch, tls)
+    operator = target.operator
+    calls = [threading.Thread(target=lambda: status_of(Volume, target)) for _ in range(24)]
+    for call in calls:
+        call.start()
+    full = lambda: status_of(target.controller.DeleteVolume, volume_id="no id", timeout_s=1) == "DEADLINE_EXCEEDED"
+    harness.wait_until(full, "every thread for changes waits for the disk")
+    for what, call in (("GetServer", target.controller.GetServer), ("ListNodes", target.controller.ListNodes),
+                       ("ListVolumes", target.controller.ListVolumes)):
+        expect(status_of(call, timeout_s=30), "OK", f"{what} meanwhile")
+    expect(status_of(operator.UnfenceNode, node_id="never", timeout_s=30), "NOT_FOUND", "UnfenceNode meanwhile")
+    disk.command("release")
+    for call in calls:
+        call.join()
+    expect(len(target.controller.ListVolumes().volumes), 25, "volumes")
+
+
 def main():
     suite = harness.Suite()
     with harness.Scratch() as scratch:
         target = harness.Target(scratch, harness.Tls(scratch), harness.Pool(scratch))
         for name, test in (("late-attach", late_attach), ("late-detach", late_detach)):
             suite.run(name, test, target)
-    for name, test in (("fence-beside-busy", fence_beside_busy),):
+    for name, test in (("fence-beside-busy", fence_beside_busy), ("repeats", repeats),
+                       ("stuck-claims", stuck_claims)):
         with harness.Scratch() as scratch:
             suite.run(name, test, scratch, harness.Tls(scratch))
     return suite.finish()
