@@ -207,7 +207,6 @@ void job_offload(struct job *job, int (*step)(struct job *job, struct error *err
 void job_finish(struct job *job, int code)
 {
     struct job_table *table = &job->server->jobs;
-    volume_operation_end(job->volume);
     pthread_mutex_lock(&table->lock);
     job->finished = true;
     job->code = code;
@@ -217,6 +216,9 @@ void job_finish(struct job *job, int code)
             break;
         }
     }
+    /* Out of the table, so that nobody joins what has ended; then the slot, so that whoever waited finds it
+     * free. */
+    volume_operation_end(job->volume);
     bool last = job_unref_locked(job);
     pthread_cond_broadcast(&table->changed);
     pthread_mutex_unlock(&table->lock);
