@@ -127,9 +127,20 @@ def repeats(scratch, tls):
 
 
 def stuck_claims(scratch, tls):
-    """As many calls that change something as there are threads for them, while the disk does not answer."""
-    target, disk, _ = stuck(scratch, tls)
+    """As many calls that change something as there are threads for them, while the pool takes no write."""
+    pool = harness.Pool(scratch)
+    target = harness.Target(scratch, tls, pool)
     operator = target.operator
+    expect(status_of(target.controller.GetServer), "OK", "GetServer")
+    harness.run("/usr/sbin/fsfreeze", "--freeze", pool.path)
+    try:
+        stuck_claims_frozen(target, operator)
+    finally:
+        harness.run("/usr/sbin/fsfreeze", "--unfreeze", pool.path)
+    harness.wait_until(lambda: len(target.controller.ListVolumes().volumes) == 24, "the claims and creates")
+
+
+def stuck_claims_frozen(target, operator):
     calls = [threading.Thread(target=lambda: status_of(Volume, target)) for _ in range(24)]
     for call in calls:
         call.start()
@@ -139,10 +150,6 @@ def stuck_claims(scratch, tls):
                        ("ListVolumes", target.controller.ListVolumes)):
         expect(status_of(call, timeout_s=30), "OK", f"{what} meanwhile")
     expect(status_of(operator.UnfenceNode, node_id="never", timeout_s=30), "NOT_FOUND", "UnfenceNode meanwhile")
-    disk.command("release")
-    for call in calls:
-        call.join()
-    expect(len(target.controller.ListVolumes().volumes), 25, "volumes")
 
 
 def main():
