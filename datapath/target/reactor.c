@@ -51,7 +51,6 @@ int reactor_new(struct reactor **ret, struct server *server, unsigned index, int
                                 .flush = {.run = reactor_flush},
                                 .stop = {.run = reactor_begin_stop}};
     sem_init(&reactor->quiet, 0, 0);
-    sem_init(&reactor->leave, 0, 0);
     buffer_pool_init(&reactor->buffers, server->settings->buffer_bytes_per_loop);
     const struct loop_options options = {.entries = 512,
                                          .recv_buffers = 256,
@@ -85,7 +84,6 @@ struct reactor *reactor_free(struct reactor *reactor)
     }
     buffer_pool_done(&reactor->buffers);
     sem_destroy(&reactor->quiet);
-    sem_destroy(&reactor->leave);
     free(reactor);
     return NULL;
 }
@@ -107,8 +105,8 @@ static void *reactor_main(void *context)
         log_error("event loop %u failed: %s", reactor->index, error_name(code));
         _exit(1);
     }
-    reactor_wait(&reactor->leave);
-    reactor->loop = loop_free(reactor->loop); /* only its own thread may */
+    /* Another thread may be within a loop_post() to it still: it is freed when all have been joined. */
+    loop_drain(reactor->loop);
     return NULL;
 }
 
@@ -315,6 +313,5 @@ void reactor_stop_wait(struct reactor *reactor)
 void reactor_stop_join(struct reactor *reactor)
 {
     loop_stop(reactor->loop);
-    sem_post(&reactor->leave);
     pthread_join(reactor->thread, NULL);
 }

@@ -35,7 +35,6 @@ struct reactor {
     bool tick_pending;
     bool stopping, quiet_reported;
     sem_t quiet; /* posted once: stopping, and the last session has ended */
-    sem_t leave; /* posted once: nobody posts to the loop any more, its thread may free it */
     struct loop_message stop;
 };
 
@@ -53,7 +52,7 @@ int reactor_accept(struct reactor *reactor, struct error *err);
 /*
  * Stopping takes three steps over all reactors, because a session on one may need its owner on another: begin
  * (close the connections), wait until each is quiet (the last command of the last session has ended), join.
- * Main thread.
+ * None is freed before all are joined. Main thread.
  */
 void reactor_stop_begin(struct reactor *reactor);
 void reactor_stop_wait(struct reactor *reactor);
