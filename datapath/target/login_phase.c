@@ -191,7 +191,8 @@ static void login_decided(struct session *session, enum session_verdict verdict)
         return;
     connection->inflight++;
     connection->phase = CONNECTION_LOGIN;
-    connection->login_started_ns = loop_now_ns(connection->reactor->loop);
+    /* The admission may have taken minutes, in which the initiator had nothing to say. */
+    connection->login_started_ns = connection->heard_ns = loop_now_ns(connection->reactor->loop);
     if (verdict == SESSION_GRANTED &&
         task_set_init(connection, (unsigned)settings->commands_per_session_max) == 0)
         login_handle(connection, login_complete(connection));

@@ -3,6 +3,7 @@
 import hashlib
 import struct
 import sys
+import threading
 import time
 
 import harness
@@ -138,10 +139,40 @@ def stop_in_reads(session):
         session.read(number * 256, 256)
 
 
+class LongAdmission:
+    """A login that reinstates a session whose last write the disk holds for longer than a silent session lives. It
+    takes two minutes, so it begins before the other tests and is looked at after them."""
+
+    def __init__(self, scratch, tls):
+        disk = harness.FaultyDisk(scratch)
+        self.target = harness.Target(scratch, tls, harness.Pool(scratch, "store-3", device=disk.device), loops=2)
+        attachment, isid = Volume(self.target).attach("n1"), raw_iscsi.random_isid()
+        old = attachment.login(isid=isid)
+        expect(old.wait(old.write(0, b"1" * 4096))[0], 0, "a write")
+        disk.command("hold 125000")
+        old.write(0, b"2" * 4096)
+        harness.wait_until(disk.held, "the disk holds the write")
+        self.session = None
+        self.login = threading.Thread(target=self._login, args=(attachment, isid), daemon=True)
+        self.login.start()
+
+    def _login(self, attachment, isid):
+        self.session = attachment.login(isid=isid, timeout_s=300)
+
+    def check(self):
+        self.login.join()
+        assert self.session, "the login failed"
+        time.sleep(2.5)  # the target looks for silent sessions once a second
+        expect(self.session.wait(self.session.read(0, 1))[:2], (0, b"2" * 4096), "a read of the session admitted late")
+        expect(self.target.stop(), 0, "exit status")
+
+
 def main():
     suite = harness.Suite()
     with harness.Scratch() as scratch:
         tls = harness.Tls(scratch)
+        admissions = []
+        suite.run("long-admission", lambda: admissions.append(LongAdmission(scratch, tls)))
         pool = harness.Pool(scratch)
         target = harness.Target(scratch, tls, pool, loops=1)
         suite.run("data-before-its-r2t", data_before_its_r2t, target)
@@ -149,6 +180,8 @@ def main():
         suite.run("a-borrowed-nexus", a_borrowed_nexus, target)
         suite.run("exit-status", lambda: expect(target.stop(), 0, "exit status"))
         suite.run("stalled-sessions", stalled_sessions, scratch, tls)
+        for admission in admissions:
+            suite.run("long-admission", admission.check)
     return suite.finish()
 
 
