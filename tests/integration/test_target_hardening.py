@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """mooring-target against initiators that guess, stall, borrow names or take every connection."""
 import hashlib
+import resource
 import struct
 import sys
 import threading
@@ -139,6 +140,19 @@ def stop_in_reads(session):
         session.read(number * 256, 256)
 
 
+def descriptors(scratch, tls):
+    """The soft limit that the server was started with is not what bounds its volumes and connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, hard), hard))
+    try:
+        target = harness.Target(scratch, tls, harness.Pool(scratch, "store-4"), loops=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    expect(resource.prlimit(target.process.pid, resource.RLIMIT_NOFILE), (hard, hard), "the limits of descriptors")
+    assert f"descriptors: at most {hard}" in target.log_text(), "no words in the log"
+    expect(target.stop(), 0, "exit status")
+
+
 class LongAdmission:
     """A login that reinstates a session whose last write the disk holds for longer than a silent session lives. It
     takes two minutes, so it begins before the other tests and is looked at after them."""
@@ -180,6 +194,7 @@ def main():
         suite.run("a-borrowed-nexus", a_borrowed_nexus, target)
         suite.run("exit-status", lambda: expect(target.stop(), 0, "exit status"))
         suite.run("stalled-sessions", stalled_sessions, scratch, tls)
+        suite.run("descriptors", descriptors, scratch, tls)
         for admission in admissions:
             suite.run("long-admission", admission.check)
     return suite.finish()
