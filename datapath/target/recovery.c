@@ -1,10 +1,13 @@
 /*
  * At start, before any session or call: an attachment that is "removing", or whose node is fenced, is removed
  * now. Its commands have ended: the pool's lock, which this process holds, was kept by every I/O of the one
- * before (invariant 4). Main thread.
+ * before (invariant 4). What cannot be recorded now, on a pool that is full or fails, is logged and stays as
+ * it is: "removing", or its node's fence, refuses its logins, and a repeated detach or fence finishes it.
+ * Main thread.
  */
 #include "datapath/target/recovery.h"
 
+#include "common/cleanup.h"
 #include "common/log.h"
 #include "datapath/store/attach.h"
 #include "datapath/target/server.h"
@@ -39,18 +42,15 @@ static int recovery_edit(struct volume_record *record, void *context, struct err
     return code;
 }
 
-int recovery_run(struct server *server, struct error *err)
+void recovery_run(struct server *server)
 {
-    struct volume *volume = store_volume_next(server->store, "");
-    while (volume) {
-        int code = volume_update(volume, recovery_edit, server, err);
-        struct volume *next = store_volume_next(server->store, volume_id(volume));
+    struct volume *next, *volume = store_volume_next(server->store, "");
+    for (; volume; volume = next) {
+        _cleanup_error_ struct error why = {0};
+        if (volume_update(volume, recovery_edit, server, &why) != 0)
+            log_error("volume %s: a removal that was interrupted is not finished, detach it again: %s",
+                      volume_id(volume), error_text(&why));
+        next = store_volume_next(server->store, volume_id(volume));
         volume_unref(volume);
-        if (code) {
-            volume_unref(next);
-            return code;
-        }
-        volume = next;
     }
-    return 0;
 }

@@ -160,9 +160,8 @@ static int server_start_reactors(struct server *server, struct error *err)
 int server_start(struct server *server, struct store *store, struct error *err)
 {
     server->store = store;
-    int code = recovery_run(server, err);
-    if (code == 0)
-        code = server_start_reactors(server, err);
+    recovery_run(server);
+    int code = server_start_reactors(server, err);
     if (code)
         return code;
     server_close_lobby(server);

@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 """mooring-target's control plane: late calls, fences beside busy volumes, repeats, full and damaged pools."""
+import pathlib
 import sys
 import threading
 
@@ -152,6 +153,35 @@ def stuck_claims_frozen(target, operator):
     expect(status_of(operator.UnfenceNode, node_id="never", timeout_s=30), "NOT_FOUND", "UnfenceNode meanwhile")
 
 
+# ---- starting ----
+
+
+def record_path(pool, volume):
+    return pathlib.Path(pool.path) / "volumes" / volume.id / "volume.json"
+
+
+def unfinished_removal(scratch, tls):
+    """A removal that a crash interrupted cannot be recorded at the next start: the server starts all the same."""
+    pool = harness.Pool(scratch)
+    target = harness.Target(scratch, tls, pool)
+    volume, other = Volume(target), Volume(target)
+    volume.attach("n1")
+    target.kill()
+    record = record_path(pool, volume)
+    record.write_text(record.read_text().replace('"removing": false', '"removing": true '))
+    harness.run("/usr/bin/chattr", "+i", record.parent)
+    try:
+        target.start()
+        expect(status_of(other.get), "OK", "another volume")
+        expect([one.removing for one in volume.get().attachments], [True], "what stays of the attachment")
+        expect(status_of(volume.attach, "n1"), "ABORTED", "an attach while it is there")
+        expect(status_of(volume.detach, "n1"), "INTERNAL", "a detach that cannot be recorded")
+    finally:
+        harness.run("/usr/bin/chattr", "-i", record.parent)
+    volume.detach("n1")
+    expect(list(volume.get().attachments), [], "attachments after the repeated detach")
+
+
 def main():
     suite = harness.Suite()
     with harness.Scratch() as scratch:
@@ -159,7 +189,7 @@ def main():
         for name, test in (("late-attach", late_attach), ("late-detach", late_detach)):
             suite.run(name, test, target)
     for name, test in (("fence-beside-busy", fence_beside_busy), ("repeats", repeats),
-                       ("stuck-claims", stuck_claims)):
+                       ("stuck-claims", stuck_claims), ("unfinished-removal", unfinished_removal)):
         with harness.Scratch() as scratch:
             suite.run(name, test, scratch, harness.Tls(scratch))
     return suite.finish()
