@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "common/cleanup.h"
 #include "common/log.h"
@@ -17,6 +18,8 @@
 #include "datapath/target/recovery.h"
 
 #define LISTEN_BACKLOG 1024
+#define LISTEN_WAIT_MS 5000u
+#define LISTEN_RETRY_MS 20u
 
 /* ---- listening ---- */
 
@@ -37,6 +40,21 @@ static int portal_split(const char *portal, char host[64], const char **ret_port
     return 0;
 }
 
+/* A listening socket, or -errno. */
+static int portal_open(const struct addrinfo *address)
+{
+    int one = 1;
+    _cleanup_fd_ int fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) < 0 ||
+        bind(fd, address->ai_addr, address->ai_addrlen) < 0 || listen(fd, LISTEN_BACKLOG) < 0)
+        return -errno;
+    return TAKE_FD(fd);
+}
+
+/*
+ * A predecessor that was killed keeps the address for a moment: its rings, which accept on it, are taken down
+ * by the kernel after the process has gone.
+ */
 static int portal_listen(const char *portal, int *ret_fd, struct error *err)
 {
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
@@ -49,14 +67,15 @@ static int portal_listen(const char *portal, int *ret_fd, struct error *err)
         return code;
     if (getaddrinfo(host, port, &hints, &address) != 0)
         return error_set(err, E_INVALID_ARGUMENT, "portal \"%s\" is not a numeric \"address:port\"", portal);
-    int one = 1;
-    _cleanup_fd_ int fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    bool listening = fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) == 0 &&
-                     bind(fd, address->ai_addr, address->ai_addrlen) == 0 && listen(fd, LISTEN_BACKLOG) == 0;
-    int errnum = errno;
+    int fd = portal_open(address);
+    for (unsigned waited_ms = 0; fd == -EADDRINUSE && waited_ms < LISTEN_WAIT_MS;
+         waited_ms += LISTEN_RETRY_MS) {
+        usleep(LISTEN_RETRY_MS * 1000);
+        fd = portal_open(address);
+    }
     freeaddrinfo(address);
-    if (!listening)
-        return error_errno(err, errnum, "cannot listen on portal \"%s\"", portal);
+    if (fd < 0)
+        return error_errno(err, -fd, "cannot listen on portal \"%s\"", portal);
     *ret_fd = TAKE_FD(fd);
     return 0;
 }
