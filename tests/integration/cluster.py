@@ -16,7 +16,6 @@ import threading
 import time
 import uuid
 
-import controller_stack
 import harness
 from controller_stack import MIB, Controller, Csi, equal, status
 from target_fixture import Attachment, Volume
@@ -32,10 +31,6 @@ def seeded():
     seed = int(os.environ.get("MOORING_SEED") or random.randrange(1 << 31))
     print(f"# seed {seed}", flush=True)
     return random.Random(seed)
-
-
-def long_mode():
-    return os.environ.get("MOORING_LONG") == "1"
 
 
 def settle(call, *arguments, answers=("ABORTED", "UNAVAILABLE"), limit_s=20, **fields):
@@ -138,7 +133,8 @@ class Server(harness.Target):
         """grpcio drives a connection only while a call waits for it: a call that fails at once may never get one."""
         def ready():
             if self.process.poll() is not None:
-                raise AssertionError(f"mooring-target ended ({self.process.returncode}): {self.log_text()[-2000:]}")
+                errors = [line for line in self.log_text().splitlines() if line.startswith("error")]
+                raise AssertionError(f"mooring-target ended ({self.process.returncode}): {errors[-1:]}")
             return harness.status_of(self.controller.GetServer, timeout_s=2, wait_for_ready=True) == "OK"
         harness.wait_until(ready, "mooring-target serves")
 
@@ -475,26 +471,16 @@ def errno_of(call, *arguments, **options):
 # ---- a test program ----
 
 
-def main(tests, make, long_tests=()):
-    """Run (name, function) pairs, each with (cluster, random). make(scratch): the cluster that they share. Long ones
-    only when MOORING_LONG=1, else they are skipped by name."""
+def main(tests, make):
+    """Run (name, function) pairs, each with (cluster, random). make(scratch): the cluster that they share."""
     suite, choice = harness.Suite(), seeded()
     with harness.Scratch() as scratch:
         try:
             cluster = make(scratch)
         except harness.Skip as why:
-            for name, _ in (*tests, *long_tests):
+            for name, _ in tests:
                 suite.skip(name, why)
             return 0
         for name, function in tests:
             suite.run(name, function, cluster, random.Random(choice.random()))
-        for name, function in long_tests:
-            if long_mode():
-                suite.run(name, function, cluster, random.Random(choice.random()))
-            elif not suite.only:
-                suite.skip(name, "a long mode: tests/run --long --hours N")
     return suite.finish()
-
-
-def hours():
-    return float(os.environ.get("MOORING_HOURS") or 0.1)

@@ -70,22 +70,6 @@ def loses_without_replay(cluster, choice):
     assert wrong, f"no block was lost without the replay ({lost} sectors lost by the disk)"
 
 
-def many_power_cuts(cluster, choice):
-    """1b for long: one volume through many cuts."""
-    end = time.monotonic() + clusters.hours() * 3600
-    server, node = cluster.targets[0], cluster.nodes["n1"]
-    volume = cluster.create("cuts")
-    writer = Writer(node.attach(volume), choice.random(), fsync=50)
-    while time.monotonic() < end:
-        writer.wait_for(choice.randrange(1, 300))
-        server.cut_power(choice.randrange(1 << 31), choice.randrange(100))
-        server.power_on()
-    writer.wait_for(5)
-    writer.stop()
-    equal(writer.wrong(), 0, "answered blocks lost")
-    node.detach(volume)
-
-
 def flush_failure(cluster, _choice):
     """1c: a flush fails: its waiter gets the error; the volume is write-failed, also after a restart, until cleared."""
     node, server = cluster.nodes["n1"], cluster.targets[0]
@@ -166,4 +150,4 @@ TESTS = (("1a-kill-target", keeps_after_kill), ("1b-power-cut", keeps_after_powe
          ("1c-flush-failure", flush_failure), ("1d-write-through", write_through))
 
 if __name__ == "__main__":
-    sys.exit(clusters.main(TESTS, make, (("1b-many-power-cuts", many_power_cuts),)))
+    sys.exit(clusters.main(TESTS, make))
