@@ -22,7 +22,8 @@
 #include "datapath/target/session.h"
 
 #define NS_PER_S UINT64_C(1000000000)
-#define PING_AFTER_NS (60 * NS_PER_S)  /* of silence */
+#define PING_AFTER_NS (60 * NS_PER_S) /* of silence */
+#define GUEST_MAX_NS (30 * NS_PER_S)
 #define DEAD_AFTER_NS (120 * NS_PER_S) /* of silence: the peer is gone, what it holds is given back */
 
 static void connection_set_peer(struct connection *connection)
@@ -94,8 +95,34 @@ int connection_new(struct reactor *reactor, int fd)
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     connection_set_peer(connection);
     connection_link(connection);
+    connection->guest = true;
+    connection->accepted_ns = connection->heard_ns;
+    reactor->guests++;
+    atomic_fetch_add(&reactor->server->guests_count, 1);
     connection_receive_start(connection);
     return 0;
+}
+
+void connection_guest_done(struct connection *connection)
+{
+    if (!connection->guest)
+        return;
+    connection->guest = false;
+    connection->reactor->guests--;
+    atomic_fetch_sub(&connection->reactor->server->guests_count, 1);
+}
+
+bool connection_evict_guest(struct reactor *reactor)
+{
+    struct connection *oldest = NULL;
+    for (struct connection *connection = reactor->connections; connection; connection = connection->next)
+        if (connection->guest) /* the newest comes first */
+            oldest = connection;
+    if (!oldest)
+        return false;
+    reactor->guests_evicted++;
+    connection_close(oldest, "others want to log in, and it is the oldest that has not");
+    return true;
 }
 
 struct connection *connection_next(struct connection *connection)
@@ -144,6 +171,7 @@ void connection_close(struct connection *connection, const char *why)
         return;
     connection->inflight++;
     connection->closing = true;
+    connection_guest_done(connection);
     if (connection->session)
         log_info("session of %s ends: %s", connection->log_name, why);
     else
@@ -169,6 +197,8 @@ void connection_tick(struct connection *connection)
     uint64_t silent = now > connection->heard_ns ? now - connection->heard_ns : 0;
     if (login_phase_late(connection, now))
         connection_close(connection, "the login took too long");
+    else if (connection->guest && now > connection->accepted_ns + GUEST_MAX_NS)
+        connection_close(connection, "it proved no attachment, and its time is over");
     else if (connection->phase == CONNECTION_ADMITTING)
         return;
     else if (silent > DEAD_AFTER_NS)

@@ -110,6 +110,8 @@ struct connection {
     char peer_address[64];
     char log_name[ID_VOLUME_MAX + ID_NODE_MAX + 80]; /* for log lines: peer, then session */
     enum connection_phase phase;
+    bool guest; /* proved no attachment (yet), or a discovery: has a bounded share and time */
+    uint64_t accepted_ns;
     bool closing;
     bool close_when_sent;
     unsigned inflight; /* operations of the loop; the connection lives until there are none */
@@ -157,6 +159,12 @@ struct connection {
 
 /* Take over an accepted socket. 0, or -errno with fd still the caller's. */
 int connection_new(struct reactor *reactor, int fd);
+
+/* It is no guest any more: it has proved its attachment, or ends. */
+void connection_guest_done(struct connection *connection);
+
+/* Make room for a newcomer: end the reactor's oldest guest. False: there is none. */
+bool connection_evict_guest(struct reactor *reactor);
 
 /* End it: nothing more is received, answered or begun; it goes when its last operation has ended. why is for
  * the log. The connection may be gone afterwards only if no operation was in flight: callers return at once.

@@ -143,6 +143,7 @@ static int login_ask_owner(struct connection *connection)
     session->connected_unix_s = time(NULL);
     session->decided = login_decided;
     connection->phase = CONNECTION_ADMITTING;
+    connection_guest_done(connection);
     session_ask(session);
     return 0;
 }

@@ -24,7 +24,6 @@ struct acceptor {
     int fd;
     bool active;
     unsigned next_reactor;
-    unsigned refused; /* since the last log line */
     struct acceptor *next;
 };
 
@@ -33,6 +32,7 @@ struct handover {
     struct loop_message message;
     struct reactor *reactor;
     int fd;
+    bool beyond; /* the limit: a guest has to make room */
 };
 
 static void reactor_tick(struct loop_op *op, int res, unsigned flags);
@@ -156,11 +156,36 @@ int reactor_accept(struct reactor *reactor, struct error *err)
     return 0;
 }
 
+/* Half of the connections are for guests, on all loops together. */
+static unsigned reactor_guests_max(const struct reactor *reactor)
+{
+    const struct settings *settings = reactor->server->settings;
+    uint64_t share = settings->connections_max / 2 / (reactor->lobby ? 1 : settings->loops);
+    return share ? (unsigned)share : 1;
+}
+
+/*
+ * Whoever can reach the portal can connect, and needs no secret for a discovery. Those who proved nothing
+ * make room for each other, the oldest first: a login takes a moment, and has been proved before its turn
+ * comes.
+ */
+static bool handover_find_room(const struct handover *handover)
+{
+    struct reactor *reactor = handover->reactor;
+    if (!handover->beyond && reactor->guests < reactor_guests_max(reactor))
+        return true;
+    return connection_evict_guest(reactor);
+}
+
 static void handover_run(struct loop_message *message)
 {
     struct handover *handover = container_of(message, struct handover, message);
-    if (handover->reactor->stopping || connection_new(handover->reactor, handover->fd) != 0) {
-        atomic_fetch_sub(&handover->reactor->server->connections_count, 1);
+    struct reactor *reactor = handover->reactor;
+    bool room = !reactor->stopping && handover_find_room(handover);
+    if (!room && !reactor->stopping)
+        atomic_fetch_add(&reactor->server->refused_count, 1);
+    if (!room || connection_new(reactor, handover->fd) != 0) {
+        atomic_fetch_sub(&reactor->server->connections_count, 1);
         fd_close(handover->fd);
     }
     free(handover);
@@ -169,9 +194,10 @@ static void handover_run(struct loop_message *message)
 static void acceptor_take(struct acceptor *acceptor, int fd)
 {
     struct server *server = acceptor->reactor->server;
-    if (atomic_fetch_add(&server->connections_count, 1) >= server->settings->connections_max) {
+    bool beyond = atomic_fetch_add(&server->connections_count, 1) >= server->settings->connections_max;
+    if (beyond && atomic_load(&server->guests_count) == 0) {
         atomic_fetch_sub(&server->connections_count, 1);
-        acceptor->refused++;
+        atomic_fetch_add(&server->refused_count, 1);
         fd_close(fd);
         return;
     }
@@ -184,7 +210,8 @@ static void acceptor_take(struct acceptor *acceptor, int fd)
     struct reactor *reactor = acceptor->reactor;
     if (!reactor->lobby)
         reactor = server->reactors[acceptor->next_reactor++ % server->reactors_count];
-    *handover = (struct handover){.message = {.run = handover_run}, .reactor = reactor, .fd = fd};
+    *handover =
+        (struct handover){.message = {.run = handover_run}, .reactor = reactor, .fd = fd, .beyond = beyond};
     loop_post(reactor->loop, &handover->message);
 }
 
@@ -205,10 +232,11 @@ static void acceptor_done(struct loop_op *op, int res, unsigned flags)
 
 static void acceptor_tick(struct acceptor *acceptor)
 {
-    if (acceptor->refused)
-        log_warning("refused %u connections: %lu are open, the limit (\"limits\": \"connections\")",
-                    acceptor->refused, (unsigned long)acceptor->reactor->server->settings->connections_max);
-    acceptor->refused = 0;
+    struct server *server = acceptor->reactor->server;
+    unsigned refused = atomic_exchange(&server->refused_count, 0);
+    if (refused)
+        log_warning("refused %u connections: %lu are open, the limit (\"limits\": \"connections\")", refused,
+                    (unsigned long)server->settings->connections_max);
     if (!acceptor->active && !acceptor->reactor->stopping)
         acceptor_start(acceptor);
 }
@@ -235,6 +263,10 @@ static void reactor_tick(struct loop_op *op, int res, unsigned flags)
     reactor->tick_pending = false;
     for (struct acceptor *acceptor = reactor->acceptors; acceptor; acceptor = acceptor->next)
         acceptor_tick(acceptor);
+    if (reactor->guests_evicted)
+        log_warning("ended %u connections that had proved no attachment: others want to log in",
+                    reactor->guests_evicted);
+    reactor->guests_evicted = 0;
     reactor_look_at_buffers(reactor);
     for (struct connection *connection = reactor->connections, *next; connection; connection = next) {
         next = connection_next(connection);

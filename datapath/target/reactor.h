@@ -25,6 +25,8 @@ struct reactor {
     bool short_of_buffers; /* as of the last tick: somebody waits for one, or was sent away lately */
     uint64_t buffers_missed_ns;
     struct connection *connections;
+    unsigned guests;         /* of them: those that proved no attachment */
+    unsigned guests_evicted; /* since the last log line */
     unsigned sessions_count; /* of its connections, that the owners have not let go yet */
     struct export *exports;
     struct acceptor *acceptors; /* of this reactor, while it accepts */

@@ -37,6 +37,8 @@ struct server {
     int listeners[SETTINGS_PORTALS_MAX];
     unsigned listeners_count;
     atomic_uint connections_count; /* of all reactors */
+    atomic_uint guests_count;      /* of them: those that proved no attachment */
+    atomic_uint refused_count;     /* since the last log line */
     atomic_uint tsih_last;
     struct iscsi_login_config login_config;
     struct job_table jobs;

@@ -153,6 +153,29 @@ def descriptors(scratch, tls):
     expect(target.stop(), 0, "exit status")
 
 
+def crowd(scratch, tls):
+    """Discoveries, which need no secret, and connections that say nothing leave room for logins; and they end."""
+    target = harness.Target(scratch, tls, harness.Pool(scratch, "store-5"), loops=2, limits={"connections": 16})
+    attachments = [Volume(target).attach("n1") for _ in range(2)]
+    session = attachments[0].login(timeout_s=100)
+    discoveries, silent = [], []
+    for _ in range(20):
+        discoveries.append(raw_iscsi.Initiator(target.portal, timeout_s=100))
+        discoveries[-1].login(None, None, None)
+    expect(attachments[1].login_status(), 0, "a login among discoveries")
+    for _ in range(20):
+        silent.append(raw_iscsi.Initiator(target.portal, timeout_s=100))
+    expect(attachments[1].login_status(), 0, "a login among silent connections")
+    last = raw_iscsi.Initiator(target.portal, timeout_s=100)
+    last.login(None, None, None)
+    assert last.closed(), "a discovery goes on for ever"
+    expect(session.wait(session.read(0, 1))[0], 0, "a read of a session from before")
+    assert "had proved no attachment" in target.log_text(), "no words in the log"
+    for initiator in (session, last, *discoveries, *silent):
+        initiator.close()
+    expect(target.stop(), 0, "exit status")
+
+
 class LongAdmission:
     """A login that reinstates a session whose last write the disk holds for longer than a silent session lives. It
     takes two minutes, so it begins before the other tests and is looked at after them."""
@@ -195,6 +218,7 @@ def main():
         suite.run("exit-status", lambda: expect(target.stop(), 0, "exit status"))
         suite.run("stalled-sessions", stalled_sessions, scratch, tls)
         suite.run("descriptors", descriptors, scratch, tls)
+        suite.run("crowd", crowd, scratch, tls)
         for admission in admissions:
             suite.run("long-admission", admission.check)
     return suite.finish()

@@ -186,7 +186,7 @@ def limits(scratch, tls):
             expect(one.wait(tag)[0], 0, "a write in the window")
         expect(one.wait(one.read(0, 1))[0], 0, "the next read")
         assert beyond
-    connections = [Initiator(target.portal) for _ in range(6)]
+    connections = [one.login() for one in [Volume(target).attach() for _ in range(3)] for _ in range(2)]
     with Initiator(target.portal) as extra:
         try:
             extra.login(None, None, None)
