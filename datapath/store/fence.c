@@ -31,7 +31,9 @@ int fence_register(struct node_record *record, const char *boot_id, const char *
     if (strlen(address) >= sizeof(record->address))
         return error_set(err, E_INVALID_ARGUMENT, "the address of node %s is longer than %zu bytes",
                          record->id, sizeof(record->address) - 1);
-    if (record->fenced && !boot_id_fenced(record, boot_id)) {
+    /* Another boot id than those that were fenced is another life of the host; where none was known, any boot
+     * id may be the one that was meant. */
+    if (record->fenced && record->fenced_boot_ids_count > 0 && !boot_id_fenced(record, boot_id)) {
         fence_clear(record);
         changed = true;
     }

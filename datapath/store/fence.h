@@ -4,7 +4,8 @@
 #include "datapath/store/record.h"
 
 /* A node registers (or heartbeats) with its host's boot id. A fence that stands is lifted only by a boot id
- * that is not among fenced_boot_ids. *ret_changed: the record differs and must be committed. */
+ * that is not among fenced_boot_ids; one without any boot id by an operator only. *ret_changed: the record
+ * differs and must be committed. */
 int fence_register(struct node_record *record, const char *boot_id, const char *address, bool *ret_changed,
                    struct error *err);
 

@@ -439,6 +439,26 @@ static void fence_adds_and_clears(void **state)
     node_record_done(&record);
 }
 
+/* Nobody knows which life of the host was meant: no boot id lifts it. */
+static void fence_without_boot_ids_stays(void **state)
+{
+    struct node_record record = {.id = "node-a"};
+    bool changed = false;
+
+    (void)state;
+    assert_int_equal(fence_set(&record, "never seen", NULL, 0, NULL), E_OK);
+    assert_int_equal(fence_register(&record, BOOT_A, "x", &changed, NULL), E_OK);
+    assert_true(record.fenced);
+    assert_true(changed); /* the address, and the boot id that stays fenced if it is fenced again */
+    assert_string_equal(record.boot_id, BOOT_A);
+    assert_int_equal(fence_register(&record, BOOT_B, "x", &changed, NULL), E_OK);
+    assert_true(record.fenced);
+    fence_clear(&record);
+    assert_int_equal(fence_register(&record, BOOT_B, "x", &changed, NULL), E_OK);
+    assert_false(record.fenced);
+    node_record_done(&record);
+}
+
 static void fence_is_bounded(void **state)
 {
     char ids[NODE_BOOT_IDS_MAX + 1][ID_BOOT_LENGTH + 1];
@@ -471,6 +491,7 @@ int main(void)
         cmocka_unit_test(format_needs_a_writer),
         cmocka_unit_test(fence_holds_for_known_boots),
         cmocka_unit_test(fence_adds_and_clears),
+        cmocka_unit_test(fence_without_boot_ids_stays),
         cmocka_unit_test(fence_is_bounded),
     };
 
