@@ -197,10 +197,15 @@ const char *store_server_id(const struct store *store)
 
 /* ---- space ---- */
 
+/* Besides the configured reserve: what the file system needs for extents, and counts as free but does not
+ * give out at the end (XFS: up to 32 MiB, and reservations of each change). */
+#define STORE_RESERVE_MIN_BYTES (UINT64_C(64) << 20)
+
 /* What volumes may be promised at all. Overcommitted, a promise is bounded only by the file system itself. */
 static uint64_t promisable(const struct store *store, uint64_t total, uint64_t other)
 {
-    uint64_t kept = store->reserve_bytes + (store->overcommit ? 0 : other);
+    uint64_t overhead = MAX(total / 100, STORE_RESERVE_MIN_BYTES);
+    uint64_t kept = store->reserve_bytes + overhead + (store->overcommit ? 0 : other);
 
     return kept < total ? total - kept : 0;
 }

@@ -19,12 +19,14 @@ static void pool_close(struct backend *backend)
 {
     if (!backend)
         return;
+    fd_close(backend->ballast_fd);
     fd_close(backend->trash_fd);
     fd_close(backend->names_fd);
     fd_close(backend->nodes_fd);
     fd_close(backend->volumes_fd);
     fd_close(backend->dir_fd);
     fd_close(backend->lock_fd); /* last: from here on another mooring-target may come */
+    pthread_mutex_destroy(&backend->ballast_lock);
     free(backend->path);
     free(backend);
 }
@@ -35,7 +37,8 @@ static struct backend *backend_new(const char *path)
 
     if (!backend)
         return NULL;
-    backend->dir_fd = backend->lock_fd = -1;
+    backend->dir_fd = backend->lock_fd = backend->ballast_fd = -1;
+    pthread_mutex_init(&backend->ballast_lock, NULL);
     backend->volumes_fd = backend->nodes_fd = backend->names_fd = backend->trash_fd = -1;
     backend->path = strdup(path);
     if (!backend->path) {
@@ -103,6 +106,7 @@ static int open_contents(struct backend *backend, struct error *err)
         return r;
     if (unlinkat(backend->dir_fd, "." POOL_FILE ".tmp", 0) < 0 && errno != ENOENT)
         return pool_errno(err, errno, "remove a half-made file of", backend->path);
+    pool_ballast_open(backend);
     return pool_direct_granularity(backend->lock_fd, &backend->block_size_min, err);
 }
 

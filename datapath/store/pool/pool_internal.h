@@ -6,10 +6,13 @@
  *   volumes/<id>/{volume.json,data}
  *   nodes/<id>.json
  *   names/<sha256 of the name>.json
+ *   ballast                            space for records on a full pool (pool_ballast.c)
  *   trash/                             what is half-made (new.…) or deleted (old.…): emptied at open
  */
 #pragma once
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -31,8 +34,23 @@ struct backend {
     char uuid[37];
     char server_id[ID_SERVER_MAX + 1];
     uint32_t block_size_min;
-    uint64_t other_bytes; /* used by what is no volume's data, as of open */
+    uint64_t other_bytes; /* used by what is no volume's data, as of open; the ballast among it */
+
+    int ballast_fd; /* -1: there is none */
+    pthread_mutex_t ballast_lock;
+    int64_t ballast_bytes;     /* locked: that it holds */
+    atomic_bool ballast_short; /* less than it ought to hold: commits take turns, and fill it again */
 };
+
+/* ---- pool_ballast.c ---- */
+
+/* Make or fill it, as far as there is space. */
+void pool_ballast_open(struct backend *backend);
+
+/* commit(), and again with space from the ballast as long as it is E_NO_SPACE and there is any left. */
+int pool_with_ballast(struct backend *backend,
+                      int (*commit)(struct backend *backend, void *context, struct error *err), void *context,
+                      struct error *err);
 
 /* ---- pool_lock.c ---- */
 

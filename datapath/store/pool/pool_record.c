@@ -99,8 +99,9 @@ int pool_load_nodes(struct backend *backend, pool_visit visit, void *context, st
     return pool_walk(loading.dir_fd, load_entry, &loading, err);
 }
 
-int pool_node_save(struct backend *backend, const struct node_record *record, struct error *err)
+static int node_save_once(struct backend *backend, void *context, struct error *err)
 {
+    const struct node_record *record = context;
     _cleanup_json_ json_t *object = NULL;
     char file[RECORD_FILE_MAX];
     int r = node_record_to_json(record, &object);
@@ -109,6 +110,11 @@ int pool_node_save(struct backend *backend, const struct node_record *record, st
         return error_errno(err, -r, "cannot write the record of node %s", record->id);
     snprintf(file, sizeof(file), "%s" SUFFIX, record->id);
     return record_save(backend->nodes_fd, file, NODE_RECORD_FORMAT, object, 0600, err);
+}
+
+int pool_node_save(struct backend *backend, const struct node_record *record, struct error *err)
+{
+    return pool_with_ballast(backend, node_save_once, (void *)(uintptr_t)record, err);
 }
 
 /* ---- names ---- */

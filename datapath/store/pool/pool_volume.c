@@ -221,8 +221,9 @@ int pool_volume_create(struct backend *backend, const struct volume_record *reco
 
 /* ---- change and delete ---- */
 
-int pool_volume_save(struct backend *backend, const struct volume_record *record, struct error *err)
+static int save_once(struct backend *backend, void *context, struct error *err)
 {
+    const struct volume_record *record = context;
     _cleanup_fd_ int dir_fd = openat(backend->volumes_fd, record->id, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
     if (dir_fd < 0)
@@ -230,8 +231,14 @@ int pool_volume_save(struct backend *backend, const struct volume_record *record
     return save_record(dir_fd, record, err);
 }
 
-int pool_volume_delete(struct backend *backend, const char *volume_id, struct error *err)
+int pool_volume_save(struct backend *backend, const struct volume_record *record, struct error *err)
 {
+    return pool_with_ballast(backend, save_once, (void *)(uintptr_t)record, err);
+}
+
+static int delete_once(struct backend *backend, void *context, struct error *err)
+{
+    const char *volume_id = context;
     char old[TRASH_NAME_MAX];
     int errnum, r;
 
@@ -247,4 +254,9 @@ int pool_volume_delete(struct backend *backend, const char *volume_id, struct er
     }
     discard(backend, old); /* the volume is gone by now, whatever becomes of its remains */
     return E_OK;
+}
+
+int pool_volume_delete(struct backend *backend, const char *volume_id, struct error *err)
+{
+    return pool_with_ballast(backend, delete_once, (void *)(uintptr_t)volume_id, err);
 }
