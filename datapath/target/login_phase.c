@@ -98,6 +98,20 @@ static enum iscsi_login_event login_check_secret(struct connection *connection, 
     return iscsi_login_authenticate(login, &secrets);
 }
 
+/*
+ * The pool is loaded, so a volume of this server that is not in it was deleted: "target removed", which ends
+ * a device's waiting for good. Of another server's volume nothing is known here.
+ */
+static enum iscsi_login_event login_refuse_absent(struct connection *connection)
+{
+    char server_id[ID_SERVER_MAX + 1];
+    bool ours = id_volume_server(connection->chap_volume_id, server_id, NULL) == 0 &&
+                str_equal(server_id, store_server_id(connection->reactor->server->store));
+
+    return iscsi_login_refuse(connection->login, ours ? ISCSI_LOGIN_TARGET_REMOVED : ISCSI_LOGIN_NOT_FOUND,
+                              ours ? "the volume was deleted" : "there is no such volume");
+}
+
 static enum iscsi_login_event login_authenticate(struct connection *connection)
 {
     struct iscsi_login *login = connection->login;
@@ -113,7 +127,7 @@ static enum iscsi_login_event login_authenticate(struct connection *connection)
     }
     struct volume *volume = store_volume_find(connection->reactor->server->store, connection->chap_volume_id);
     if (!volume)
-        return iscsi_login_refuse(login, ISCSI_LOGIN_NOT_FOUND, "there is no such volume");
+        return login_refuse_absent(connection);
     struct volume_record record = {0};
     int code = volume_snapshot_record(volume, &record);
     volume_unref(volume);
@@ -166,14 +180,17 @@ static void login_admit(struct connection *connection)
         login_handle(connection, iscsi_login_refuse(login, ISCSI_LOGIN_OUT_OF_RESOURCES, "out of memory"));
 }
 
-static enum iscsi_login_event login_refuse_verdict(struct iscsi_login *login, enum session_verdict verdict)
+static enum iscsi_login_event login_refuse_verdict(struct connection *connection,
+                                                   enum session_verdict verdict)
 {
+    struct iscsi_login *login = connection->login;
+
     switch (verdict) {
     case SESSION_FORBIDDEN:
         return iscsi_login_refuse(login, ISCSI_LOGIN_AUTHORIZATION_FAILURE,
                                   "the attachment does not stand any more");
     case SESSION_UNKNOWN:
-        return iscsi_login_refuse(login, ISCSI_LOGIN_NOT_FOUND, "there is no such volume");
+        return login_refuse_absent(connection);
     case SESSION_EXHAUSTED:
         return iscsi_login_refuse(login, ISCSI_LOGIN_OUT_OF_RESOURCES,
                                   "the volume has as many sessions as \"sessions_per_volume\" allows");
@@ -201,7 +218,7 @@ static void login_decided(struct session *session, enum session_verdict verdict)
         login_handle(connection,
                      iscsi_login_refuse(connection->login, ISCSI_LOGIN_OUT_OF_RESOURCES, "out of memory"));
     else
-        login_handle(connection, login_refuse_verdict(connection->login, verdict));
+        login_handle(connection, login_refuse_verdict(connection, verdict));
     connection_operation_end(connection);
 }
 

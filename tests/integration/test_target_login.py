@@ -12,7 +12,7 @@ from raw_iscsi import Closed, Initiator, LoginFailed
 from target_fixture import MIB, Volume, expect
 
 TASK_SET_FULL = 0x28
-AUTHENTICATION, AUTHORIZATION, NOT_FOUND, NO_RESOURCES = 0x0201, 0x0202, 0x0203, 0x0302
+AUTHENTICATION, AUTHORIZATION, NOT_FOUND, REMOVED, NO_RESOURCES = 0x0201, 0x0202, 0x0203, 0x0204, 0x0302
 
 
 def failed_status(function, *arguments, **options):
@@ -32,10 +32,11 @@ def wrong_names(target, attachment):
     expect(attachment.login_status(user=f"{volume.id}/1/7"), AUTHENTICATION, "a generation that never was")
     other = Volume(target).attach()
     expect(attachment.login_status(user=other.user, secret=other.secret), AUTHENTICATION, "another volume's name")
-    absent = f"{target.server_id}.{'0' * 16}"
-    with Initiator(target.portal) as initiator:
-        expect(failed_status(initiator.login, f"iqn.2026-11.storage.mooring:{absent}", f"{absent}/1/0", wrong_secret),
-               NOT_FOUND, "an unknown volume")
+    for server, status in ((target.server_id, REMOVED), ("another", NOT_FOUND)):
+        absent = f"{server}.{'0' * 16}"
+        with Initiator(target.portal) as initiator:
+            expect(failed_status(initiator.login, f"iqn.2026-11.storage.mooring:{absent}", f"{absent}/1/0", wrong_secret),
+                   status, "a volume that is not there")
     with Initiator(target.portal) as initiator:
         expect(failed_status(initiator.login, volume.iqn, None, None), AUTHENTICATION, "a login without CHAP")
     expect(attachment.login_status(), 0, "the right name and secret")
