@@ -39,7 +39,8 @@ int io_remove_file(int dir_fd, const char *name, struct error *err);
 /* fsync a directory by path or descriptor. */
 int io_sync_dir(const char *path, struct error *err);
 
-/* The directory of the socket in "unix:///path", mode 0755: /run is empty after a boot. Other endpoints: nothing. */
+/* The directory of the socket in "unix:///path", mode 0755: /run is empty after a boot. Other endpoints:
+ * nothing. */
 int io_make_socket_dir(const char *endpoint, struct error *err);
 
 /* mkdir -p with mode; what exists is left as it is. */
