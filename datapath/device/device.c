@@ -29,6 +29,7 @@ static int mount_work(struct loop_work *work);
 static void mount_done(struct loop_op *op, int res, unsigned flags);
 static int attach_work(struct loop_work *work);
 static void attach_done(struct loop_op *op, int res, unsigned flags);
+static void device_leave(struct device *device);
 
 static const char *const fuse_names[FUSE_CHANNELS] = {"fuse0", "fuse1"};
 
@@ -249,6 +250,8 @@ static void attach_done(struct loop_op *op, int res, unsigned flags)
         status_writer_set(&device->status, open ? DEVICE_READY : DEVICE_WAITING, NULL);
     if (device->end_requested)
         device_end(device);
+    else if (device->leaving)
+        device_leave(device);
 }
 
 /* ---- start ---- */
@@ -292,6 +295,21 @@ static int adopt_mount(struct device *device, struct error *err)
     return 0;
 }
 
+/* The signal does not mean the volume (a pod stops): everything stays with the holder, as after a crash. A
+ * job must end first: its thread may be waiting for an answer over FUSE, which nobody else would give. */
+static void device_leave(struct device *device)
+{
+    device->leaving = true;
+    if (device->job_running)
+        return;
+    bool standing = device->phase >= DEVICE_PHASE_SERVE || device->adopted;
+    enum device_status_code code = standing ? DEVICE_WAITING : DEVICE_CONNECTING;
+    if (!device->failed)
+        status_writer_set(&device->status, code,
+                          "stopped by a signal; the volume stays attached, its I/O waits for the next start");
+    loop_stop(device->loop);
+}
+
 static void signal_done(struct loop_op *op, int res, unsigned flags)
 {
     (void)flags;
@@ -300,7 +318,12 @@ static void signal_done(struct loop_op *op, int res, unsigned flags)
         return;
     loop_read(device->loop, &device->signal_op, device->signal_fd, device->signal_info,
               sizeof device->signal_info);
-    device_end(device);
+    if (device->end_requested)
+        return;
+    if (device_state_end_asked(device->state))
+        device_end(device);
+    else
+        device_leave(device);
 }
 
 static int init_parts(struct device *device, struct error *err)

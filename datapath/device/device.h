@@ -45,7 +45,8 @@ struct device {
     int log_fd, fuse_fds[FUSE_CHANNELS];
     bool adopted;       /* the mount is a predecessor's */
     bool failed;        /* for good */
-    bool end_requested; /* SIGTERM */
+    bool end_requested; /* SIGTERM, and device.json says "end" */
+    bool leaving;       /* SIGTERM without that */
     bool foreign_said;
     unsigned end_attempts;
     int exit_code;
@@ -69,7 +70,7 @@ int device_init(struct device *device, struct loop *loop, const struct device_st
 void device_start(struct device *device);
 void device_done(struct device *device);
 
-/* device_end.c: SIGTERM. Goes on serving until the loop device's last user is gone. */
+/* device_end.c: the orderly end. Goes on serving until the loop device's last user is gone. */
 void device_end(struct device *device);
 void device_end_session_lost(struct device *device);
 

@@ -1,6 +1,7 @@
 /*
- * The orderly end, in time order: detach the loop device (served until its last user is gone), flush,
- * unmount, log out, dismiss the holder. Runs on the device's loop; called by device.c.
+ * The orderly end (SIGTERM when device.json says "end"), in time order: detach the loop device (served until
+ * its last user is gone), flush, unmount, log out, dismiss the holder. Runs on the device's loop; called by
+ * device.c.
  */
 #include <errno.h>
 #include <stddef.h>

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "common/log.h"
 #include "common/record.h"
 #include "common/secret.h"
 #include "common/size.h"
@@ -138,6 +139,13 @@ static int get_numbers(json_t *object, struct device_state *state, struct error 
     return 0;
 }
 
+static void wipe_chap_secret(json_t *object)
+{
+    json_t *secret = json_object_get(object, "chap_secret");
+    if (json_is_string(secret))
+        secret_wipe((char *)json_string_value(secret), json_string_length(secret));
+}
+
 int device_state_load(struct device_state *state, const char *dir, struct error *err)
 {
     *state = (struct device_state){.dir_fd = -1};
@@ -156,9 +164,7 @@ int device_state_load(struct device_state *state, const char *dir, struct error 
     r = r ? r : get_numbers(object, state, err);
     r = r ? r : get_portals(object, state, err);
     r = r ? r : get_isids(object, state, err);
-    json_t *secret = json_object_get(object, "chap_secret");
-    if (json_is_string(secret))
-        secret_wipe((char *)json_string_value(secret), json_string_length(secret));
+    wipe_chap_secret(object);
     if (r) {
         error_wrap(err, "%s/device.json", dir);
         device_state_done(state);
@@ -176,6 +182,19 @@ void device_state_done(struct device_state *state)
     state->chap_secret = secret_free(state->chap_secret);
     free(state->mount_point);
     *state = (struct device_state){.dir_fd = -1};
+}
+
+bool device_state_end_asked(const struct device_state *state)
+{
+    _cleanup_error_ struct error err = {0};
+    _cleanup_json_ json_t *object = NULL;
+    bool end = false;
+    int r = record_load(state->dir_fd, "device.json", STATE_FORMAT, &object, &err);
+    r = r ? r : record_get_optional_bool(object, "end", &end, &err);
+    wipe_chap_secret(object);
+    if (r)
+        log_warning("device.json cannot be read again: %s", error_text(&err));
+    return r == 0 && end;
 }
 
 /* ---- status ---- */

@@ -9,6 +9,9 @@
  *     "read_only": false, "sessions": 1, "block_size_bytes": 4096, "size_bytes": 1073741824,
  *     "mount_point": "<dir>/fuse", "attach": "fuse" }
  *
+ *   "end": true is written by mooring-node before its SIGTERM when the volume is to be detached; it alone is
+ *   read again, at the signal.
+ *
  *   Optional: "log_size_bytes" and "buffers_size_bytes" (32 MiB each), "replay" (true; false in tests only).
  *
  * status.json (0600): written by mooring-device on each change.
@@ -22,7 +25,9 @@
  *
  * holder.sock: mooring-holder's. fuse/: the mount point.
  *
- * SIGTERM ends in order, and waits for the device's last user and for the server. Forced end, for a server
+ * SIGTERM with "end" in device.json ends in order, and waits for the device's last user and for the server.
+ * Without it (a pod stops, a host shuts down) the process only leaves: mount, loop device, descriptors and
+ * log stay with the holder, as after a crash, and status.json says so ("waiting"). Forced end, for a server
  * that does not come back: SIGKILL, then umount -f of mount_point (its requests end with an error; a thread
  * of the dead process may be waiting for one of them), then the loop device, then SIGTERM to the holder.
  */
@@ -61,6 +66,10 @@ struct device_state {
 /* Read dir/device.json. E_CORRUPT, naming the member, for what is missing or wrong. */
 int device_state_load(struct device_state *state, const char *dir, struct error *err);
 void device_state_done(struct device_state *state);
+
+/* Whether device.json asks for the volume's end by now; false also when it cannot be read (told in the log).
+ */
+bool device_state_end_asked(const struct device_state *state);
 
 enum device_status_code { DEVICE_CONNECTING, DEVICE_READY, DEVICE_WAITING, DEVICE_FAILED, DEVICE_ENDED };
 

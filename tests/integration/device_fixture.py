@@ -60,9 +60,15 @@ class Device:
         self.process.kill()
         self.process.wait()
 
-    def end(self):
-        """SIGTERM; the exit status."""
+    def ask_end(self):
+        """As mooring-node's Unstage: device.json says that the volume is meant, then SIGTERM."""
+        path = self.dir / "device.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "end": True}))
         self.process.terminate()
+
+    def end(self):
+        """The orderly end; the exit status."""
+        self.ask_end()
         return self.process.wait(60)
 
     def status(self):
@@ -98,7 +104,7 @@ class Device:
         for process in (self.process, self.holder):
             if process and process.poll() is None:
                 if process is self.process and self.status()["state"] in ("ready", "failed"):
-                    process.terminate()
+                    self.ask_end()
                     try:
                         process.wait(5)
                         continue

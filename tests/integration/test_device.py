@@ -3,6 +3,7 @@
 import errno
 import mmap
 import os
+import signal
 import sys
 import threading
 import time
@@ -271,7 +272,7 @@ def test_end_waits_for_the_last_user(scratch, target):
     device = Device(scratch, target)
     fd = os.open(device.path, os.O_RDWR | os.O_DIRECT)
     try:
-        device.process.terminate()
+        device.ask_end()
         harness.wait_until(lambda: "waiting for the last user" in device.log_text(), "the end begins")
         buffer = mmap.mmap(-1, 4096)
         assert os.preadv(fd, [buffer], 0) == 4096, "I/O of the last user fails"
@@ -279,6 +280,33 @@ def test_end_waits_for_the_last_user(scratch, target):
     finally:
         os.close(fd)
     assert device.process.wait(30) == 0
+
+
+def test_bare_signal_leaves_the_volume(scratch, target):
+    """A pod's stop is no Unstage: what is bind-mounted elsewhere must not become another volume's device."""
+    device = Device(scratch, target)
+    path, number = device.path, os.stat(device.path).st_rdev
+    backing = f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/loop/backing_file"
+    pattern = os.urandom(64 * KIB)
+    write_direct(path, MIB, pattern)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            device.process.send_signal(signum)
+            assert device.process.wait(30) == 0
+            status = device.status()
+            assert status["state"] == "waiting" and "stopped by a signal" in status["error"], status
+            assert status["loop_device"] == path
+            assert device.holder.poll() is None, "the holder has ended"
+            with open(backing, encoding="utf-8") as file:
+                assert file.read().strip() == str(device.dir / "fuse" / "volume")
+            device.start_device()
+            device.wait_state("ready")
+            buffer = mmap.mmap(-1, len(pattern))
+            assert os.preadv(fd, [buffer], MIB) == len(pattern) and bytes(buffer) == pattern
+    finally:
+        os.close(fd)
+    assert device.end() == 0
 
 
 def test_forced_end(scratch, target):
@@ -290,7 +318,7 @@ def test_forced_end(scratch, target):
         with open(device.path, "wb") as file:
             file.write(os.urandom(64 * KIB))
             file.flush()
-            device.process.terminate()
+            device.ask_end()
             device.process.kill()
             harness.run("umount", "-f", device.dir / "fuse", check=False)  # busy, but aborted
             assert device.process.wait(30) == -9
