@@ -21,6 +21,7 @@
 #include "node/mount.h"
 #include "node/process.h"
 #include "node/stage_record.h"
+#include "node/takeover.h"
 
 #define DEVICE_FORMAT 1
 #define ATTACH_POLL_MS 10
@@ -144,6 +145,21 @@ static int attach_write_device(const struct node_config *config, const struct at
     return attach_save_device(paths, object, err);
 }
 
+/* "end" tells mooring-device what SIGTERM means: the end of the attachment, or of the process alone, whose
+ * device then waits in the holder for a successor. */
+static int attach_mark_end(const struct attach_paths *paths, bool end, struct error *err)
+{
+    _cleanup_json_ json_t *object = NULL;
+
+    int r = attach_load(paths, "device.json", &object, err);
+    if (r)
+        return r;
+    r = json_object_set_new(object, "end", json_boolean(end))
+            ? error_errno(err, ENOMEM, "cannot mark the device's end")
+            : attach_save_device(paths, object, err);
+    return r;
+}
+
 int attach_epoch(const struct node_config *config, const char *volume_id, uint64_t *ret_epoch,
                  struct error *err)
 {
@@ -166,9 +182,8 @@ static int attach_spawn_holder(const struct node_config *config, const struct at
 
     if (!program)
         return error_errno(err, ENOMEM, "cannot start mooring-holder");
-    if (process_alive(paths->holder_pid, NULL))
-        return 0;
-    return process_spawn(paths->holder_pid, paths->log, argv, err);
+    int r = process_stop(paths->holder_pid, SIGTERM, ATTACH_HOLDER_MS, err); /* one that holds nothing */
+    return r ? r : process_spawn(paths->holder_pid, paths->log, argv, err);
 }
 
 static int attach_spawn(const struct node_config *config, const struct attach_paths *paths, struct error *err)
@@ -178,14 +193,13 @@ static int attach_spawn(const struct node_config *config, const struct attach_pa
 
     if (!program)
         return error_errno(err, ENOMEM, "cannot start mooring-device");
-    int r = attach_spawn_holder(config, paths, err);
-    return r ? r : process_spawn(paths->device_pid, paths->log, argv, err);
+    return process_spawn(paths->device_pid, paths->log, argv, err);
 }
 
-/* A new generation of this attachment, written down, and its process. */
-static int attach_launch(const struct node_config *config, struct storage *storage,
-                         const struct attach_paths *paths, const struct storage_attachment *attachment,
-                         unsigned timeout_ms, struct error *err)
+/* A new generation of this attachment, written down for the process that is started next. */
+static int attach_grant(const struct node_config *config, struct storage *storage,
+                        const struct attach_paths *paths, const struct storage_attachment *attachment,
+                        unsigned timeout_ms, struct error *err)
 {
     struct storage_grant grant;
 
@@ -195,7 +209,7 @@ static int attach_launch(const struct node_config *config, struct storage *stora
         return r;
     r = attach_write_device(config, paths, attachment, &grant, err);
     secret_wipe(&grant, sizeof(grant));
-    return r ? r : attach_spawn(config, paths, err);
+    return r;
 }
 
 /* ---- waiting until it serves ---- */
@@ -250,6 +264,17 @@ static int attach_wait(const struct attach_paths *paths, uint64_t deadline_ms, s
     }
 }
 
+static int attach_launch(const struct node_config *config, struct storage *storage,
+                         const struct attach_paths *paths, const struct storage_attachment *attachment,
+                         unsigned timeout_ms, struct error *err)
+{
+    int r = attach_grant(config, storage, paths, attachment, timeout_ms, err);
+
+    if (!r && !takeover_holds(paths->holder_pid, paths->mount_point))
+        r = attach_spawn_holder(config, paths, err);
+    return r ? r : attach_spawn(config, paths, err);
+}
+
 int attach_start(const struct node_config *config, struct storage *storage,
                  const struct storage_attachment *attachment, unsigned timeout_ms, struct attach_device *ret,
                  struct error *err)
@@ -267,18 +292,54 @@ int attach_start(const struct node_config *config, struct storage *storage,
     bool lives = process_alive(paths.device_pid, NULL);
     if (lives && epoch != attachment->epoch)
         return error_set(err, E_STALE, "a device of epoch %llu still runs", (unsigned long long)epoch);
-    if (!lives) {
-        r = attach_launch(config, storage, &paths, attachment, timeout_ms, err);
-        if (r)
-            return r;
+    r = lives ? 0 : attach_launch(config, storage, &paths, attachment, timeout_ms, err);
+    return r ? r : attach_wait(&paths, deadline_ms, ret, err);
+}
+
+/* A successor that takes over. The holder is never started here: with a new one the device would begin anew.
+ */
+static int attach_succeed(const struct node_config *config, struct storage *storage,
+                          const struct attach_paths *paths, const char *volume_id, uint64_t epoch,
+                          unsigned timeout_ms, struct error *err)
+{
+    _cleanup_attachment_ struct storage_attachment attachment = {0};
+
+    int r = storage_attachment_get(storage, volume_id, timeout_ms, &attachment, err);
+    if (r == E_NOT_FOUND || r == E_PERMISSION || (!r && attachment.epoch != epoch) ||
+        (!r && attachment.removing)) {
+        error_done(err);
+        r = attach_mark_end(paths, false, err);
+    } else if (!r) {
+        r = attach_grant(config, storage, paths, &attachment, timeout_ms, err);
     }
-    return attach_wait(&paths, deadline_ms, ret, err);
+    return r ? r : attach_spawn(config, paths, err);
+}
+
+static int attach_explain_lost(const char *volume_id, struct error *err)
+{
+    return error_set(
+        err, E_PRECONDITION,
+        "volume %s has lost its block device on this node, for its mooring-holder ended: its I/O "
+        "ends with an error; stop what uses it, unpublish it from all its paths, and unstage it",
+        volume_id);
+}
+
+int attach_check_kept(const struct node_config *config, const char *volume_id, bool published,
+                      struct error *err)
+{
+    _cleanup_paths_ struct attach_paths paths = {0};
+
+    int r = attach_paths_init(&paths, config, volume_id, err);
+    if (r || process_alive(paths.device_pid, NULL))
+        return r;
+    bool kept = published ? takeover_keeps_device(paths.holder_pid, paths.mount_point)
+                          : takeover_holds(paths.holder_pid, paths.mount_point);
+    return kept ? 0 : attach_explain_lost(volume_id, err);
 }
 
 int attach_restart(const struct node_config *config, struct storage *storage, const char *volume_id,
                    struct error *err)
 {
-    _cleanup_attachment_ struct storage_attachment attachment = {0};
     _cleanup_paths_ struct attach_paths paths = {0};
     uint64_t epoch;
 
@@ -287,12 +348,9 @@ int attach_restart(const struct node_config *config, struct storage *storage, co
         r = attach_epoch(config, volume_id, &epoch, err);
     if (r || process_alive(paths.device_pid, NULL))
         return r;
-    r = storage_attachment_get(storage, volume_id, ATTACH_RESTART_CALL_MS, &attachment, err);
-    if (r == E_NOT_FOUND || r == E_PERMISSION || (!r && attachment.epoch != epoch) ||
-        (!r && attachment.removing))
-        return attach_spawn(config, &paths, err);
+    r = attach_check_kept(config, volume_id, true, err);
     if (!r)
-        r = attach_launch(config, storage, &paths, &attachment, ATTACH_RESTART_CALL_MS, err);
+        r = attach_succeed(config, storage, &paths, volume_id, epoch, ATTACH_RESTART_CALL_MS, err);
     if (!r)
         log_warning("volume %s: mooring-device had ended; its successor is started", volume_id);
     return r;
@@ -322,6 +380,8 @@ int attach_stop(const struct node_config *config, const char *volume_id, unsigne
     _cleanup_paths_ struct attach_paths paths = {0};
 
     int r = attach_paths_init(&paths, config, volume_id, err);
+    if (!r && process_alive(paths.device_pid, NULL))
+        r = attach_mark_end(&paths, true, err);
     if (!r)
         r = process_stop(paths.device_pid, SIGTERM, timeout_ms, err);
     if (!r)

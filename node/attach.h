@@ -31,11 +31,19 @@ int attach_start(const struct node_config *config, struct storage *storage,
                  const struct storage_attachment *attachment, unsigned timeout_ms, struct attach_device *ret,
                  struct error *err);
 
-/* Start the successor of a device process that died, with the next generation, and do not wait. When the
+/*
+ * Start the successor of a device process that died, with the next generation, and do not wait. When the
  * attachment is gone it is started with what it had: the refusal at its login then ends all waiting I/O with
- * an error. */
+ * an error. Nothing is started, and the answer is E_PRECONDITION with the remedy, when it could not take
+ * over: it would make another block device, while paths and containers know the old one by its number.
+ */
 int attach_restart(const struct node_config *config, struct storage *storage, const char *volume_id,
                    struct error *err);
+
+/* 0 while the device's process lives or a successor would take over. E_PRECONDITION with the remedy when the
+ * volume is lost: for one that is published, also when only the block device itself is gone. */
+int attach_check_kept(const struct node_config *config, const char *volume_id, bool published,
+                      struct error *err);
 
 /* The epoch that device.json carries; E_NOT_FOUND when there is none. */
 int attach_epoch(const struct node_config *config, const char *volume_id, uint64_t *ret_epoch,

@@ -56,6 +56,21 @@ int loop_device_verify(const char *device, const char *mount_point, struct error
     return 0;
 }
 
+bool loop_device_exists(const char *mount_point)
+{
+    _cleanup_dir_ DIR *dir = opendir("/sys/block");
+    struct dirent *entry;
+
+    while (dir && (entry = readdir(dir))) {
+        if (!str_starts_with(entry->d_name, "loop"))
+            continue;
+        _cleanup_free_ char *backing = loop_device_backing(entry->d_name);
+        if (loop_device_is_in(backing, mount_point))
+            return true;
+    }
+    return false;
+}
+
 static int loop_device_detach(const char *name, struct error *err)
 {
     _cleanup_free_ char *path = str_format("/dev/%s", name);

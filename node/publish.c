@@ -137,6 +137,8 @@ static int publish_locked(struct node *node, const struct publish_request *reque
     if (!r)
         r = publish_check(request, &record, err);
     if (!r)
+        r = attach_check_kept(&node->config, request->volume_id, record.publishes_count > 0, err);
+    if (!r)
         r = publish_look(node, request, &record, &there, err);
     if (r || there)
         return r;

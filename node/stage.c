@@ -127,6 +127,19 @@ static int stage_check_same(const struct stage_request *request, const struct st
     return 0;
 }
 
+/* A staging whose block device is lost is made anew, once no path or container can know the old device. */
+static int stage_check_lost(struct node *node, struct stage_record *record, struct error *err)
+{
+    int r = attach_check_kept(&node->config, record->volume_id, record->publishes_count > 0, err);
+
+    if (r != E_PRECONDITION || record->publishes_count)
+        return r;
+    error_done(err);
+    r = stage_tear_down(node, record, err);
+    stage_record_done(record);
+    return r;
+}
+
 /* record is the staging that stands, or empty. */
 static int stage_earlier(struct node *node, const struct stage_request *request, struct stage_record *record,
                          struct error *err)
@@ -149,7 +162,8 @@ static int stage_earlier(struct node *node, const struct stage_request *request,
         stage_record_done(record);
         return r;
     }
-    return stage_check_same(request, record, err);
+    r = stage_check_same(request, record, err);
+    return r ? r : stage_check_lost(node, record, err);
 }
 
 static void stage_sweep_one(const char *volume_id, void *context)

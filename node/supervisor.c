@@ -13,12 +13,20 @@
 
 #include "common/cleanup.h"
 #include "common/log.h"
+#include "common/strings.h"
 #include "node/attach.h"
 #include "node/node.h"
 
 #define SUPERVISOR_RETRY_MS 500
 #define SUPERVISOR_IDLE_MS 10000
 #define SUPERVISOR_VOLUMES_MAX 4096
+
+/* What is remembered of a volume whose device process ended. */
+struct supervisor_volume {
+    char id[ID_VOLUME_MAX + 1];
+    bool visited; /* in this round */
+    bool lost;    /* said so */
+};
 
 struct supervisor {
     struct node *node;
@@ -29,7 +37,43 @@ struct supervisor {
     struct pollfd watched[1 + SUPERVISOR_VOLUMES_MAX];
     size_t watched_count;
     bool retry; /* a volume has no live process yet */
+
+    struct supervisor_volume ended[SUPERVISOR_VOLUMES_MAX];
+    size_t ended_count;
 };
+
+/* NULL when there are too many. */
+static struct supervisor_volume *supervisor_remember(struct supervisor *supervisor, const char *volume_id)
+{
+    struct supervisor_volume *volume;
+
+    for (size_t i = 0; i < supervisor->ended_count; i++) {
+        if (str_equal(supervisor->ended[i].id, volume_id)) {
+            supervisor->ended[i].visited = true;
+            return &supervisor->ended[i];
+        }
+    }
+    if (supervisor->ended_count == SUPERVISOR_VOLUMES_MAX)
+        return NULL;
+    volume = &supervisor->ended[supervisor->ended_count++];
+    *volume = (struct supervisor_volume){.visited = true};
+    str_copy(volume->id, sizeof(volume->id), volume_id);
+    return volume;
+}
+
+/* Forget those that this round did not come by. */
+static void supervisor_forget(struct supervisor *supervisor)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < supervisor->ended_count; i++) {
+        if (!supervisor->ended[i].visited)
+            continue;
+        supervisor->ended[kept] = supervisor->ended[i];
+        supervisor->ended[kept++].visited = false;
+    }
+    supervisor->ended_count = kept;
+}
 
 static int supervisor_restart(struct node *node, const char *volume_id, bool lent, struct error *err)
 {
@@ -41,9 +85,27 @@ static int supervisor_restart(struct node *node, const char *volume_id, bool len
     return attach_restart(&node->config, node->storage, volume_id, err);
 }
 
+/* A lost volume stays lost until it is unstaged: that is said once. */
+static void supervisor_report(struct supervisor_volume *volume, const char *volume_id, int r,
+                              const struct error *err)
+{
+    bool lost = r == E_PRECONDITION;
+
+    if (!r || r == E_NOT_FOUND || (lost && volume && volume->lost))
+        return;
+    if (lost)
+        log_error("%s", error_text(err));
+    else
+        log_warning("volume %s: mooring-device has ended, and no successor yet: %s", volume_id,
+                    error_text(err));
+    if (volume)
+        volume->lost = lost;
+}
+
 static void supervisor_revive(struct supervisor *supervisor, const char *volume_id)
 {
     struct volume_locks *locks = supervisor->node->locks;
+    struct supervisor_volume *volume = supervisor_remember(supervisor, volume_id);
     _cleanup_error_ struct error err = {0};
 
     supervisor->retry = true;
@@ -55,9 +117,7 @@ static void supervisor_revive(struct supervisor *supervisor, const char *volume_
         volume_lock_return(locks, volume_id);
     else
         volume_lock_release(locks, volume_id);
-    if (r && r != E_NOT_FOUND)
-        log_warning("volume %s: mooring-device has ended, and no successor yet: %s", volume_id,
-                    error_text(&err));
+    supervisor_report(volume, volume_id, r, &err);
 }
 
 static void supervisor_visit(const char *volume_id, void *context)
@@ -89,6 +149,7 @@ static void *supervisor_run(void *context)
         supervisor->watched_count = 1;
         supervisor->retry = false;
         stage_record_each(supervisor->node->config.state_dir, supervisor_visit, supervisor, NULL);
+        supervisor_forget(supervisor);
         poll(supervisor->watched, supervisor->watched_count,
              supervisor->retry ? SUPERVISOR_RETRY_MS : SUPERVISOR_IDLE_MS);
         if (supervisor->watched[0].revents)

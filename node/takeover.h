@@ -1,0 +1,14 @@
+/*
+ * Whether a successor of a mooring-device that died would take over what it left, or begin anew. Asks the
+ * kernel, not the holder: the holder admits nobody but devices. Blocks briefly.
+ */
+#pragma once
+
+#include <stdbool.h>
+
+/* The holder of this pid file lives, keeps /dev/fuse descriptors, and the mount that they serve stands: a
+ * successor serves what waits, and delivers what its predecessor had answered but not flushed. */
+bool takeover_holds(const char *holder_pid, const char *mount_point);
+
+/* And the block device is still there, under the number that bind mounts and containers know it by. */
+bool takeover_keeps_device(const char *holder_pid, const char *mount_point);
