@@ -66,18 +66,37 @@ static struct node *node_find_or_make(struct store *store, const char *node_id)
     return node;
 }
 
+/* As a volume's: after a commit that failed the disk may have either record. A node that was not known has no
+ * record to put back: what the disk may know of it, a fence or a boot id, is what was asked for. */
+static int settle_locked(struct store *store, struct node *node, struct error *err)
+{
+    int r;
+
+    if (!node->unsettled || !node->known)
+        return E_OK;
+    r = store->ops->node_save(store->backend, &node->record, err);
+    node->unsettled = r != E_OK;
+    return r;
+}
+
 static int update_locked(struct store *store, struct node *node, node_edit edit, void *context,
                          struct error *err)
 {
     struct node_record copy = {0}, old;
     int r;
 
+    r = settle_locked(store, node, err);
+    if (r != E_OK)
+        return r;
     if (node_record_copy(&copy, &node->record) < 0)
         return error_errno(err, ENOMEM, "cannot change node %s", node->record.id);
     r = edit(&copy, context, err);
-    if (r == E_OK)
+    if (r == E_OK) {
         r = store->ops->node_save(store->backend, &copy, err);
+        node->unsettled = r != E_OK;
+    }
     if (r != E_OK) {
+        settle_locked(store, node, NULL);
         node_record_done(&copy);
         return r == VOLUME_UNCHANGED ? E_OK : r;
     }

@@ -43,6 +43,7 @@ struct volume {
     pthread_mutex_t record_lock; /* held across one durable commit */
     pthread_mutex_t view_lock;   /* guards `record`: written with both locks held, read with either */
     struct volume_record record;
+    bool unsettled; /* record_lock: a commit failed, and the disk may have what it wanted */
 
     pthread_mutex_t slot_lock;
     char operation[OPERATION_WORDS_MAX]; /* "" when none runs */
@@ -56,6 +57,7 @@ struct volume {
 struct node {
     pthread_mutex_t lock;      /* held across one durable commit, and across an attach */
     bool known;                /* false: made for a first update that has not committed yet */
+    bool unsettled;            /* lock: a commit failed, and the disk may have what it wanted */
     struct node_record record; /* written with lock and index_lock held, read with either */
 };
 

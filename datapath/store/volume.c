@@ -216,6 +216,22 @@ static void record_replace_locked(struct volume *volume, struct volume_record *r
     volume_record_done(&old);
 }
 
+/* After a commit that failed, at its last sync for one, the disk may have either record. Put the old one back
+ * before anything is decided on it; until that succeeds, nothing is. */
+static int settle_locked(struct volume *volume, struct error *err)
+{
+    const struct store *store = volume->store;
+    struct volume_record standing = volume->record;
+    int r;
+
+    if (!volume->unsettled)
+        return E_OK;
+    standing.write_failed |= atomic_load(&volume->write_failed); /* a mark is never taken back */
+    r = store->ops->volume_save(store->backend, &standing, err);
+    volume->unsettled = r != E_OK;
+    return r;
+}
+
 static int update_locked(struct volume *volume, volume_edit edit, void *context, struct error *err)
 {
     const struct store *store = volume->store;
@@ -224,6 +240,9 @@ static int update_locked(struct volume *volume, volume_edit edit, void *context,
 
     if (volume_deleted(volume))
         return error_set(err, E_NOT_FOUND, "volume %s was deleted", volume->id);
+    r = settle_locked(volume, err);
+    if (r != E_OK)
+        return r;
     if (volume_record_copy(&copy, &volume->record) < 0)
         return error_errno(err, ENOMEM, "cannot change volume %s", volume->id);
     /* A mark whose own commit failed: whichever commit comes next makes it durable, or an operator clears it.
@@ -234,8 +253,11 @@ static int update_locked(struct volume *volume, volume_edit edit, void *context,
         assert(str_equal(copy.id, volume->id) && copy.size_bytes == volume->size_bytes);
         copy.record_generation = volume->record.record_generation + 1;
         r = store->ops->volume_save(store->backend, &copy, err);
+        volume->unsettled = r != E_OK;
         if (r == E_OK)
             record_replace_locked(volume, &copy);
+        else
+            settle_locked(volume, NULL);
     }
     volume_record_done(&copy);
     return r == VOLUME_UNCHANGED ? E_OK : r;

@@ -231,7 +231,7 @@ static int run_release(struct store *store, struct error *err)
 static const struct operation operations[] = {
     {"create", prepare_nothing, run_create, "mtfwfrdRd", "mtawfrdR", true},
     {"create thick", prepare_nothing, run_create_thick, "mafwfrdRd", "mtawfrdR", true},
-    {"attach", prepare_volume, run_attach, "wfrd", "mtawfrdR", false},
+    {"attach", prepare_volume, run_attach, "wfrd", "mtawfrdR", true},
     {"write-failed", prepare_volume, run_write_failed, "wfrd", "mtawfrdR", false},
     {"delete", prepare_volume, run_delete, "Rd", "mtawfrdR", true},
     {"fence", prepare_volume, run_fence, "wfrd", "mtawfrdR", false},
