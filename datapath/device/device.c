@@ -44,6 +44,26 @@ void device_job_start(struct device *device, int (*work)(struct loop_work *work)
     loop_offload(device->loop, &device->job);
 }
 
+/* ---- the status ---- */
+
+static bool device_stands(const struct device *device)
+{
+    return device->phase >= DEVICE_PHASE_SERVE || device->adopted;
+}
+
+void device_tell(struct device *device, const char *why)
+{
+    enum device_status_code code = DEVICE_CONNECTING;
+    if (device->phase > DEVICE_PHASE_SERVE)
+        code = DEVICE_ENDING;
+    else if (device->phase == DEVICE_PHASE_SERVE && device->requests.gate == REQUESTS_OPEN)
+        code = DEVICE_READY;
+    else if (device_stands(device))
+        code = DEVICE_WAITING;
+    if (!device->failed || code == DEVICE_ENDING)
+        status_writer_set(&device->status, code, why);
+}
+
 /* ---- failing ---- */
 
 /* For good: every I/O ends with EIO. Without a mount there is nothing to serve: the process ends. */
@@ -53,7 +73,10 @@ static void device_fail(struct device *device, const char *why)
     device->exit_code = 1;
     initiator_abandon(&device->initiator);
     requests_fail(&device->requests);
-    status_writer_set(&device->status, DEVICE_FAILED, why);
+    if (device->phase > DEVICE_PHASE_SERVE)
+        device_tell(device, why);
+    else
+        status_writer_set(&device->status, DEVICE_FAILED, why);
     if (device->phase == DEVICE_PHASE_START && !device->adopted)
         loop_stop(device->loop);
     else if (device->phase == DEVICE_PHASE_START)
@@ -119,8 +142,8 @@ static void session_open(struct device *device, const char *boot_id)
     requests_session_open(&device->requests);
     if (device->phase == DEVICE_PHASE_START)
         bring_up(device);
-    else if (device->phase >= DEVICE_PHASE_SERVE && !device->failed)
-        status_writer_set(&device->status, DEVICE_READY, NULL);
+    else if (!device->failed)
+        device_tell(device, NULL);
 }
 
 static void session_lost(void *context, const char *why, bool fatal)
@@ -135,11 +158,10 @@ static void session_lost(void *context, const char *why, bool fatal)
     }
     if (device->failed)
         return;
-    bool standing = device->phase >= DEVICE_PHASE_SERVE || device->adopted;
     if (fatal)
         device_fail(device, why);
     else
-        status_writer_set(&device->status, standing ? DEVICE_WAITING : DEVICE_CONNECTING, why);
+        device_tell(device, why);
 }
 
 /* ---- bringing the block device up ---- */
@@ -245,9 +267,7 @@ static void attach_done(struct loop_op *op, int res, unsigned flags)
     loop_poll(device->loop, &device->holder_op, device->holder, POLLIN);
     if (res && !device->failed)
         device_fail(device, error_text(&device->job_error));
-    bool open = device->requests.gate == REQUESTS_OPEN;
-    if (!device->failed)
-        status_writer_set(&device->status, open ? DEVICE_READY : DEVICE_WAITING, NULL);
+    device_tell(device, NULL);
     if (device->end_requested)
         device_end(device);
     else if (device->leaving)
@@ -302,10 +322,8 @@ static void device_leave(struct device *device)
     device->leaving = true;
     if (device->job_running)
         return;
-    bool standing = device->phase >= DEVICE_PHASE_SERVE || device->adopted;
-    enum device_status_code code = standing ? DEVICE_WAITING : DEVICE_CONNECTING;
     if (!device->failed)
-        status_writer_set(&device->status, code,
+        status_writer_set(&device->status, device_stands(device) ? DEVICE_WAITING : DEVICE_CONNECTING,
                           "stopped by a signal; the volume stays attached, its I/O waits for the next start");
     loop_stop(device->loop);
 }

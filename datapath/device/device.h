@@ -49,6 +49,7 @@ struct device {
     bool leaving;       /* SIGTERM without that */
     bool foreign_said;
     unsigned end_attempts;
+    char end_error[128]; /* of the last flush; "" is none */
     int exit_code;
     char file[4096]; /* the backing file's path */
     char loop_path[LOOP_DEVICE_PATH_MAX];
@@ -73,6 +74,9 @@ void device_done(struct device *device);
 /* device_end.c: the orderly end. Goes on serving until the loop device's last user is gone. */
 void device_end(struct device *device);
 void device_end_session_lost(struct device *device);
+
+/* device.c, for device_end.c: write the status that follows from phase and gate, with words or NULL. */
+void device_tell(struct device *device, const char *why);
 
 /* device.c, for device_end.c: run work() on an offload thread, then done(); one job at a time. */
 void device_job_start(struct device *device, int (*work)(struct loop_work *work),

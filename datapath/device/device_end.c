@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <stddef.h>
+#include <stdio.h>
 
 #include "common/cleanup.h"
 #include "common/log.h"
@@ -54,6 +55,7 @@ void device_end(struct device *device)
     }
     device->phase = DEVICE_PHASE_END_LOOP;
     device->end_attempts = 0;
+    device_tell(device, device->failed ? device->status.status.error : NULL);
     device_job_start(device, detach_work, detach_done);
 }
 
@@ -90,8 +92,13 @@ static void end_flush(struct device *device)
 static void end_flush_done(struct request *request, int result)
 {
     struct device *device = container_of(request, struct device, last_flush);
-    if (result)
-        log_error("the last flush failed: %s", error_name(result));
+    /* A volume that failed for good, all of whose answered writes are stable, has lost nothing by that. */
+    if (result && !(device->failed && replay_log_empty(&device->log))) {
+        snprintf(device->end_error, sizeof device->end_error,
+                 "the last flush failed (%s): writes since the one before may be lost", error_name(result));
+        log_error("%s", device->end_error);
+        device_tell(device, device->end_error);
+    }
     device->phase = DEVICE_PHASE_END_UNMOUNT;
     device->end_attempts = 0;
     device_job_start(device, unmount_work, unmount_done);
@@ -135,8 +142,8 @@ void device_end_session_lost(struct device *device)
     _cleanup_error_ struct error err = {0};
     if (holder_client_end(device->holder, &err))
         log_warning("%s", error_text(&err));
-    device->exit_code = 0;
+    device->exit_code = device->end_error[0] ? 1 : 0;
     device->status.status.loop_device[0] = '\0';
-    status_writer_set(&device->status, DEVICE_ENDED, NULL);
+    status_writer_set(&device->status, DEVICE_ENDED, device->end_error);
     loop_stop(device->loop);
 }

@@ -210,6 +210,8 @@ const char *device_status_name(enum device_status_code code)
         return "waiting";
     case DEVICE_FAILED:
         return "failed";
+    case DEVICE_ENDING:
+        return "ending";
     case DEVICE_ENDED:
         return "ended";
     }

@@ -21,7 +21,9 @@
  *
  *   "connecting": there is no block device yet. "ready". "waiting": the block device stands, its I/O waits
  *   for the server. "failed": I/O ends with EIO, or there never was a device; only a new start changes that.
- *   "ended": in order. "error": words for a person. "take_over": a crash of the process can be survived.
+ *   "ending": from the begin of the orderly end on. "ended": with an "error" the last flush failed: answered
+ *   writes may be lost; without, all is stable. "error": words for a person. "take_over": a crash of the
+ * process can be survived.
  *
  * holder.sock: mooring-holder's. fuse/: the mount point.
  *
@@ -71,7 +73,14 @@ void device_state_done(struct device_state *state);
  */
 bool device_state_end_asked(const struct device_state *state);
 
-enum device_status_code { DEVICE_CONNECTING, DEVICE_READY, DEVICE_WAITING, DEVICE_FAILED, DEVICE_ENDED };
+enum device_status_code {
+    DEVICE_CONNECTING,
+    DEVICE_READY,
+    DEVICE_WAITING,
+    DEVICE_FAILED,
+    DEVICE_ENDING,
+    DEVICE_ENDED
+};
 
 struct device_status {
     enum device_status_code code;

@@ -274,6 +274,12 @@ def test_end_waits_for_the_last_user(scratch, target):
     try:
         device.ask_end()
         harness.wait_until(lambda: "waiting for the last user" in device.log_text(), "the end begins")
+        device.wait_state("ending")
+        target.kill()
+        harness.wait_until(lambda: device.status()["error"], "the loss is told")
+        target.start()
+        harness.wait_until(lambda: not device.status()["error"], "the session is back")
+        assert device.status()["state"] == "ending", device.status()
         buffer = mmap.mmap(-1, 4096)
         assert os.preadv(fd, [buffer], 0) == 4096, "I/O of the last user fails"
         assert device.process.poll() is None
@@ -307,6 +313,17 @@ def test_bare_signal_leaves_the_volume(scratch, target):
     finally:
         os.close(fd)
     assert device.end() == 0
+
+
+def test_failed_last_flush_is_told(scratch, target):
+    """Fenced with an answered write that no flush has covered: the orderly end cannot say that all is well."""
+    device = Device(scratch, target, node="n-fenced-3")
+    write_direct(device.path, 0, os.urandom(4 * KIB))
+    target.operator.FenceNode(node_id="n-fenced-3", reason="test")
+    device.wait_state("failed")
+    assert device.end() == 1
+    status = device.status()
+    assert status["state"] == "ended" and "the last flush failed" in status["error"], status
 
 
 def test_forced_end(scratch, target):
