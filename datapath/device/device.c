@@ -12,17 +12,22 @@
 
 #include "common/cleanup.h"
 #include "common/log.h"
+#include "common/size.h"
 #include "common/strings.h"
 #include "datapath/device/boot_id.h"
 #include "datapath/device/fuse_mount.h"
 #include "datapath/device/holder_client.h"
 
 #define HOLDER_WAIT_MS 10000u
+#define REPLAY_WAIT_MIN_MS 1000u
+#define REPLAY_WAIT_MAX_MS 30000u
 
 static void session_up(void *context);
 static void session_identified(void *context, const struct volume_limits *limits, const char *boot_id);
 static void session_replayed(void *context, int result);
 static void session_open(struct device *device, const char *boot_id);
+static void session_refused(struct device *device, int number);
+static void session_usable(struct device *device);
 static void session_lost(void *context, const char *why, bool fatal);
 static void bring_up(struct device *device);
 static int mount_work(struct loop_work *work);
@@ -54,9 +59,14 @@ static bool device_stands(const struct device *device)
 void device_tell(struct device *device, const char *why)
 {
     enum device_status_code code = DEVICE_CONNECTING;
+    enum requests_gate gate = device->requests.gate;
+    if (!why && gate == REQUESTS_REFUSED)
+        why = device->requests.refusal == ENOSPC
+                  ? "only reads are served: the storage server has no space for the replay of answered writes"
+                  : "only reads are served: the storage server refuses the replay of answered writes";
     if (device->phase > DEVICE_PHASE_SERVE)
         code = DEVICE_ENDING;
-    else if (device->phase == DEVICE_PHASE_SERVE && device->requests.gate == REQUESTS_OPEN)
+    else if (device->phase == DEVICE_PHASE_SERVE && (gate == REQUESTS_OPEN || gate == REQUESTS_REFUSED))
         code = DEVICE_READY;
     else if (device_stands(device))
         code = DEVICE_WAITING;
@@ -127,7 +137,7 @@ static void session_replayed(void *context, int result)
 {
     struct device *device = context;
     if (result) {
-        initiator_drop(&device->initiator, "the storage server refuses the replay of answered writes");
+        session_refused(device, -result);
         return;
     }
     log_info("replayed %llu changes", device->replay.entries);
@@ -138,8 +148,41 @@ static void session_open(struct device *device, const char *boot_id)
 {
     if (boot_id[0])
         replay_log_set_boot_id(&device->log, boot_id);
-    initiator_settled(&device->initiator);
+    device->replay_wait_ms = REPLAY_WAIT_MIN_MS;
     requests_session_open(&device->requests);
+    session_usable(device);
+}
+
+/* The server's disk, or the volume, does not take what was answered. The log and its boot id stay: whatever
+ * comes later goes behind a replay that succeeds. Until then nobody is kept waiting. */
+static void session_refused(struct device *device, int number)
+{
+    if (device->requests.gate != REQUESTS_REFUSED)
+        log_error("the storage server refuses the replay of answered writes (%s): changes and flushes fail",
+                  error_name(-number));
+    requests_session_refused(&device->requests, number);
+    if (!device->replay_timer_armed) {
+        device->replay_timer_armed = true;
+        loop_timeout(device->loop, &device->replay_timer, device->replay_wait_ms);
+        device->replay_wait_ms = MIN(2 * device->replay_wait_ms, REPLAY_WAIT_MAX_MS);
+    }
+    session_usable(device);
+}
+
+static void replay_timer_done(struct loop_op *op, int res, unsigned flags)
+{
+    (void)res;
+    (void)flags;
+    struct device *device = container_of(op, struct device, replay_timer);
+    device->replay_timer_armed = false;
+    if (device->requests.gate == REQUESTS_REFUSED && !device->replay.running &&
+        device->phase < DEVICE_PHASE_END_LOGOUT)
+        replay_start(&device->replay);
+}
+
+static void session_usable(struct device *device)
+{
+    initiator_settled(&device->initiator);
     if (device->phase == DEVICE_PHASE_START)
         bring_up(device);
     else if (!device->failed)
@@ -368,6 +411,8 @@ int device_init(struct device *device, struct loop *loop, const struct device_st
     device->holder = device->log_fd = device->fuse_fds[0] = device->fuse_fds[1] = -1;
     device->signal_op.done = signal_done;
     device->holder_op.done = holder_gone;
+    device->replay_timer.done = replay_timer_done;
+    device->replay_wait_ms = REPLAY_WAIT_MIN_MS;
     snprintf(device->file, sizeof device->file, "%s/%s", state->mount_point, FUSE_PROTO_VOLUME_NAME);
     status_writer_init(&device->status, loop, state->dir_fd, state->generation);
     int r = holder_client_connect(state->dir_fd, HOLDER_WAIT_MS, &device->holder, err);

@@ -58,6 +58,9 @@ struct device {
     struct error job_error;
     bool job_running;
     struct loop_op retry;
+    struct loop_op replay_timer; /* in the gate REFUSED */
+    bool replay_timer_armed;
+    unsigned replay_wait_ms;
     struct request last_flush;
     int signal_fd;
     struct loop_op signal_op, holder_op;

@@ -2,6 +2,7 @@
  * The replay (invariant 1): the target is another boot than the one that answered the log's entries, so each
  * is sent again, in order, one at a time, then a flush, then the log takes the new boot id. All other
  * requests wait behind the gate (REQUESTS_INTERNAL). Interrupted at any point, it begins anew: harmless.
+ * Where the target refuses it, it is tried again later, in the gate REQUESTS_REFUSED.
  */
 #pragma once
 

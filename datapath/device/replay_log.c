@@ -306,6 +306,22 @@ struct replay_entry *replay_log_next(struct replay_log *log, struct replay_entry
     return entry_from(log, entry->position + entry->total_length);
 }
 
+void replay_log_overlay(struct replay_log *log, uint64_t offset, uint64_t length, void *data)
+{
+    struct replay_entry *entry = replay_log_first(log);
+    for (; entry; entry = replay_log_next(log, entry)) {
+        uint64_t begin = MAX(offset, entry->offset);
+        uint64_t end = MIN(offset + length, entry->offset + entry->length);
+        if (begin >= end)
+            continue;
+        uint8_t *to = (uint8_t *)data + (begin - offset);
+        if (entry->op == REPLAY_WRITE)
+            memcpy(to, (uint8_t *)replay_entry_payload(entry) + (begin - entry->offset), end - begin);
+        else
+            memset(to, 0, end - begin);
+    }
+}
+
 const char *replay_log_boot_id(const struct replay_log *log)
 {
     return log->header->boot_id;

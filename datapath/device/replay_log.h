@@ -98,6 +98,9 @@ bool replay_log_empty(const struct replay_log *log);
 struct replay_entry *replay_log_first(struct replay_log *log);
 struct replay_entry *replay_log_next(struct replay_log *log, struct replay_entry *entry);
 
+/* Lay what the log holds of [offset, offset + length) over data, as the replay would leave it there. */
+void replay_log_overlay(struct replay_log *log, uint64_t offset, uint64_t length, void *data);
+
 /* The boot id under which the entries were sent; "" before the first login. */
 const char *replay_log_boot_id(const struct replay_log *log);
 void replay_log_set_boot_id(struct replay_log *log, const char *boot_id);

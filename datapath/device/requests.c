@@ -110,6 +110,8 @@ static void request_settle_log(struct requests *requests, struct request *reques
 
 static void request_finish(struct requests *requests, struct request *request, int result)
 {
+    if (request->verb == REQUEST_READ && result == 0 && requests->gate == REQUESTS_REFUSED)
+        replay_log_overlay(requests->log, request->offset, request->length, request->data);
     request_move(requests, request, REQUEST_IDLE);
     request_settle_log(requests, request, result);
     request->done(request, result);
@@ -142,6 +144,7 @@ static void request_delay(struct requests *requests, struct request *request)
 static void request_send(struct requests *requests, struct request *request)
 {
     int unsupported = 0;
+    request->anew = false;
     request->task = request_command_next(request, &requests->limits, requests->zeroes, &unsupported);
     if (!request->task && unsupported) {
         request_finish_later(requests, request, -unsupported);
@@ -168,8 +171,8 @@ static void request_answered(struct requests *requests, struct request *request,
 {
     switch (answer) {
     case ANSWER_GOOD:
-        request->progress += request->piece;
-        if (request->progress < request->length)
+        request->progress = request->anew ? 0 : request->progress + request->piece;
+        if (request->anew || request->progress < request->length)
             request_send(requests, request);
         else
             request_finish(requests, request, 0);
@@ -253,8 +256,9 @@ void requests_submit(struct requests *requests, struct request *request)
         request_finish_later(requests, request, -EIO);
         return;
     }
-    bool pass = requests->gate == REQUESTS_OPEN || (requests->gate == REQUESTS_INTERNAL && request->internal);
-    if (pass)
+    if (requests->gate == REQUESTS_REFUSED && !request->internal && request->verb != REQUEST_READ)
+        request_finish_later(requests, request, -requests->refusal);
+    else if (requests->gate >= REQUESTS_OPEN || (requests->gate == REQUESTS_INTERNAL && request->internal))
         request_send(requests, request);
     else
         request_move(requests, request, REQUEST_WAITING);
@@ -272,15 +276,42 @@ void requests_session_identified(struct requests *requests, const struct volume_
     requests->gate = REQUESTS_INTERNAL;
 }
 
-void requests_session_open(struct requests *requests)
+/* A read that overtook the replay may have seen what was there before, and the log that covered it is gone.
+ */
+static void reads_begin_anew(struct requests *requests)
 {
-    assert(requests->gate == REQUESTS_INTERNAL);
-    requests->gate = REQUESTS_OPEN;
+    for (struct request *request = requests->sent.first; request; request = request->next)
+        request->anew = request->verb == REQUEST_READ;
+    for (struct request *request = requests->delayed.first; request; request = request->next)
+        if (request->verb == REQUEST_READ)
+            request->progress = 0;
+}
+
+/* The gate has changed: what waits goes through it, each request once. */
+static void waiting_submit(struct requests *requests)
+{
     for (struct request *request = requests->waiting.first, *next; request; request = next) {
         next = request->next;
-        request_send(requests, request);
+        requests_submit(requests, request);
     }
     requests_kick(requests);
+}
+
+void requests_session_open(struct requests *requests)
+{
+    assert(requests->gate == REQUESTS_INTERNAL || requests->gate == REQUESTS_REFUSED);
+    if (requests->gate == REQUESTS_REFUSED)
+        reads_begin_anew(requests);
+    requests->gate = REQUESTS_OPEN;
+    waiting_submit(requests);
+}
+
+void requests_session_refused(struct requests *requests, int number)
+{
+    assert(requests->gate == REQUESTS_INTERNAL || requests->gate == REQUESTS_REFUSED);
+    requests->refusal = number == ENOSPC ? ENOSPC : EIO;
+    requests->gate = REQUESTS_REFUSED;
+    waiting_submit(requests);
 }
 
 /* What was sent goes back to the front of the queue, in its order: the next session begins with it. */
@@ -294,6 +325,9 @@ void requests_session_lost(struct requests *requests)
         request->state = REQUEST_IDLE;
         if (request->internal)
             continue;
+        if (request->verb ==
+            REQUEST_READ) /* its earlier pieces may be older than the next session's replay */
+            request->progress = 0;
         list_prepend(&requests->waiting, request);
         request->state = REQUEST_WAITING;
     }

@@ -3,9 +3,10 @@
  * split by the target's limits), is sent again on the session that reinstates a lost one and only there, and
  * waits as long as there is none. Nothing here fails for time.
  *
- * The gate: CLOSED (no session), INTERNAL (identification and replay only), OPEN, FAILED (the attachment is
- * over: everything ends with EIO). The number of requests is bounded by who submits them (fuse_frontend's
- * table). One thread, the loop's.
+ * The gate: CLOSED (no session), INTERNAL (identification and replay only), OPEN, REFUSED (the target refused
+ * the replay: reads pass, with what the log holds laid over them; changes and flushes end with its errno),
+ * FAILED (the attachment is over: everything ends with EIO). The number of requests is bounded by who submits
+ * them (fuse_frontend's table). One thread, the loop's.
  */
 #pragma once
 
@@ -41,10 +42,17 @@ struct request {
     uint64_t progress;      /* bytes that are done */
     uint64_t piece;         /* bytes of the command that is sent */
     uint64_t clock;         /* of a flush */
+    bool anew;              /* a read that was sent before the replay: its answer is too old */
     uint8_t parameters[24]; /* of an UNMAP */
 };
 
-enum requests_gate { REQUESTS_CLOSED, REQUESTS_INTERNAL, REQUESTS_OPEN, REQUESTS_FAILED };
+enum requests_gate {
+    REQUESTS_CLOSED,
+    REQUESTS_INTERNAL,
+    REQUESTS_OPEN,
+    REQUESTS_REFUSED,
+    REQUESTS_FAILED,
+};
 
 struct request_list {
     struct request *first, *last;
@@ -56,6 +64,7 @@ struct requests {
     struct replay_log *log;
     struct volume_limits limits;
     enum requests_gate gate;
+    int refusal; /* of the gate REFUSED: EIO or ENOSPC */
     struct request_list waiting, sent, delayed, finished;
     struct loop_op pause; /* for `delayed` */
     bool pause_armed;
@@ -79,7 +88,12 @@ void requests_kick(struct requests *requests);
 void requests_relieve(struct requests *requests, bool now);
 
 void requests_session_identified(struct requests *requests, const struct volume_limits *limits);
+
+/* After the replay, or where there was none: from INTERNAL, or from REFUSED when a later replay succeeded. */
 void requests_session_open(struct requests *requests);
+
+/* The target answered the replay with this errno. The next one may run in this gate. */
+void requests_session_refused(struct requests *requests, int number);
 void requests_session_lost(struct requests *requests);
 
 /* The attachment is over: all that is here and all that comes ends with -EIO. */

@@ -19,7 +19,8 @@
  *   { "format": 1, "state": "ready", "pid": 4711, "generation": 2, "loop_device": "/dev/loop3",
  *     "since": <unix seconds>, "error": "", "take_over": true }
  *
- *   "connecting": there is no block device yet. "ready". "waiting": the block device stands, its I/O waits
+ *   "connecting": there is no block device yet. "ready"; with an "error": reads only, changes and flushes
+ *   fail until the server takes the replay. "waiting": the block device stands, its I/O waits
  *   for the server. "failed": I/O ends with EIO, or there never was a device; only a new start changes that.
  *   "ending": from the begin of the orderly end on. "ended": with an "error" the last flush failed: answered
  *   writes may be lost; without, all is stable. "error": words for a person. "take_over": a crash of the

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """mooring-device and mooring-holder against a real mooring-target: the block device outlives what dies around it."""
 import errno
+import json
 import mmap
 import os
 import signal
@@ -148,6 +149,44 @@ def test_lost_write_without_replay(scratch, target):
     """The same with the replay switched off: this test would see a loss."""
     found, written = lose_unflushed(scratch, target, replay=False)
     assert found == bytes(len(written)), "nothing was lost: the test before this one proves nothing"
+
+
+def set_write_failed(target, device, failed):
+    """In the volume's record, while the target is down: as after a disk error, or ClearWriteFailed."""
+    path = target.pool.path / "volumes" / device.volume.id / "volume.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "write_failed": failed}))
+
+
+def test_refused_replay(scratch, target):
+    """The volume takes no writes after the server's restart: reads go on, changes fail, nothing hangs."""
+    device = Device(scratch, target)
+    pattern = os.urandom(64 * KIB)
+    write_direct(device.path, MIB, pattern)
+    target.kill()
+    set_write_failed(target, device, True)
+    target.start()
+    harness.wait_until(lambda: "only reads" in device.status()["error"], "the refusal is told")
+    assert device.status()["state"] == "ready"
+    assert read_direct(device.path, MIB, len(pattern)) == pattern
+    number, _took_s = errno_of(write_direct, device.path, 0, bytes(4 * KIB))
+    assert number == errno.EIO, f"errno {number}"
+    target.operator.ClearWriteFailed(volume_id=device.volume.id)
+    harness.wait_until(lambda: not device.status()["error"], "the replay succeeds in the end")
+    assert "replayed" in device.log_text()
+    write_direct(device.path, 0, bytes(4 * KIB), flush=True)
+    assert read_direct(device.path, MIB, len(pattern)) == pattern
+    assert device.end() == 0
+
+
+def test_refused_replay_and_the_end(scratch, target):
+    device = Device(scratch, target)
+    write_direct(device.path, MIB, os.urandom(64 * KIB))
+    target.kill()
+    set_write_failed(target, device, True)
+    target.start()
+    harness.wait_until(lambda: "only reads" in device.status()["error"], "the refusal is told")
+    assert device.end() == 1
+    assert "the last flush failed" in device.status()["error"], device.status()
 
 
 def test_hung_target(scratch, target):

@@ -401,6 +401,56 @@ static void test_replay_lost_begins_anew(void **state)
     assert_int_equal(fake_session.count, 3);
 }
 
+/* The target refuses an entry: reads pass and see what the log holds, all else ends; a later replay opens. */
+static void test_refused_replay(void **state)
+{
+    struct fixture *fixture = *state;
+    static struct probe writes[2], waiting, read, change, flush;
+    open_session(fixture);
+    for (unsigned i = 0; i < 2; i++) {
+        submit_write(fixture, &writes[i], i * BLOCK, (uint8_t)('a' + i));
+        fake_answer(i, SCSI_STATUS_GOOD);
+    }
+    requests_session_lost(&fixture->requests);
+    submit(fixture, &waiting, REQUEST_FLUSH, 0, 0);
+    requests_session_identified(&fixture->requests, &limits);
+    fake_session_reset();
+    replay_start(&fixture->replay);
+    fake_answer_sense(0, SCSI_SENSE_DATA_PROTECTION, 0x2707);
+    assert_int_equal(fixture->replay_result, -ENOSPC);
+    requests_session_refused(&fixture->requests, ENOSPC);
+    submit_write(fixture, &change, 5 * BLOCK, 'x');
+    submit(fixture, &flush, REQUEST_FLUSH, 0, 0);
+    run(fixture, 10);
+    assert_int_equal(waiting.result, -ENOSPC);
+    assert_int_equal(change.result, -ENOSPC);
+    assert_int_equal(flush.result, -ENOSPC);
+    assert_int_equal(waiting.count + change.count + flush.count, 3);
+
+    fake_session_reset();
+    submit(fixture, &read, REQUEST_READ, BLOCK, 2 * BLOCK);
+    memset(read.request.data, 'z', 2 * BLOCK);
+    fake_answer(0, SCSI_STATUS_GOOD);
+    assert_int_equal(read.count, 1);
+    assert_int_equal(((uint8_t *)read.request.data)[0], 'b');
+    assert_int_equal(((uint8_t *)read.request.data)[BLOCK], 'z');
+
+    submit(fixture, &read, REQUEST_READ, 0, BLOCK); /* on its way while the replay succeeds */
+    replay_start(&fixture->replay);
+    for (unsigned i = 2; i < 5; i++)
+        fake_answer(i, SCSI_STATUS_GOOD);
+    assert_int_equal(fixture->replay_result, 0);
+    assert_true(replay_log_empty(&fixture->log));
+    requests_session_open(&fixture->requests);
+    fake_answer(1, SCSI_STATUS_GOOD); /* of before the replay, and no log covers it any more */
+    assert_int_equal(read.count, 0);
+    fake_answer(5, SCSI_STATUS_GOOD);
+    assert_int_equal(read.count, 1);
+    submit(fixture, &flush, REQUEST_FLUSH, 0, 0);
+    fake_answer(6, SCSI_STATUS_GOOD);
+    assert_int_equal(flush.result, 0);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -418,6 +468,7 @@ int main(void)
         TEST(test_relief_when_half_full),
         TEST(test_replay),
         TEST(test_replay_lost_begins_anew),
+        TEST(test_refused_replay),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
