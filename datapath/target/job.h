@@ -20,7 +20,7 @@ struct server;
 /* Calls that wait: of all jobs, and of one. One more is told at once what runs, so that repeats of a call
  * that cannot end take no worker thread after the other. */
 #define JOB_WAITERS_MAX 16
-#define JOB_REPEATS_MAX 3
+#define JOB_REPEATS_MAX 6
 
 #define JOB_KEY_MAX (ID_VOLUME_MAX + ID_NODE_MAX + 80)
 
