@@ -160,6 +160,13 @@ static int attach_mark_end(const struct attach_paths *paths, bool end, struct er
     return r;
 }
 
+static unsigned attach_left_ms(uint64_t deadline_ms)
+{
+    uint64_t now_ms = time_now_ms();
+
+    return deadline_ms > now_ms ? (unsigned)(deadline_ms - now_ms) : 1;
+}
+
 int attach_epoch(const struct node_config *config, const char *volume_id, uint64_t *ret_epoch,
                  struct error *err)
 {
@@ -374,21 +381,70 @@ int attach_watch(const struct node_config *config, const char *volume_id)
 
 /* ---- ending ---- */
 
-int attach_stop(const struct node_config *config, const char *volume_id, unsigned timeout_ms,
-                struct error *err)
+/*
+ * A dead device may have answered writes that its holder's log still has: a successor delivers them.
+ * E_NOT_FOUND when they have nowhere to go, for the attachment is gone or newer; a refusal of the successor
+ * for good is left to its end.
+ */
+static int attach_deliver(const struct node_config *config, struct storage *storage,
+                          const struct attach_paths *paths, const char *volume_id, uint64_t deadline_ms,
+                          struct error *err)
 {
+    _cleanup_attachment_ struct storage_attachment attachment = {0};
+    _cleanup_attach_device_ struct attach_device device = {0};
+    uint64_t epoch = 0;
+
+    int r = attach_epoch(config, volume_id, &epoch, err);
+    if (r)
+        return r;
+    r = storage_attachment_get(storage, volume_id, attach_left_ms(deadline_ms), &attachment, err);
+    if (!r && attachment.epoch != epoch)
+        return error_set(err, E_NOT_FOUND, "the attachment of epoch %llu is gone", (unsigned long long)epoch);
+    if (r && r != E_PERMISSION)
+        return r;
+    error_done(err);
+    r = attach_succeed(config, storage, paths, volume_id, epoch, attach_left_ms(deadline_ms), err);
+    if (!r)
+        r = attach_wait(paths, deadline_ms, &device, err);
+    if (r != E_PRECONDITION)
+        return r;
+    error_done(err);
+    return 0;
+}
+
+/* SIGTERM, and the end of the device in order. What it could not finish is still in the holder. */
+static int attach_end(const struct attach_paths *paths, uint64_t deadline_ms, struct error *err)
+{
+    int r = attach_mark_end(paths, true, err);
+
+    if (!r)
+        r = process_stop(paths->device_pid, SIGTERM, attach_left_ms(deadline_ms), err);
+    if (!r && takeover_holds(paths->holder_pid, paths->mount_point))
+        return error_set(err, E_UNAVAILABLE, "mooring-device died before its end: try again");
+    return r;
+}
+
+int attach_stop(const struct node_config *config, struct storage *storage, const char *volume_id,
+                unsigned timeout_ms, struct error *err)
+{
+    uint64_t deadline_ms = time_now_ms() + timeout_ms;
     _cleanup_paths_ struct attach_paths paths = {0};
 
     int r = attach_paths_init(&paths, config, volume_id, err);
+    if (!r && !process_alive(paths.device_pid, NULL) && takeover_holds(paths.holder_pid, paths.mount_point))
+        r = attach_deliver(config, storage, &paths, volume_id, deadline_ms, err);
+    if (r == E_NOT_FOUND) {
+        log_warning("volume %s: what its device had not flushed is dropped: %s", volume_id, error_text(err));
+        error_done(err);
+        return attach_sweep(config, volume_id, err);
+    }
     if (!r && process_alive(paths.device_pid, NULL))
-        r = attach_mark_end(&paths, true, err);
-    if (!r)
-        r = process_stop(paths.device_pid, SIGTERM, timeout_ms, err);
+        r = attach_end(&paths, deadline_ms, err);
     if (!r)
         r = process_stop(paths.holder_pid, SIGTERM, ATTACH_HOLDER_MS, err);
     if (r)
         return error_wrap(err, "volume %s", volume_id);
-    /* A device that had died before it was told to end leaves its loop device and mount to us. */
+    /* A device that had died before it had anything to lose leaves its loop device and mount to us. */
     return attach_sweep(config, volume_id, err);
 }
 

@@ -53,9 +53,14 @@ int attach_epoch(const struct node_config *config, const char *volume_id, uint64
 int attach_find(const struct node_config *config, const char *volume_id, struct attach_device *ret,
                 struct error *err);
 
-/* End in good order: flush, log out, give the device back. Nothing is mounted on it any more. */
-int attach_stop(const struct node_config *config, const char *volume_id, unsigned timeout_ms,
-                struct error *err);
+/*
+ * End in good order: flush, log out, give the device back. Nothing is mounted on it any more. A device that
+ * died gets a successor first, that delivers what was answered and not flushed: E_UNAVAILABLE or E_DEADLINE
+ * while that cannot be. Dropped is that only when the attachment is gone or newer, when the storage server
+ * refused the device for good, and with a holder that died.
+ */
+int attach_stop(const struct node_config *config, struct storage *storage, const char *volume_id,
+                unsigned timeout_ms, struct error *err);
 
 /* End its processes at any price: I/O that waits ends with an error. */
 int attach_kill(const struct node_config *config, const char *volume_id, struct error *err);

@@ -427,6 +427,26 @@ static int stage_filesystem(struct node *node, const struct stage_request *reque
 
 /* ---- back ---- */
 
+/* First noted, so that nobody binds the bare directory meanwhile or after a crash. Where what uses the mount
+ * keeps it, it stays staged. */
+static int stage_end_mount(struct node *node, struct stage_record *record, struct error *err)
+{
+    bool complete = record->complete;
+
+    record->complete = false;
+    int r = complete ? stage_record_save(node->config.state_dir, record, err) : 0;
+    if (r || record->block)
+        return r;
+    volume_lock_lend(node->locks, record->volume_id);
+    r = stage_unmount(node, record, record->staging_path, false, err);
+    volume_lock_reclaim(node->locks, record->volume_id);
+    if (r == E_PRECONDITION && complete) {
+        record->complete = true;
+        stage_record_save(node->config.state_dir, record, NULL);
+    }
+    return r;
+}
+
 static int stage_unstage_locked(struct node *node, const char *volume_id, const char *staging_path,
                                 unsigned timeout_ms, struct error *err)
 {
@@ -446,11 +466,9 @@ static int stage_unstage_locked(struct node *node, const char *volume_id, const 
     if (record.publishes_count)
         return error_set(err, E_PRECONDITION, "volume %s is still published at %s: unpublish it first",
                          volume_id, record.publishes[0].target_path);
-    volume_lock_lend(node->locks, volume_id);
-    r = record.block ? 0 : stage_unmount(node, &record, record.staging_path, false, err);
-    volume_lock_reclaim(node->locks, volume_id);
+    r = stage_end_mount(node, &record, err);
     if (!r)
-        r = attach_stop(&node->config, volume_id,
+        r = attach_stop(&node->config, node->storage, volume_id,
                         timeout_ms > STAGE_STOP_MIN_MS ? timeout_ms : STAGE_STOP_MIN_MS, err);
     return r ? r : stage_record_remove(node->config.state_dir, volume_id, err);
 }
