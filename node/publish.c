@@ -71,6 +71,25 @@ static int publish_make_target(const struct publish_request *request, struct err
     return fd < 0 ? error_errno(err, errno, "cannot create %s", request->target_path) : 0;
 }
 
+/* Binding the bare directory would have the workload write to the host's own disk. */
+static int publish_check_staging(struct node *node, const struct publish_request *request,
+                                 const struct stage_record *record, struct error *err)
+{
+    _cleanup_free_ char *backing_dir = attach_backing_dir(&node->config, request->volume_id);
+    _cleanup_mount_info_ struct mount_info mounted = {0};
+
+    if (!backing_dir)
+        return error_errno(err, ENOMEM, "cannot publish volume %s", request->volume_id);
+    int r = mount_find(record->staging_path, &mounted, err);
+    if (r && r != E_NOT_FOUND)
+        return r;
+    if (r || !loop_device_is_ours(mounted.device, backing_dir))
+        return error_set(err, E_PRECONDITION,
+                         "volume %s is not mounted at %s any more: unstage it, and stage it again",
+                         request->volume_id, record->staging_path);
+    return 0;
+}
+
 static int publish_mount(struct node *node, const struct publish_request *request,
                          const struct stage_record *record, struct error *err)
 {
@@ -142,7 +161,9 @@ static int publish_locked(struct node *node, const struct publish_request *reque
         r = publish_look(node, request, &record, &there, err);
     if (r || there)
         return r;
-    r = publish_make_target(request, err);
+    r = request->block ? 0 : publish_check_staging(node, request, &record, err);
+    if (!r)
+        r = publish_make_target(request, err);
     if (!r)
         r = publish_note(node, request, &record, err);
     return r ? r : publish_mount(node, request, &record, err);
