@@ -3,9 +3,13 @@
  * device processes live on after it.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/cleanup.h"
@@ -13,10 +17,78 @@
 #include "common/log.h"
 #include "common/options.h"
 #include "common/strings.h"
+#include "common/time.h"
 #include "node/node.h"
 #include "rpc/rpc.h"
 
 #define MAIN_GRACE_MS 10000
+#define MAIN_LOCK_MS 15000
+#define MAIN_LOCK_POLL_MS 100
+
+/*
+ * A process whose main thread is a zombie was ended, though a thread of it may hang in the kernel, in an
+ * unmounting that waits for a device's successor. It does nothing more, and must not keep us from starting
+ * that successor.
+ */
+static bool main_is_ending(int fd)
+{
+    _cleanup_free_ char *path = NULL;
+    _cleanup_free_ char *stat = NULL;
+    char text[16] = "";
+
+    if (pread(fd, text, sizeof(text) - 1, 0) <= 0)
+        return false;
+    path = str_format("/proc/%ld/stat", strtol(text, NULL, 10));
+    if (!path || io_read_file(path, 4096, &stat, NULL, NULL))
+        return false;
+    const char *name_end = strrchr(stat, ')');
+    return name_end && str_starts_with(name_end, ") Z");
+}
+
+static int main_try_lock(const char *path, int *ret_fd, struct error *err)
+{
+    _cleanup_fd_ int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+
+    if (fd < 0)
+        return error_errno(err, errno, "cannot open %s", path);
+    int problem = flock(fd, LOCK_EX | LOCK_NB) < 0 ? errno : 0;
+    if (problem && problem != EWOULDBLOCK)
+        return error_errno(err, problem, "cannot lock %s", path);
+    if (problem) {
+        if (main_is_ending(fd))
+            unlink(path); /* the next try makes a lock of our own */
+        return E_BUSY;
+    }
+    if (ftruncate(fd, 0) < 0 || dprintf(fd, "%d\n", (int)getpid()) < 0)
+        return error_errno(err, errno, "cannot write %s", path);
+    *ret_fd = TAKE_FD(fd);
+    return 0;
+}
+
+/* One mooring-node for a state directory: two would each start successors, of generations that fence one
+ * another. The one that a roll-out replaces has a while to end. */
+static int main_lock(const struct node *node, const sigset_t *ending, int *ret_fd, struct error *err)
+{
+    _cleanup_free_ char *path = str_format("%s/lock", node->config.state_dir);
+    const struct timespec pause = {.tv_nsec = MAIN_LOCK_POLL_MS * 1000000L};
+    uint64_t deadline_ms = time_now_ms() + MAIN_LOCK_MS;
+    int r;
+
+    if (!path)
+        return error_errno(err, ENOMEM, "cannot start");
+    while ((r = main_try_lock(path, ret_fd, err)) == E_BUSY) {
+        if (time_now_ms() >= deadline_ms)
+            return error_set(
+                err, E_BUSY,
+                "another mooring-node works on %s (%s is locked): end it first, or give this one "
+                "a state_dir of its own",
+                node->config.state_dir, path);
+        if (sigtimedwait(ending, NULL, &pause) > 0)
+            return error_set(err, E_BUSY, "told to end while another mooring-node works on %s",
+                             node->config.state_dir);
+    }
+    return r;
+}
 
 static int main_prepare(struct node *node, struct error *err)
 {
@@ -66,6 +138,7 @@ static int main_serve(struct node *node, const sigset_t *ending, struct error *e
 
 static int main_run(const char *config_path, struct error *err)
 {
+    _cleanup_fd_ int lock_fd = -1; /* to the end */
     struct node node = {0};
     enum log_level level;
     sigset_t ending;
@@ -86,6 +159,8 @@ static int main_run(const char *config_path, struct error *err)
         sigprocmask(SIG_BLOCK, &ending, NULL);
         signal(SIGPIPE, SIG_IGN);
         r = main_prepare(&node, err);
+        if (!r)
+            r = main_lock(&node, &ending, &lock_fd, err);
         if (!r)
             r = main_serve(&node, &ending, err);
     }
