@@ -311,6 +311,8 @@ HANDLER(detach_volume)
     if (!volume)
         return end(peer, error_set(err, E_NOT_FOUND, "no volume"));
     if (!str_equal(volume->node_id, request->node_id)) {
+        if (request->epoch != 0) /* what it names has been detached */
+            return end(peer, E_OK);
         if (request->record_generation != volume->record_generation + 1)
             return end(peer, error_set(err, E_STALE, "decided on another record"));
     } else if (request->epoch != volume->epoch) {
