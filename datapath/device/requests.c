@@ -166,6 +166,17 @@ static bool read_is_short(const struct request *request)
     return request->verb == REQUEST_READ && request->task->residual_status != SCSI_RESIDUAL_NO_RESIDUAL;
 }
 
+/* What a failed flush was to make stable may be gone from the server, and its next flush, once someone has
+ * cleared the error there, would succeed all the same. With no boot id the log's entries count as sent to
+ * another boot: they are replayed before anything else, by the next session or by the next process. */
+static void flush_failed(struct requests *requests)
+{
+    if (requests->limits.write_through || replay_log_empty(requests->log))
+        return;
+    replay_log_set_boot_id(requests->log, "");
+    requests->distrusted = true;
+}
+
 static void request_answered(struct requests *requests, struct request *request, enum answer answer,
                              int number)
 {
@@ -189,7 +200,11 @@ static void request_answered(struct requests *requests, struct request *request,
         log_warning("the storage server refuses a command on %s at %llu: %s",
                     requests->initiator->state->volume_id, (unsigned long long)request->offset,
                     error_name(-number));
+        if (request->verb == REQUEST_FLUSH && !request->internal)
+            flush_failed(requests);
         request_finish(requests, request, -number);
+        if (requests->distrusted)
+            initiator_drop(requests->initiator, "a flush failed: what it was to make stable is sent again");
         break;
     }
 }
@@ -206,6 +221,8 @@ static void request_send_done(struct iscsi_context *iscsi, int status, void *dat
         answer = ANSWER_ERROR;
         number = EIO;
     }
+    if (requests->distrusted) /* the session ends: no flush of it may count any more */
+        return;
     if (answer == ANSWER_LOST) { /* the request stays as it is until requests_session_lost() */
         initiator_drop(requests->initiator, "the connection to the storage server was lost");
         return;
@@ -273,6 +290,7 @@ void requests_session_identified(struct requests *requests, const struct volume_
 {
     assert(requests->gate == REQUESTS_CLOSED);
     requests->limits = *limits;
+    requests->distrusted = false;
     requests->gate = REQUESTS_INTERNAL;
 }
 

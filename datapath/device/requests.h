@@ -64,7 +64,8 @@ struct requests {
     struct replay_log *log;
     struct volume_limits limits;
     enum requests_gate gate;
-    int refusal; /* of the gate REFUSED: EIO or ENOSPC */
+    bool distrusted; /* a flush failed: the session is being dropped, its answers do not count */
+    int refusal;     /* of the gate REFUSED: EIO or ENOSPC */
     struct request_list waiting, sent, delayed, finished;
     struct loop_op pause; /* for `delayed` */
     bool pause_armed;

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "common/cleanup.h"
+#include "datapath/device/boot_id.h"
 #include "datapath/device/replay.h"
 #include "datapath/device/requests.h"
 #include "tests/unit/device_fake_session.h"
@@ -451,6 +452,40 @@ static void test_refused_replay(void **state)
     assert_int_equal(flush.result, 0);
 }
 
+/* After a failed flush no flush succeeds before a replay: neither one that was on its way nor the next. */
+static void test_failed_flush_asks_for_a_replay(void **state)
+{
+    struct fixture *fixture = *state;
+    static struct probe write, flushes[2];
+    static const char boot_id[] = "0123456789abcdef0123456789abcdef";
+    open_session(fixture);
+    replay_log_set_boot_id(&fixture->log, boot_id);
+    submit_write(fixture, &write, 0, 'a');
+    fake_answer(0, SCSI_STATUS_GOOD);
+    submit(fixture, &flushes[0], REQUEST_FLUSH, 0, 0);
+    submit(fixture, &flushes[1], REQUEST_FLUSH, 0, 0);
+    fake_answer_sense(1, SCSI_SENSE_MEDIUM_ERROR, 0x0c00);
+    fake_answer(2, SCSI_STATUS_GOOD);
+    assert_int_equal(flushes[0].count, 1);
+    assert_int_equal(flushes[0].result, -EIO);
+    assert_int_equal(flushes[1].count, 0);
+    assert_int_equal(fake_session.dropped, 1);
+    assert_true(boot_id_needs_replay(&fixture->log, boot_id));
+
+    requests_session_lost(&fixture->requests);
+    requests_session_identified(&fixture->requests, &limits);
+    fake_session_reset();
+    replay_start(&fixture->replay);
+    assert_int_equal(cdb(0)[0], 0x8a);
+    fake_answer(0, SCSI_STATUS_GOOD);
+    fake_answer(1, SCSI_STATUS_GOOD);
+    requests_session_open(&fixture->requests);
+    assert_int_equal(cdb(2)[0], 0x35);
+    fake_answer(2, SCSI_STATUS_GOOD);
+    assert_int_equal(flushes[1].count, 1);
+    assert_int_equal(flushes[1].result, 0);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -469,6 +504,7 @@ int main(void)
         TEST(test_replay),
         TEST(test_replay_lost_begins_anew),
         TEST(test_refused_replay),
+        TEST(test_failed_flush_asks_for_a_replay),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
