@@ -329,8 +329,13 @@ static int open_log(struct device *device, struct error *err)
         return 0;
     if (r != E_NOT_FOUND && r != E_STALE)
         return r;
-    if (r == E_STALE)
+    if (r == E_STALE) {
         log_warning("%s", error_text(err));
+        error_done(err);
+        r = fuse_abort(state->mount_point, err); /* adopt_mount() sees that it is dead */
+        if (r)
+            return r;
+    }
     error_done(err);
     device->log_fd = fd_close(device->log_fd);
     r = replay_log_create(&device->log, state->volume_id, state->epoch, state->log_size_bytes,
@@ -338,6 +343,15 @@ static int open_log(struct device *device, struct error *err)
     return r ? r : holder_client_put(device->holder, "log", device->log_fd, err);
 }
 
+/* A connection that was aborted or unmounted says so, and serves nobody. */
+static bool fuse_is_dead(int fd)
+{
+    struct pollfd poll_fd = {.fd = fd};
+    return poll(&poll_fd, 1, 0) > 0 && (poll_fd.revents & (POLLERR | POLLNVAL));
+}
+
+/* Not the descriptors of another epoch's attachment, whose log open_log() destroyed: what that one's users
+ * had written and not flushed is gone, and they must not go on as if it were not. */
 static int adopt_mount(struct device *device, struct error *err)
 {
     for (int i = 0; i < FUSE_CHANNELS; i++) {
@@ -345,6 +359,11 @@ static int adopt_mount(struct device *device, struct error *err)
         if (r && r != E_NOT_FOUND)
             return r;
         error_done(err);
+    }
+    if (fuse_is_dead(device->fuse_fds[0]) || fuse_is_dead(device->fuse_fds[1])) {
+        log_warning("the earlier FUSE mount is dead: it is made anew");
+        for (int i = 0; i < FUSE_CHANNELS; i++)
+            device->fuse_fds[i] = fd_close(device->fuse_fds[i]);
     }
     device->adopted = device->fuse_fds[0] >= 0;
     if (device->adopted) {

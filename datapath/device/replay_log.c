@@ -150,6 +150,8 @@ int replay_log_adopt(struct replay_log *log, int fd, const char *volume_id, uint
     struct stat status;
     if (fstat(fd, &status) < 0)
         return error_errno(err, errno, "cannot read the size of the replay log");
+    if (status.st_size == 0) /* by one that ended before it had made another */
+        return error_set(err, E_STALE, "the holder's log belongs to another attachment and was destroyed");
     if (status.st_size < (off_t)(LOG_PAGE + REPLAY_LOG_SIZE_MIN) || status.st_size % LOG_PAGE)
         return error_set(err, E_CORRUPT, "the holder's log has an impossible size");
     int r = log_map(log, fd, (uint64_t)status.st_size, err);

@@ -297,14 +297,46 @@ def test_dead_mount_is_cleared(scratch, target):
     write_direct(device.path, 0, os.urandom(4 * KIB), flush=True)
 
 
+def mount_id(path):
+    with open("/proc/self/mountinfo", encoding="utf-8") as table:
+        return [line.split()[0] for line in table if line.split()[4] == str(path)]
+
+
 def test_other_epoch_gets_no_log(scratch, target):
+    """Nor its mount: those who had written through it must not go on as if nothing were lost."""
     device = Device(scratch, target)
     write_direct(device.path, 0, bytes(4 * KIB))
-    device.kill()
-    device.config["epoch"] += 1
-    device.start_device()
-    device.wait_state("ready")
-    assert "belongs to another attachment and was destroyed" in device.log_text()
+    before = mount_id(device.dir / "fuse")
+    old = os.open(device.dir / "fuse", os.O_PATH)  # so that its number is not given away
+    try:
+        device.kill()
+        device.config["epoch"] += 1
+        device.start_device()
+        device.wait_state("ready")
+        assert "belongs to another attachment and was destroyed" in device.log_text()
+        after = mount_id(device.dir / "fuse")
+        assert len(before) == len(after) == 1 and before != after, f"mounts {before}, then {after}"
+        write_direct(device.path, 0, os.urandom(4 * KIB), flush=True)
+    finally:
+        os.close(old)
+
+
+def test_other_epoch_and_a_user(scratch, target):
+    """A user of the old epoch's block device, with I/O under way, gets an error and not the new epoch's data."""
+    device = Device(scratch, target)
+    fd = os.open(device.path, os.O_RDONLY | os.O_DIRECT)
+    numbers = []
+    buffer = mmap.mmap(-1, 4096)
+    try:
+        device.kill()
+        reader = threading.Thread(target=lambda: numbers.append(errno_of(os.preadv, fd, [buffer], MIB)[0]))
+        reader.start()
+        device.config["epoch"] += 1
+        device.start_device()
+        reader.join(30)
+        assert numbers == [errno.EIO], numbers
+    finally:
+        os.close(fd)
 
 
 def test_end_waits_for_the_last_user(scratch, target):
