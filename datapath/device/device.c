@@ -93,13 +93,38 @@ static void device_fail(struct device *device, const char *why)
         bring_up(device);
 }
 
-static void frontend_gone(void *context, const char *why)
+/* Beside the job, which may be waiting for the very mount. */
+static int abort_work(struct loop_work *work)
+{
+    struct device *device = container_of(work, struct device, abort);
+    _cleanup_error_ struct error err = {0};
+    int r = fuse_abort(device->state->mount_point, &err);
+    if (r)
+        log_error("%s", error_text(&err));
+    return r;
+}
+
+static void abort_done(struct loop_op *op, int res, unsigned flags)
+{
+    (void)op;
+    (void)res;
+    (void)flags;
+}
+
+/* Nobody reads the mount any more: where it still lives, its users would wait for ever. */
+static void frontend_gone(void *context, int result)
 {
     struct device *device = context;
     if (device->phase >= DEVICE_PHASE_END_UNMOUNT || device->failed)
         return;
     char words[128];
-    snprintf(words, sizeof words, "the FUSE mount was taken away (%s)", why);
+    if (result == -ENODEV) {
+        snprintf(words, sizeof words, "the FUSE mount was taken away");
+    } else {
+        snprintf(words, sizeof words, "the FUSE mount cannot be read (%s) and was aborted",
+                 error_name(result));
+        loop_offload(device->loop, &device->abort);
+    }
     device_fail(device, words);
 }
 
@@ -430,6 +455,7 @@ int device_init(struct device *device, struct loop *loop, const struct device_st
     device->holder = device->log_fd = device->fuse_fds[0] = device->fuse_fds[1] = -1;
     device->signal_op.done = signal_done;
     device->holder_op.done = holder_gone;
+    device->abort = (struct loop_work){.work = abort_work, .op = {.done = abort_done}};
     device->replay_timer.done = replay_timer_done;
     device->replay_wait_ms = REPLAY_WAIT_MIN_MS;
     snprintf(device->file, sizeof device->file, "%s/%s", state->mount_point, FUSE_PROTO_VOLUME_NAME);

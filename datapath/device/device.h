@@ -57,6 +57,7 @@ struct device {
     struct loop_work job;
     struct error job_error;
     bool job_running;
+    struct loop_work abort; /* of the mount; once */
     struct loop_op retry;
     struct loop_op replay_timer; /* in the gate REFUSED */
     bool replay_timer_armed;

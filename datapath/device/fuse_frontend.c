@@ -89,7 +89,7 @@ static void channel_readable(struct loop_op *op, int res, unsigned flags)
     requests_kick(frontend->requests);
     if (r < 0 && r != -EAGAIN) {
         fuse_frontend_stop(frontend);
-        frontend->gone(frontend->context, error_name(r));
+        frontend->gone(frontend->context, r);
         return;
     }
     if (!frontend_stalled(frontend))

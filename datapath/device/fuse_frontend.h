@@ -49,7 +49,9 @@ struct fuse_frontend {
     struct requests *requests;
     struct replay_log *log;
     struct buffers *buffers;
-    void (*gone)(void *context, const char *why); /* the mount was taken away, or aborted */
+    /* No more is read: -ENODEV when the mount was taken away or aborted; what else it is, the mount may live.
+     */
+    void (*gone)(void *context, int result);
     void *context;
     struct fuse_channel channels[FUSE_CHANNELS];
     struct fuse_request *table, *free;

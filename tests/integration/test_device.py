@@ -5,6 +5,8 @@ import json
 import mmap
 import os
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
@@ -337,6 +339,41 @@ def test_other_epoch_and_a_user(scratch, target):
         assert numbers == [errno.EIO], numbers
     finally:
         os.close(fd)
+
+
+PUT_FUSE = """
+import socket, sys
+holder = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+holder.connect(sys.argv[1])
+assert holder.recv(256) == b"HELLO"
+socket.send_fds(holder, [b"PUT fuse0"], [int(sys.argv[2])])
+assert holder.recv(256) == b"OK"
+"""
+
+
+def test_unreadable_mount_is_aborted(scratch, target):
+    """The descriptor that is read says something that is no request: whoever waits at the mount is told."""
+    device = Device(scratch, target)
+    path = device.path
+    device.kill()
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours, its:
+        its.setblocking(False)
+        harness.wait_until(lambda: subprocess.run([sys.executable, "-c", PUT_FUSE, "holder.sock", str(its.fileno())],
+                                                  cwd=device.dir, pass_fds=[its.fileno()], check=False,
+                                                  stderr=subprocess.DEVNULL).returncode == 0, "the holder takes it")
+        numbers = []
+        reader = threading.Thread(target=lambda: numbers.append(errno_of(read_direct, path, MIB, 4 * KIB)[0]),
+                                  daemon=True)
+        reader.start()
+        device.start_device()
+        device.wait_state("ready")
+        assert not numbers
+        ours.send(b"no request")
+        reader.join(30)
+        assert numbers == [errno.EIO], numbers
+        status = device.wait_state("failed")
+        assert "cannot be read (EPROTO) and was aborted" in status["error"], status
 
 
 def test_end_waits_for_the_last_user(scratch, target):

@@ -47,10 +47,10 @@ static void relieved(void *context, int result)
     fuse_frontend_resume(&fixture->frontend, result);
 }
 
-static void gone(void *context, const char *why)
+static void gone(void *context, int result)
 {
     (void)context;
-    fail_msg("gone: %s", why);
+    fail_msg("gone: %d", result);
 }
 
 static int setup(void **state)
