@@ -28,7 +28,9 @@
 #define LOGOUT_LIMIT_MS 2000u
 #define NOP_INTERVAL_MS 1500u
 #define NOPS_UNANSWERED_MAX 3
-#define TCP_USER_TIMEOUT_MS 5000
+#define TCP_USER_TIMEOUT_MS 5000 /* also for probes that nobody answers */
+#define KEEPALIVE_S 1
+#define KEEPALIVE_PROBES 3
 
 static void session_open(struct initiator *initiator);
 static void session_connected(struct iscsi_context *iscsi, int status, void *data, void *private_data);
@@ -123,6 +125,10 @@ static struct iscsi_context *context_new(const struct device_state *state)
     iscsi_set_session_type(iscsi, ISCSI_SESSION_NORMAL);
     iscsi_set_header_digest(iscsi, ISCSI_HEADER_DIGEST_NONE);
     iscsi_set_tcp_user_timeout(iscsi, TCP_USER_TIMEOUT_MS);
+    /* A login may wait long, and no NOP-Out can be sent in it: a server without power is found out by TCP. */
+    iscsi_set_tcp_keepidle(iscsi, KEEPALIVE_S);
+    iscsi_set_tcp_keepintvl(iscsi, KEEPALIVE_S);
+    iscsi_set_tcp_keepcnt(iscsi, KEEPALIVE_PROBES);
     iscsi_set_timeout(iscsi, 0);
     if (state->chap_name && state->chap_secret)
         iscsi_set_initiator_username_pwd(iscsi, state->chap_name, state->chap_secret);

@@ -138,8 +138,12 @@ int loop_device_clear(const char *path, const char *file, struct error *err)
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return error_errno(err, errno, "%s", path);
-    int r = ioctl(fd, LOOP_CLR_FD) < 0 ? -errno : 0;
+    /* Open, it keeps its backing file: it may have become another's since the look above. */
+    bool ours = backing_file(number, backing) && str_equal(backing, file);
+    int r = ours && ioctl(fd, LOOP_CLR_FD) < 0 ? -errno : 0;
     fd_close(fd);
+    if (!ours)
+        return 0;
     if (r && r != -ENXIO && r != -EBUSY)
         return error_errno(err, -r, "cannot detach %s", path);
     if (backing_file(number, backing) && str_equal(backing, file))

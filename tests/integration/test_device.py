@@ -351,6 +351,33 @@ assert holder.recv(256) == b"OK"
 """
 
 
+def test_login_is_watched_by_keepalive(scratch, target):
+    """A server that dies in a login says nothing more, and there is no NOP-Out yet: the socket's timer finds it."""
+    device = Device(scratch, target, start=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        device.config["portals"] = [f"127.0.0.1:{port}"]
+        device.start_holder()
+        device.start_device()
+        server.settimeout(30)
+        connection, _address = server.accept()
+        with connection:
+            connection.settimeout(30)
+            assert connection.recv(4096), "no login"
+
+            def timers():
+                """Of the device's end: what it waits for (column tr of proc(5), 02 is keepalive), and the ticks left."""
+                with open("/proc/net/tcp", encoding="ascii") as table:
+                    rows = [line.split() for line in table][1:]
+                return [row[5] for row in rows if row[2].endswith(f":{port:04X}") and row[3] == "01"]
+
+            def watched():
+                return [kind == "02" and int(ticks, 16) <= 2 * os.sysconf("SC_CLK_TCK")
+                        for kind, _, ticks in (timer.partition(":") for timer in timers())] == [True]
+            harness.wait_until(watched, "the keepalive timer runs, and is short", timeout_s=10)
+        device.kill()
+
+
 def test_unreadable_mount_is_aborted(scratch, target):
     """The descriptor that is read says something that is no request: whoever waits at the mount is told."""
     device = Device(scratch, target)
