@@ -74,6 +74,15 @@ void attach_device_done(struct attach_device *device)
 
 /* ---- device.json ---- */
 
+/* jansson keeps strings in memory of its own. */
+static void attach_wipe(json_t *device)
+{
+    json_t *secret = json_object_get(device, "chap_secret");
+
+    if (json_is_string(secret))
+        secret_wipe((char *)json_string_value(secret), json_string_length(secret));
+}
+
 static int attach_load(const struct attach_paths *paths, const char *name, json_t **ret, struct error *err)
 {
     _cleanup_fd_ int dir_fd = open(paths->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -110,6 +119,7 @@ static json_t *attach_isids(const struct attach_paths *paths, uint64_t epoch)
 
     if (attach_load(paths, "device.json", &old, NULL) == 0) {
         json_t *isids = json_object_get(old, "isid");
+        attach_wipe(old);
         if (json_is_array(isids) && json_integer_value(json_object_get(old, "epoch")) == (json_int_t)epoch)
             return json_incref(isids);
     }
@@ -142,7 +152,9 @@ static int attach_write_device(const struct node_config *config, const struct at
         !config->unsafe_no_replay);
     if (!object)
         return error_errno(err, ENOMEM, "cannot write device.json of volume %s", attachment->volume_id);
-    return attach_save_device(paths, object, err);
+    int r = attach_save_device(paths, object, err);
+    attach_wipe(object);
+    return r;
 }
 
 /* "end" tells mooring-device what SIGTERM means: the end of the attachment, or of the process alone, whose
@@ -157,6 +169,7 @@ static int attach_mark_end(const struct attach_paths *paths, bool end, struct er
     r = json_object_set_new(object, "end", json_boolean(end))
             ? error_errno(err, ENOMEM, "cannot mark the device's end")
             : attach_save_device(paths, object, err);
+    attach_wipe(object);
     return r;
 }
 
@@ -176,7 +189,10 @@ int attach_epoch(const struct node_config *config, const char *volume_id, uint64
     int r = attach_paths_init(&paths, config, volume_id, err);
     if (!r)
         r = attach_load(&paths, "device.json", &object, err);
-    return r ? r : record_get_uint64(object, "epoch", ret_epoch, err);
+    if (!r)
+        r = record_get_uint64(object, "epoch", ret_epoch, err);
+    attach_wipe(object);
+    return r;
 }
 
 /* ---- starting ---- */
@@ -221,6 +237,18 @@ static int attach_grant(const struct node_config *config, struct storage *storag
 
 /* ---- waiting until it serves ---- */
 
+/* It was told to end: it serves its last users, and nobody new. */
+static bool attach_is_ending(const struct attach_paths *paths)
+{
+    _cleanup_json_ json_t *object = NULL;
+    bool ending = false;
+
+    if (attach_load(paths, "device.json", &object, NULL) == 0)
+        record_get_optional_bool(object, "end", &ending, NULL);
+    attach_wipe(object);
+    return ending;
+}
+
 /* One look at status.json. 0: ready, ret is set. E_UNAVAILABLE: not yet, why in the text. */
 static int attach_look(const struct attach_paths *paths, struct attach_device *ret, struct error *err)
 {
@@ -232,6 +260,8 @@ static int attach_look(const struct attach_paths *paths, struct attach_device *r
     if (!process_alive(paths->device_pid, &pid))
         return error_set(err, E_UNAVAILABLE, "mooring-device has ended; its last words are in %s",
                          paths->log);
+    if (attach_is_ending(paths))
+        return error_set(err, E_UNAVAILABLE, "mooring-device is ending");
     int r = attach_load(paths, "status.json", &object, err);
     if (r && r != E_NOT_FOUND)
         return r;
@@ -299,7 +329,16 @@ int attach_start(const struct node_config *config, struct storage *storage,
     bool lives = process_alive(paths.device_pid, NULL);
     if (lives && epoch != attachment->epoch)
         return error_set(err, E_STALE, "a device of epoch %llu still runs", (unsigned long long)epoch);
-    r = lives ? 0 : attach_launch(config, storage, &paths, attachment, timeout_ms, err);
+    if (lives && attach_is_ending(&paths)) {
+        r = process_stop(paths.device_pid, 0, timeout_ms, err); /* signals nothing: waits */
+        if (r)
+            return error_wrap(err,
+                              "volume %s is still being unstaged: its device ends when its last user has "
+                              "closed it and its storage server has what was written",
+                              attachment->volume_id);
+        lives = false;
+    }
+    r = lives ? 0 : attach_launch(config, storage, &paths, attachment, attach_left_ms(deadline_ms), err);
     return r ? r : attach_wait(&paths, deadline_ms, ret, err);
 }
 
@@ -370,6 +409,25 @@ int attach_find(const struct node_config *config, const char *volume_id, struct 
     int r = attach_paths_init(&paths, config, volume_id, err);
 
     return r ? r : attach_look(&paths, ret, err);
+}
+
+bool attach_has_served(const struct node_config *config, const char *volume_id)
+{
+    _cleanup_paths_ struct attach_paths paths = {0};
+    _cleanup_json_ json_t *granted = NULL;
+    _cleanup_json_ json_t *status = NULL;
+    uint64_t generation = 0, served = 0;
+    const char *state = "";
+
+    if (attach_paths_init(&paths, config, volume_id, NULL) ||
+        attach_load(&paths, "status.json", &status, NULL) ||
+        attach_load(&paths, "device.json", &granted, NULL))
+        return false;
+    record_get_optional_uint64(granted, "generation", &generation, NULL);
+    record_get_optional_uint64(status, "generation", &served, NULL);
+    record_get_optional_string(status, "state", &state, NULL);
+    attach_wipe(granted);
+    return served == generation && (str_equal(state, "ready") || str_equal(state, "waiting"));
 }
 
 int attach_watch(const struct node_config *config, const char *volume_id)

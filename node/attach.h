@@ -25,7 +25,7 @@ void attach_device_done(struct attach_device *device);
  * Make the device be there: adopt a live process of this epoch, or take a new generation and start one; then
  * wait until it serves. E_DEADLINE (what it waits for in the text) after timeout_ms, the process left to go
  * on; E_PRECONDITION when the storage server refused it for good; E_STALE when a process of another epoch is
- * still there.
+ * still there. One that is ending is waited for first, within timeout_ms.
  */
 int attach_start(const struct node_config *config, struct storage *storage,
                  const struct storage_attachment *attachment, unsigned timeout_ms, struct attach_device *ret,
@@ -71,6 +71,9 @@ int attach_sweep(const struct node_config *config, const char *volume_id, struct
 /* Where the volume's loop device has its backing file: tells our mounts from others' (node/mount.h). On the
  * heap; NULL when memory ran out. */
 char *attach_backing_dir(const struct node_config *config, const char *volume_id);
+
+/* Whether the newest generation's process came to serve before it ended. */
+bool attach_has_served(const struct node_config *config, const char *volume_id);
 
 /* A pidfd of the device process, or -1 when it does not live. */
 int attach_watch(const struct node_config *config, const char *volume_id);

@@ -7,11 +7,12 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import harness
 from controller_stack import equal, status
-from node_fixture import Node, Stack, is_mounted
+from node_fixture import Background, Node, Stack, is_mounted
 
 
 def device_of(path):
@@ -197,6 +198,82 @@ def test_unstage_of_a_busy_mount(stack):
         status("FAILED_PRECONDITION", node.unstage, volume, contains="in use")
         node.publish(volume)
     node.leave(volume)
+
+
+# ---- devices that are ending, and those that keep ending ----
+
+
+def test_stage_while_the_device_ends(stack):
+    """A device that waits for its last user is not ready; when it is gone, another one is made."""
+    node, volume = stack.n1, stack.volume(block=True).publish(stack.n1)
+    node.stage(volume)
+    first = node.pid(volume)
+    user = os.open(node.device(volume), os.O_RDONLY)
+    try:
+        status("DEADLINE_EXCEEDED", node.unstage, volume, timeout_s=20)
+        equal(node.pid(volume), first, "the device's process")
+        call = Background(node.stage, volume)
+        harness.wait_until(lambda: harness.status_of(node.stage, volume) == "ABORTED", "the call runs")
+        time.sleep(0.5)
+        assert call.running(), call.status()
+    finally:
+        os.close(user)
+    equal(call.status(), "OK", "staging")
+    assert node.pid(volume) != first
+    node.publish(volume)
+    equal(read(node.path(volume)).returncode, 0, "exit of a read")
+    node.leave(volume)
+
+
+def test_device_that_cannot_start(stack):
+    """Successors that end at once come ever later: no storm of generations. One that works ends the pauses."""
+    volume = stack.volume(block=True)
+    libexec = stack.scratch.path / "libexec"
+    libexec.mkdir()
+    broken, starts = libexec / "broken", libexec / "starts"
+    for name in ("mooring-holder", "mooring-device"):
+        (libexec / name).symlink_to(harness.program(name))
+    broken.write_text(f"#!/bin/sh\necho >> {starts}\nexit 1\n")
+    broken.chmod(0o755)
+    node = Node(stack, "n3", libexec_dir=str(libexec)).wait_registered()
+    node.use(volume)
+    (libexec / "mooring-device").unlink()
+    (libexec / "mooring-device").symlink_to(broken)
+    node.kill_device(volume)
+    time.sleep(6)  # starts at 0, 0.5, 1.5, 3.5, 7.5 s, or later; without pauses, one each 0.1 s
+    count = len(starts.read_text())
+    assert 2 <= count <= 5, f"{count} starts"
+    (libexec / "mooring-device").unlink()
+    (libexec / "mooring-device").symlink_to(harness.program("mooring-device"))
+    node.wait_ready(volume, count + 2)
+    equal(read(node.path(volume)).returncode, 0, "exit of a read")
+    node.leave(volume)
+    node.process.terminate()
+    equal(node.process.wait(), 0, "exit of mooring-node")
+
+
+# ---- secrets ----
+
+
+def test_memory_is_private(_stack):
+    """From its start on: what /proc has of it belongs to root, whoever its user is (PR_SET_DUMPABLE in prctl(2))."""
+    nobody = 65534
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        config = os.path.join(folder, "node.json")
+        os.mkfifo(config, 0o644)  # it waits for a writer
+        os.chmod(config, 0o644)
+        process = subprocess.Popen([harness.program("setpriv"), f"--reuid={nobody}", "--clear-groups", "--",
+                                    harness.program("mooring-node"), "--config", config])
+        try:
+            def waits():
+                assert process.poll() is None, "mooring-node ended"
+                return "mooring-node" in os.readlink(f"/proc/{process.pid}/exe")
+            harness.wait_until(waits, "mooring-node is there")
+            harness.wait_until(lambda: os.stat(f"/proc/{process.pid}/environ").st_uid == 0, "its memory is root's", 5)
+        finally:
+            process.kill()
+            process.wait()
 
 
 # ---- two of us ----
