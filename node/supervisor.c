@@ -13,11 +13,16 @@
 
 #include "common/cleanup.h"
 #include "common/log.h"
+#include "common/size.h"
 #include "common/strings.h"
+#include "common/time.h"
 #include "node/attach.h"
 #include "node/node.h"
 
 #define SUPERVISOR_RETRY_MS 500
+#define SUPERVISOR_BACKOFF_MAX_MS 30000
+#define SUPERVISOR_BACKOFF_SERVED_MAX_MS 2000
+#define SUPERVISOR_PROVEN_MS 3000
 #define SUPERVISOR_IDLE_MS 10000
 #define SUPERVISOR_VOLUMES_MAX 4096
 
@@ -26,6 +31,10 @@ struct supervisor_volume {
     char id[ID_VOLUME_MAX + 1];
     bool visited; /* in this round */
     bool lost;    /* said so */
+
+    uint64_t started_ms; /* its newest successor; 0: none yet */
+    unsigned pause_ms;   /* from that start to the next */
+    bool ended;          /* it did, too early: the pause is set */
 };
 
 struct supervisor {
@@ -42,19 +51,24 @@ struct supervisor {
     size_t ended_count;
 };
 
-/* NULL when there are too many. */
-static struct supervisor_volume *supervisor_remember(struct supervisor *supervisor, const char *volume_id)
+static struct supervisor_volume *supervisor_find(struct supervisor *supervisor, const char *volume_id)
 {
-    struct supervisor_volume *volume;
-
     for (size_t i = 0; i < supervisor->ended_count; i++) {
         if (str_equal(supervisor->ended[i].id, volume_id)) {
             supervisor->ended[i].visited = true;
             return &supervisor->ended[i];
         }
     }
-    if (supervisor->ended_count == SUPERVISOR_VOLUMES_MAX)
-        return NULL;
+    return NULL;
+}
+
+/* NULL when there are too many. */
+static struct supervisor_volume *supervisor_remember(struct supervisor *supervisor, const char *volume_id)
+{
+    struct supervisor_volume *volume = supervisor_find(supervisor, volume_id);
+
+    if (volume || supervisor->ended_count == SUPERVISOR_VOLUMES_MAX)
+        return volume;
     volume = &supervisor->ended[supervisor->ended_count++];
     *volume = (struct supervisor_volume){.visited = true};
     str_copy(volume->id, sizeof(volume->id), volume_id);
@@ -80,8 +94,10 @@ static int supervisor_restart(struct node *node, const char *volume_id, bool len
     _cleanup_stage_record_ struct stage_record record = {0};
 
     int r = stage_record_load(node->config.state_dir, volume_id, &record, err);
-    if (r || (!record.complete && !lent)) /* an interrupted staging is its repeat's to go on with */
+    if (r)
         return r;
+    if (!record.complete && !lent) /* an interrupted staging is its repeat's to go on with */
+        return E_NOT_FOUND;
     return attach_restart(&node->config, node->storage, volume_id, err);
 }
 
@@ -102,6 +118,38 @@ static void supervisor_report(struct supervisor_volume *volume, const char *volu
         volume->lost = lost;
 }
 
+/*
+ * Whether a successor's time has come. One that ends before it serves is followed ever later, so that what
+ * ends them all does not use up generations; one that had served for a while is followed at once.
+ */
+static bool supervisor_may_start(struct supervisor *supervisor, struct supervisor_volume *volume)
+{
+    uint64_t now_ms = time_now_ms();
+
+    if (!volume || !volume->started_ms)
+        return true;
+    if (!volume->ended) {
+        bool served = attach_has_served(&supervisor->node->config, volume->id);
+        unsigned longest_ms = served ? SUPERVISOR_BACKOFF_SERVED_MAX_MS : SUPERVISOR_BACKOFF_MAX_MS;
+
+        if (served && now_ms - volume->started_ms >= SUPERVISOR_PROVEN_MS)
+            return true;
+        volume->ended = true;
+        volume->pause_ms = MIN(MAX(2 * volume->pause_ms, SUPERVISOR_RETRY_MS), longest_ms);
+    }
+    return now_ms - volume->started_ms >= volume->pause_ms;
+}
+
+static void supervisor_started(struct supervisor_volume *volume)
+{
+    if (!volume)
+        return;
+    if (!volume->ended) /* the first, or after one that did well */
+        volume->pause_ms = 0;
+    volume->started_ms = time_now_ms();
+    volume->ended = false;
+}
+
 static void supervisor_revive(struct supervisor *supervisor, const char *volume_id)
 {
     struct volume_locks *locks = supervisor->node->locks;
@@ -109,6 +157,8 @@ static void supervisor_revive(struct supervisor *supervisor, const char *volume_
     _cleanup_error_ struct error err = {0};
 
     supervisor->retry = true;
+    if (!supervisor_may_start(supervisor, volume))
+        return;
     bool lent = volume_lock_try(locks, volume_id, "a device's restart", NULL) != 0;
     if (lent && !volume_lock_borrow(locks, volume_id))
         return;
@@ -117,6 +167,8 @@ static void supervisor_revive(struct supervisor *supervisor, const char *volume_
         volume_lock_return(locks, volume_id);
     else
         volume_lock_release(locks, volume_id);
+    if (!r)
+        supervisor_started(volume);
     supervisor_report(volume, volume_id, r, &err);
 }
 
@@ -125,6 +177,10 @@ static void supervisor_visit(const char *volume_id, void *context)
     struct supervisor *supervisor = context;
     int fd = attach_watch(&supervisor->node->config, volume_id);
 
+    struct supervisor_volume *volume = supervisor_find(supervisor, volume_id);
+
+    if (fd >= 0 && volume)
+        volume->lost = false;
     if (fd < 0) {
         supervisor_revive(supervisor, volume_id);
         fd = attach_watch(&supervisor->node->config, volume_id);
