@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -185,6 +186,7 @@ int main(int argc, char **argv)
     _cleanup_error_ struct error err = {0};
     int operand;
 
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); /* CHAP secrets and keys pass through our memory */
     log_init("mooring-node", LOG_LEVEL_INFO);
     if (options_parse(&program, argc, argv, &operand, &err)) {
         fprintf(stderr, "mooring-node: %s\n", error_text(&err));
