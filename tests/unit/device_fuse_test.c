@@ -387,16 +387,23 @@ static void test_full_log_and_failing_flush(void **state)
     for (unsigned i = 0; i < 5; i++)
         ask_write(fixture, 300 + i, i << 20, 'w', 1u << 20);
     unsigned failed = 0, next = 0;
-    while (next < fake_session.count && next < 20) {
+    while (next < fake_session.count && fake_session.dropped == 0) {
         if (fake_session.sent[next].task->cdb[0] == 0x35)
             fake_answer_sense(next++, SCSI_SENSE_MEDIUM_ERROR, 0x0c00);
         else
             fake_answer(next++, SCSI_STATUS_GOOD);
         run(fixture);
     }
+    assert_int_equal(fake_session.dropped, 1);
+    const struct volume_limits limits = fixture->requests.limits;
+    requests_session_lost(&fixture->requests);
+    requests_session_identified(&fixture->requests, &limits);
+    fake_session_reset();
+    requests_session_refused(&fixture->requests, EIO); /* the replay that comes now */
+    run(fixture);
     while (answer(fixture) >= 0)
         failed += fixture->answer.header.error == -EIO;
-    assert_int_equal(failed, 2); /* 4 MiB hold three of them */
+    assert_int_equal(failed, 3); /* 4 MiB hold three of them; the third was sent behind the flush */
     next = fake_session.count;
     ask_read(fixture, 400, 0, BLOCK);
     assert_int_equal(fake_session.count, next + 1);
