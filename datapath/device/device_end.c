@@ -48,8 +48,8 @@ void device_end(struct device *device)
     if (device->job_running || device->phase > DEVICE_PHASE_SERVE)
         return;
     if (device->phase == DEVICE_PHASE_START) {
-        if (device->adopted) /* there are users: serve first, then end */
-            return;
+        if (device->adopted || !replay_log_empty(&device->log))
+            return; /* there are users, or answered writes: serve first, then end */
         end_logout(device);
         return;
     }

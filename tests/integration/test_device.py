@@ -461,6 +461,29 @@ def test_failed_last_flush_is_told(scratch, target):
     assert status["state"] == "ended" and "the last flush failed" in status["error"], status
 
 
+def test_end_waits_for_answered_writes(scratch, target):
+    """No mount any more, but a log: it goes to the server before the end, however long that is away."""
+    device = Device(scratch, target)
+    write_direct(device.path, MIB, os.urandom(64 * KIB))
+    path = device.path
+    device.kill()
+    harness.run("umount", "--force", device.dir / "fuse", check=False)
+    harness.run("losetup", "--detach", path)
+    harness.run("umount", "--lazy", device.dir / "fuse", check=False)
+    device.attachment.grant()
+    stop_process(target.process)
+    try:
+        device.start_device(grant=False)
+        device.wait_state("connecting")
+        device.ask_end()
+        time.sleep(0.3)
+        assert device.process.poll() is None, "it ended, and the log with it"
+    finally:
+        continue_process(target.process)
+    assert device.process.wait(60) == 0
+    assert device.status()["state"] == "ended" and not device.status()["error"], device.status()
+
+
 def test_forced_end(scratch, target):
     """The server is away for good, with data on its way: SIGKILL and umount -f end it all the same."""
     device = Device(scratch, target)
