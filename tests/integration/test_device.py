@@ -538,7 +538,7 @@ def main():
     with harness.Scratch() as scratch:
         try:
             tls = harness.Tls(scratch)
-            target = harness.Target(scratch, tls, harness.Pool(scratch, size="4GiB"), loops=4)
+            target = harness.Target(scratch, tls, harness.Pool(scratch, size="8GiB"), loops=4)
         except harness.Skip as why:
             print(f"SKIP mooring-device: {why}")
             return 0
