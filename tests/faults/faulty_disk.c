@@ -385,6 +385,7 @@ static int disk_serve(const char *mount_point, const char *control_path)
     }
     if (session)
         fuse_session_destroy(session);
+    fuse_opt_free_args(&arguments);
     unlink(control_path);
     return status;
 }

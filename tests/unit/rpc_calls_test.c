@@ -280,7 +280,8 @@ static void test_stream_deadline(void **state)
 {
     struct calls *calls = *state;
     Csi__V1__GetMetadataDeltaRequest request = CSI__V1__GET_METADATA_DELTA_REQUEST__INIT;
-    struct rpc_call_options options = {.timeout_ms = 100};
+    struct rpc_call_options options = {.timeout_ms =
+                                           2000}; /* passes while the handler sends, not before it runs */
     struct stream stream = {0};
     int code = rpc_client_stream(calls->client, METADATA, "GetMetadataDelta", &request.base, &options,
                                  stream_count, &stream, &calls->err);
@@ -389,10 +390,10 @@ static void test_retry(void **state)
     calls->server = rpc_server_free(calls->server, 1000);
     rpc_test_expect(E_UNAVAILABLE, call_probe(calls, NULL), &calls->err);
     assert_non_null(strstr(error_text(&calls->err), "s.sock cannot be reached"));
+    error_done(&calls->err);
     assert_int_equal(pthread_create(&thread, NULL, probe_with_retry, calls), 0);
-    nanosleep(&pause,
-              NULL); /* long enough for a first try to fail; a later start makes the test easier, not wrong */
-    calls->err = (struct error){0};
+    /* long enough for a first try to fail; a later start makes the test easier, not wrong */
+    nanosleep(&pause, NULL);
     struct calls other = {0};
     test_services(&other.test, other.services);
     calls_serve(&other);
