@@ -81,5 +81,7 @@ int pool_with_ballast(struct backend *backend,
     while (r == E_NO_SPACE && ballast_cut_locked(backend));
     atomic_store(&backend->ballast_short, !ballast_fill_locked(backend));
     pthread_mutex_unlock(&backend->ballast_lock);
+    if (r == E_OK && err)
+        error_done(err); /* the words of the attempts that found no space */
     return r;
 }
