@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "datapath/device/resident.h"
+
 #define ALIGN 4096u
 
 /* An eighth for small ones, three eighths for what the page cache reads ahead, half for the largest. */
@@ -26,6 +28,11 @@ int buffers_init(struct buffers *buffers, uint64_t total_bytes, struct error *er
             buffers_done(buffers);
             return error_errno(err, ENOMEM, "cannot take %llu bytes of buffers",
                                (unsigned long long)total_bytes);
+        }
+        int r = resident_make(class->memory, count * class->size_bytes, "read buffers", err);
+        if (r) {
+            buffers_done(buffers);
+            return r;
         }
         class->count = class->free_count = count;
         for (unsigned n = 0; n < count; n++)

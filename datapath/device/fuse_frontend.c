@@ -18,6 +18,7 @@
 #include "common/log.h"
 #include "common/size.h"
 #include "datapath/device/fuse_answer.h"
+#include "datapath/device/resident.h"
 
 #define BATCH 32
 
@@ -292,6 +293,13 @@ int fuse_frontend_init(struct fuse_frontend *frontend, struct loop *loop, const 
     if (!frontend->table || !frontend->landing) {
         fuse_frontend_done(frontend);
         return error_errno(err, ENOMEM, "no memory for the table of requests");
+    }
+    int r = resident_make(frontend->table, FUSE_TABLE_SIZE * sizeof *frontend->table, "requests", err);
+    if (r == 0)
+        r = resident_make(frontend->landing, FUSE_PROTO_MAX_WRITE, "requests", err);
+    if (r) {
+        fuse_frontend_done(frontend);
+        return r;
     }
     for (unsigned i = 0; i < FUSE_TABLE_SIZE; i++) {
         frontend->table[i].frontend = frontend;

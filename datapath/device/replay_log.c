@@ -14,6 +14,7 @@
 #include "common/cleanup.h"
 #include "common/size.h"
 #include "common/strings.h"
+#include "datapath/device/resident.h"
 
 #define LOG_MAGIC UINT64_C(0x4d6f6f72696e674c) /* "MooringL" */
 #define LOG_FORMAT 1u
@@ -89,7 +90,10 @@ static int log_map(struct replay_log *log, int fd, uint64_t mapped_bytes, struct
     log->mapped_bytes = mapped_bytes;
     log->capacity_bytes = mapped_bytes - LOG_PAGE;
     log->clock = 1;
-    return 0;
+    int r = resident_make(memory, mapped_bytes, "the replay log", err);
+    if (r)
+        replay_log_done(log);
+    return r;
 }
 
 int replay_log_create(struct replay_log *log, const char *volume_id, uint64_t epoch, uint64_t size_bytes,

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -18,8 +19,10 @@
 #include "datapath/device/answer.h"
 #include "datapath/device/backoff.h"
 #include "datapath/device/buffers.h"
+#include "datapath/device/fuse_frontend.h"
 #include "datapath/device/identify.h"
 #include "datapath/device/login_status.h"
+#include "datapath/device/replay_log.h"
 #include "datapath/device/state.h"
 
 static void test_backoff(void **state)
@@ -252,14 +255,64 @@ static void test_buffers(void **state)
     buffers_done(&buffers);
 }
 
+/* Of the pages that [memory, memory + length) touches, how many this process has mapped at this moment. */
+static size_t pages_present(const void *memory, size_t length, size_t *ret_pages)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t first = (uintptr_t)memory / page, last = ((uintptr_t)memory + length - 1) / page;
+    _cleanup_fd_ int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    assert_true(fd >= 0);
+    size_t present = 0;
+    for (uintptr_t at = first; at <= last; at++) {
+        uint64_t entry;
+        assert_int_equal(pread(fd, &entry, sizeof entry, (off_t)(at * sizeof entry)), sizeof entry);
+        present += entry >> 63;
+    }
+    *ret_pages = last - first + 1;
+    return present;
+}
+
+static void check_present(const void *memory, size_t length)
+{
+    size_t pages = 0, present = pages_present(memory, length, &pages);
+    assert_int_equal(present, pages);
+}
+
+/* A page to fault in while SIGKILL is pending would cost a FUSE request its answer. */
+static void test_no_request_meets_a_missing_page(void **state)
+{
+    (void)state;
+    struct buffers buffers;
+    struct error err = {0};
+    assert_int_equal(buffers_init(&buffers, 4 * 1024 * 1024, &err), 0);
+    for (int i = 0; i < BUFFERS_CLASSES; i++)
+        check_present(buffers.classes[i].memory, buffers.classes[i].count * buffers.classes[i].size_bytes);
+    struct replay_log log, adopted;
+    int fd;
+    assert_int_equal(replay_log_create(&log, "s1.0123456789abcdef", 1, REPLAY_LOG_SIZE_MIN, &fd, &err), 0);
+    check_present(log.header, log.mapped_bytes);
+    assert_int_equal(replay_log_adopt(&adopted, fd, "s1.0123456789abcdef", 1, &err), 0);
+    check_present(adopted.header, adopted.mapped_bytes);
+    struct fuse_frontend frontend;
+    assert_int_equal(fuse_frontend_init(&frontend, NULL, NULL, NULL, &log, &buffers, &err), 0);
+    check_present(frontend.table, FUSE_TABLE_SIZE * sizeof *frontend.table);
+    check_present(frontend.landing, FUSE_PROTO_MAX_WRITE);
+    fuse_frontend_done(&frontend);
+    replay_log_done(&adopted);
+    replay_log_done(&log);
+    close(fd);
+    buffers_done(&buffers);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_backoff),      cmocka_unit_test(test_backoff_jitters),
-        cmocka_unit_test(test_login_status), cmocka_unit_test(test_answers),
-        cmocka_unit_test(test_capacity),     cmocka_unit_test(test_limits_pages),
-        cmocka_unit_test(test_state),        cmocka_unit_test(test_state_refused),
-        cmocka_unit_test(test_status),       cmocka_unit_test(test_buffers),
+        cmocka_unit_test(test_backoff),         cmocka_unit_test(test_no_request_meets_a_missing_page),
+        cmocka_unit_test(test_backoff_jitters), cmocka_unit_test(test_login_status),
+        cmocka_unit_test(test_answers),         cmocka_unit_test(test_capacity),
+        cmocka_unit_test(test_limits_pages),    cmocka_unit_test(test_state),
+        cmocka_unit_test(test_state_refused),   cmocka_unit_test(test_status),
+        cmocka_unit_test(test_buffers),
     };
     return cmocka_run_group_tests(tests, directory_setup, directory_teardown);
 }
