@@ -19,9 +19,9 @@ int resident_make(void *memory, size_t length, const char *what, struct error *e
         return 0;
     if (errno != EINVAL)
         return error_errno(err, errno, "cannot have %zu bytes of memory for %s at hand", length, what);
-    for (volatile uint8_t *at = memory, *last = at + length; at < last; at += page)
-        *at = *at;
+    for (uint8_t *at = memory, *last = at + length; at < last; at += page)
+        __atomic_fetch_add(at, 0, __ATOMIC_RELAXED);
     if (length > 0)
-        ((volatile uint8_t *)memory)[length - 1] = ((volatile uint8_t *)memory)[length - 1];
+        __atomic_fetch_add((uint8_t *)memory + length - 1, 0, __ATOMIC_RELAXED);
     return 0;
 }
