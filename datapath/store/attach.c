@@ -187,8 +187,15 @@ int attach_grant(struct volume_record *record, const char *node_id, uint64_t epo
     memcpy(standing->generation_secret, secret, sizeof(secret));
     explicit_bzero(secret, sizeof(secret));
     standing->generation++;
+    standing->write_through = false;
     *ret_attachment = standing;
     return E_OK;
+}
+
+bool attach_write_through(const struct volume_record *record, const struct attachment *attachment,
+                          uint64_t generation)
+{
+    return generation == 0 || attachment->write_through || volume_record_shared_writers(record);
 }
 
 int attach_admits(const struct volume_record *record, uint64_t epoch, uint64_t generation,

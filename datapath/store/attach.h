@@ -28,6 +28,10 @@ int attach_remove_finish(struct volume_record *record, uint64_t epoch, struct er
 int attach_grant(struct volume_record *record, const char *node_id, uint64_t epoch, uint64_t holding,
                  struct attachment **ret_attachment, struct error *err);
 
+/* Must what this generation of the attachment changes be stable before it is answered (invariant 1)? */
+bool attach_write_through(const struct volume_record *record, const struct attachment *attachment,
+                          uint64_t generation);
+
 /* Does an attachment of this mode and flag write? */
 bool attach_may_write(enum access_mode mode, bool readonly);
 

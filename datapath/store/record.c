@@ -139,11 +139,11 @@ bool volume_record_shared_writers(const struct volume_record *record)
 
 static json_t *attachment_to_json(const struct attachment *attachment)
 {
-    return json_pack("{s:s, s:I, s:s, s:b, s:b, s:I, s:s, s:s}", "node", attachment->node_id, "epoch",
+    return json_pack("{s:s, s:I, s:s, s:b, s:b, s:I, s:b, s:s, s:s}", "node", attachment->node_id, "epoch",
                      (json_int_t)attachment->epoch, "access_mode", access_mode_name(attachment->access_mode),
                      "readonly", attachment->readonly, "removing", attachment->removing, "generation",
-                     (json_int_t)attachment->generation, "secret", attachment->secret, "generation_secret",
-                     attachment->generation_secret);
+                     (json_int_t)attachment->generation, "write_through", attachment->write_through, "secret",
+                     attachment->secret, "generation_secret", attachment->generation_secret);
 }
 
 static json_t *attachments_to_json(const struct volume_record *record)
@@ -249,6 +249,7 @@ static int attachment_from_json(json_t *object, struct attachment *ret, struct e
         (r = record_get_bool(object, "readonly", &ret->readonly, err)) != E_OK ||
         (r = record_get_bool(object, "removing", &ret->removing, err)) != E_OK ||
         (r = record_get_uint64(object, "generation", &ret->generation, err)) != E_OK ||
+        (r = record_get_optional_bool(object, "write_through", &ret->write_through, err)) != E_OK ||
         (r = get_secret(object, "secret", true, ret->secret, err)) != E_OK ||
         (r = get_secret(object, "generation_secret", ret->generation > 0, ret->generation_secret, err)) !=
             E_OK)

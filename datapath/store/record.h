@@ -47,7 +47,8 @@ struct attachment {
     enum access_mode access_mode;
     bool readonly;
     bool removing;       /* recorded before the drain; counts as attached until the attachment is gone */
-    uint64_t generation; /* the newest granted to a mooring-device; 0: none yet */
+    uint64_t generation; /* the newest granted to the node; 0: none yet */
+    bool write_through;  /* that generation replays nothing: each of its changes is stable when it answers */
     char secret[ID_SECRET_LENGTH + 1];            /* CHAP, of generation 0: initiators that are not ours */
     char generation_secret[ID_SECRET_LENGTH + 1]; /* CHAP, of `generation` */
 };

@@ -226,7 +226,7 @@ static void export_grant(struct session *session, const struct volume_record *re
         .epoch = session->epoch,
         .generation = session->generation,
         .read_only = !attach_may_write(attachment->access_mode, attachment->readonly),
-        .write_through = session->generation == 0 || volume_record_shared_writers(record),
+        .write_through = attach_write_through(record, attachment, session->generation),
     };
     str_copy(session->node_id, sizeof(session->node_id), attachment->node_id);
     session->standing = SESSION_ADMITTED;

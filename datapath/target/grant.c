@@ -20,6 +20,7 @@ struct grant {
     struct job job;
     char node_id[ID_NODE_MAX + 1];
     uint64_t epoch, holding;
+    bool write_through;
     struct grant_result result;
     struct drain drain;
 };
@@ -37,7 +38,7 @@ static void grant_free(struct job *job)
 }
 
 int grant_start(struct server *server, struct volume *volume, const char *node_id, uint64_t epoch,
-                uint64_t holding, struct job **ret_job, struct error *err)
+                uint64_t holding, bool write_through, struct job **ret_job, struct error *err)
 {
     struct grant *grant = calloc(1, sizeof(*grant));
     if (!grant)
@@ -47,9 +48,10 @@ int grant_start(struct server *server, struct volume *volume, const char *node_i
     grant->job.free = grant_free;
     grant->epoch = epoch;
     grant->holding = holding;
+    grant->write_through = write_through;
     str_copy(grant->node_id, sizeof(grant->node_id), node_id);
-    snprintf(grant->job.key, sizeof(grant->job.key), "grant %s %s %lu %lu", volume_id(volume), node_id,
-             (unsigned long)epoch, (unsigned long)holding);
+    snprintf(grant->job.key, sizeof(grant->job.key), "grant %s %s %lu %lu%s", volume_id(volume), node_id,
+             (unsigned long)epoch, (unsigned long)holding, write_through ? " through" : "");
     return job_start(server, volume, &grant->job, ret_job, err);
 }
 
@@ -71,6 +73,7 @@ static int grant_edit(struct volume_record *record, void *context, struct error 
     int code = attach_grant(record, grant->node_id, grant->epoch, grant->holding, &attachment, err);
     if (code)
         return code;
+    attachment->write_through = grant->write_through;
     grant->result.generation = attachment->generation;
     str_copy(grant->result.secret, sizeof(grant->result.secret), attachment->generation_secret);
     return 0;

@@ -10,9 +10,10 @@ struct grant_result {
     char secret[ID_SECRET_LENGTH + 1];
 };
 
-/* Start, or join the grant of the same holding generation. Worker threads. */
+/* Start, or join the grant of the same holding generation. write_through: as in the attachment's record.
+ * Worker threads. */
 int grant_start(struct server *server, struct volume *volume, const char *node_id, uint64_t epoch,
-                uint64_t holding, struct job **ret_job, struct error *err);
+                uint64_t holding, bool write_through, struct job **ret_job, struct error *err);
 
 /* Of a job of grant_start() that ended well. */
 void grant_result(const struct job *job, struct grant_result *ret);

@@ -215,8 +215,8 @@ int service_grant_generation(struct rpc_call *call, const ProtobufCMessage *requ
     int code = service_find_volume(storage, grant->volume_id, &volume, err);
     if (code)
         return code;
-    code = grant_start(storage->server, volume, grant->node_id, grant->epoch, grant->holding_generation, &job,
-                       err);
+    code = grant_start(storage->server, volume, grant->node_id, grant->epoch, grant->holding_generation,
+                       grant->write_through, &job, err);
     if (code == 0) {
         code = job_wait(job, call, err);
         if (code == 0)

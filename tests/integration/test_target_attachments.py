@@ -348,6 +348,14 @@ def write_through(target):
     alone.grant()
     with alone.login() as session:
         assert cached(session), "the only writer's granted generation is served write-through"
+    alone.grant(write_through=True)
+    target.kill()
+    target.start()
+    with alone.login() as session:
+        assert not cached(session), "a generation that replays nothing is served with a cache"
+    alone.grant()
+    with alone.login() as session:
+        assert cached(session), "the next generation is served write-through, as the one before"
     shared = Volume(target).attach("n1", MULTI_WRITER)
     shared.grant()
     with shared.login() as session:

@@ -160,9 +160,15 @@ static void attach_generations(void **state)
     assert_int_equal(attach_grant(&record, "a", 1, 1, &attachment, NULL), E_OK);
     assert_string_not_equal(attachment->generation_secret, secret);
     assert_int_equal(attach_admits(&record, 1, 1, &admitted), E_PERMISSION);
+    assert_true(attach_write_through(&record, attachment, 0));
+    assert_false(attach_write_through(&record, attachment, 2));
+    attachment->write_through = true;
+    assert_true(attach_write_through(&record, attachment, 2));
+    assert_int_equal(attach_grant(&record, "a", 1, 2, &attachment, NULL), E_OK);
+    assert_false(attach_write_through(&record, attachment, 3));
     assert_int_equal(attach_remove_begin(&record, "a", 1, NULL), E_OK);
-    assert_int_equal(attach_grant(&record, "a", 1, 2, &attachment, NULL), E_PRECONDITION);
-    assert_int_equal(attach_admits(&record, 1, 2, &admitted), E_PERMISSION);
+    assert_int_equal(attach_grant(&record, "a", 1, 3, &attachment, NULL), E_PRECONDITION);
+    assert_int_equal(attach_admits(&record, 1, 3, &admitted), E_PERMISSION);
     volume_record_done(&record);
 }
 

@@ -42,6 +42,7 @@ static struct volume_record full_volume(void)
     assert_int_equal(attach_add(&record, "node-a", ACCESS_MULTI_NODE_SINGLE_WRITER, false, &attachment, NULL),
                      E_OK);
     assert_int_equal(attach_grant(&record, "node-a", 5, 0, &attachment, NULL), E_OK);
+    attachment->write_through = true;
     assert_int_equal(attach_add(&record, "node-b", ACCESS_MULTI_NODE_SINGLE_WRITER, true, &attachment, NULL),
                      E_OK);
     assert_int_equal(attach_remove_begin(&record, "node-b", 6, NULL), E_OK);
