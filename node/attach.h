@@ -1,8 +1,7 @@
 /*
- * A volume's block device on this node: the pair of mooring-holder and mooring-device that makes it, started,
- * adopted and ended. The processes outlive us; what they are is on disk: `device/device.json`, which we write
- * and mooring-device reads, and `device/status.json` the other way (datapath/device/state.h says their
- * shapes). All block; called with the volume's lock held.
+ * A volume's block device on this node: made, adopted and ended, in the way that its stage.json names
+ * (attach_way.h). What makes it outlives us; what that is, is on disk. All block; called with the volume's
+ * lock held.
  */
 #pragma once
 
@@ -11,11 +10,13 @@
 
 #include "common/error.h"
 #include "node/config.h"
+#include "node/mount.h"
 #include "node/storage.h"
 
 struct attach_device {
-    char *path; /* "/dev/loop3" */
-    uint64_t generation;
+    char *path;          /* "/dev/loop3", "/dev/ublkb0", "/dev/sdc" */
+    uint64_t generation; /* 0: not a mooring-device's */
+    char *problem;       /* "" or why it serves reads only, in words */
 };
 
 void attach_device_done(struct attach_device *device);
@@ -45,10 +46,6 @@ int attach_restart(const struct node_config *config, struct storage *storage, co
 int attach_check_kept(const struct node_config *config, const char *volume_id, bool published,
                       struct error *err);
 
-/* The epoch that device.json carries; E_NOT_FOUND when there is none. */
-int attach_epoch(const struct node_config *config, const char *volume_id, uint64_t *ret_epoch,
-                 struct error *err);
-
 /* The device of a volume that is staged; E_UNAVAILABLE while it is not ready. */
 int attach_find(const struct node_config *config, const char *volume_id, struct attach_device *ret,
                 struct error *err);
@@ -68,9 +65,10 @@ int attach_kill(const struct node_config *config, const char *volume_id, struct 
 /* End at any price, and take away what is left of it: for an old epoch, and for a host that was lost. */
 int attach_sweep(const struct node_config *config, const char *volume_id, struct error *err);
 
-/* Where the volume's loop device has its backing file: tells our mounts from others' (node/mount.h). On the
- * heap; NULL when memory ran out. */
-char *attach_backing_dir(const struct node_config *config, const char *volume_id);
+/* Whether block device `number` is this volume's; and the same as the owner of mounts, which borrows config
+ * and volume_id. */
+bool attach_owns(const struct node_config *config, const char *volume_id, dev_t number);
+struct mount_owner attach_owner(const struct node_config *config, const char *volume_id, bool block);
 
 /* Whether the newest generation's process came to serve before it ended. */
 bool attach_has_served(const struct node_config *config, const char *volume_id);

@@ -11,7 +11,6 @@
 #include "common/cleanup.h"
 #include "common/log.h"
 #include "common/strings.h"
-#include "node/loop_device.h"
 
 #define MOUNT_STACK_MAX 32 /* mounts on top of one another at one path, before we give up */
 
@@ -114,13 +113,19 @@ int mount_bind(const char *source, const char *path, bool readonly, struct error
 
 /* ---- taking away ---- */
 
+/* One of a kind that volumes have: whose it was cannot be told any more once it is gone. */
+static bool mount_is_device_node(const char *name)
+{
+    return str_starts_with(name, "loop") || str_starts_with(name, "ublkb") || str_starts_with(name, "sd");
+}
+
 bool mount_is_of(const struct mount_info *info, const struct mount_owner *owner)
 {
     const char *name = strrchr(info->root, '/');
 
-    if (owner->block && name && str_starts_with(name, "/loop"))
+    if (owner->block && name && mount_is_device_node(name + 1))
         return true;
-    return loop_device_is_ours(info->device, owner->backing_dir);
+    return owner->owns(owner, info->device);
 }
 
 static int mount_remove_top(const char *path, int flags, struct error *err)

@@ -7,6 +7,8 @@
 
 #include "common/error.h"
 
+struct node_config;
+
 struct mount_info {
     char *source;  /* "/dev/loop3"; for a bind mount of a device node: the file system that holds the node */
     char *root;    /* of the mount within its file system */
@@ -30,10 +32,12 @@ int mount_device(const char *device, const char *path, const char *fs_type, cons
  * writable. */
 int mount_bind(const char *source, const char *path, bool readonly, struct error *err);
 
-/* Which mounts are a volume's: others at the same path are never touched. */
+/* Which mounts are a volume's: others at the same path are never touched. Made by attach_owner(). */
 struct mount_owner {
-    const char *backing_dir; /* its file system lies on a loop device whose backing file is in here */
-    bool block;              /* or, of a block volume, it is the node of a loop device */
+    bool (*owns)(const struct mount_owner *owner, dev_t number); /* its file system lies on such a device */
+    const struct node_config *config;
+    const char *volume_id;
+    bool block; /* or, of a block volume, it is the node of a device of that kind */
 };
 bool mount_is_of(const struct mount_info *info, const struct mount_owner *owner);
 

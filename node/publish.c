@@ -13,7 +13,6 @@
 #include "common/io.h"
 #include "common/strings.h"
 #include "node/attach.h"
-#include "node/loop_device.h"
 #include "node/mount.h"
 #include "node/node.h"
 
@@ -75,15 +74,12 @@ static int publish_make_target(const struct publish_request *request, struct err
 static int publish_check_staging(struct node *node, const struct publish_request *request,
                                  const struct stage_record *record, struct error *err)
 {
-    _cleanup_free_ char *backing_dir = attach_backing_dir(&node->config, request->volume_id);
     _cleanup_mount_info_ struct mount_info mounted = {0};
 
-    if (!backing_dir)
-        return error_errno(err, ENOMEM, "cannot publish volume %s", request->volume_id);
     int r = mount_find(record->staging_path, &mounted, err);
     if (r && r != E_NOT_FOUND)
         return r;
-    if (r || !loop_device_is_ours(mounted.device, backing_dir))
+    if (r || !attach_owns(&node->config, request->volume_id, mounted.device))
         return error_set(err, E_PRECONDITION,
                          "volume %s is not mounted at %s any more: unstage it, and stage it again",
                          request->volume_id, record->staging_path);
@@ -107,8 +103,7 @@ static int publish_mount(struct node *node, const struct publish_request *reques
 static int publish_look(struct node *node, const struct publish_request *request,
                         const struct stage_record *record, bool *ret_there, struct error *err)
 {
-    _cleanup_free_ char *backing_dir = attach_backing_dir(&node->config, request->volume_id);
-    const struct mount_owner owner = {backing_dir, record->block};
+    const struct mount_owner owner = attach_owner(&node->config, request->volume_id, record->block);
     _cleanup_mount_info_ struct mount_info mounted = {0};
     bool readonly = !record->block && (request->readonly || record->readonly);
 
@@ -116,8 +111,8 @@ static int publish_look(struct node *node, const struct publish_request *request
     int r = mount_find(request->target_path, &mounted, NULL);
     if (r == E_NOT_FOUND)
         return 0;
-    if (r || !backing_dir)
-        return error_set(err, r ? r : -ENOMEM, "cannot tell what is mounted at %s", request->target_path);
+    if (r)
+        return error_set(err, r, "cannot tell what is mounted at %s", request->target_path);
     if (!publish_find(record, request->target_path) || !mount_is_of(&mounted, &owner))
         return error_set(err, E_PRECONDITION, "%s is taken: %s (%s) is mounted there", request->target_path,
                          mounted.source, mounted.fs_type);
@@ -128,7 +123,8 @@ static int publish_look(struct node *node, const struct publish_request *request
             return r;
         *ret_there = str_equal(strrchr(mounted.root, '/'), strrchr(device.path, '/'));
     } else {
-        *ret_there = loop_device_is_ours(mounted.device, backing_dir) && mounted.readonly == readonly;
+        *ret_there =
+            attach_owns(&node->config, request->volume_id, mounted.device) && mounted.readonly == readonly;
     }
     return *ret_there ? 0 : mount_remove(request->target_path, &owner, err);
 }
@@ -203,10 +199,7 @@ static int publish_unpublish_locked(struct node *node, const char *volume_id, co
         error_done(err);
         return 0;
     }
-    _cleanup_free_ char *backing_dir = attach_backing_dir(&node->config, volume_id);
-    const struct mount_owner owner = {backing_dir, record.block};
-    if (!backing_dir)
-        return error_errno(err, ENOMEM, "cannot unmount %s", target_path);
+    const struct mount_owner owner = attach_owner(&node->config, volume_id, record.block);
     r = mount_remove(target_path, &owner, err);
     if (!r)
         r = publish_remove_target(target_path, err);

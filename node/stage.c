@@ -81,11 +81,8 @@ static int stage_locked(struct node *node, const struct stage_request *request, 
 static int stage_unmount(struct node *node, const struct stage_record *record, const char *path, bool lazily,
                          struct error *err)
 {
-    _cleanup_free_ char *backing_dir = attach_backing_dir(&node->config, record->volume_id);
-    const struct mount_owner owner = {backing_dir, record->block};
+    const struct mount_owner owner = attach_owner(&node->config, record->volume_id, record->block);
 
-    if (!backing_dir)
-        return error_errno(err, ENOMEM, "cannot unmount %s", path);
     return lazily ? mount_remove_lazily(path, &owner, err) : mount_remove(path, &owner, err);
 }
 
@@ -224,7 +221,9 @@ static int stage_record_begin(struct node *node, const struct stage_request *req
         return 0;
     str_copy(record->volume_id, sizeof(record->volume_id), request->volume_id);
     str_copy(record->boot_id, sizeof(record->boot_id), node->config.boot_id);
+    str_copy(record->attach, sizeof(record->attach), "fuse");
     record->epoch = request->epoch;
+    record->sessions = 1;
     record->block = request->block;
     record->single = request->single;
     record->readonly = attachment->readonly;

@@ -95,6 +95,24 @@ static int stage_record_read_publishes(json_t *array, struct stage_record *recor
     return 0;
 }
 
+/* What records of before these members stand for. */
+static int stage_record_read_attach(json_t *object, struct stage_record *record, struct error *err)
+{
+    const char *attach = "fuse";
+    int r;
+
+    record->sessions = 1;
+    if ((r = record_get_optional_string(object, "attach", &attach, err)) ||
+        (r = record_get_optional_uint64(object, "path_timeout_ms", &record->path_timeout_ms, err)) ||
+        (r = record_get_optional_uint64(object, "lease_ms", &record->lease_ms, err)) ||
+        (r = record_get_optional_uint64(object, "sessions", &record->sessions, err)))
+        return r;
+    if (!str_copy(record->attach, sizeof(record->attach), attach))
+        return error_set(err, E_CORRUPT, "stage.json: attach \"%s\" is of no way that this build knows",
+                         attach);
+    return 0;
+}
+
 static int stage_record_read(json_t *object, struct stage_record *record, struct error *err)
 {
     const char *id, *boot_id, *staging, *fs_type, *options;
@@ -116,6 +134,8 @@ static int stage_record_read(json_t *object, struct stage_record *record, struct
     if (!id_volume_valid(id) || !str_copy(record->volume_id, sizeof(record->volume_id), id) ||
         !str_copy(record->boot_id, sizeof(record->boot_id), boot_id))
         return error_set(err, E_CORRUPT, "stage.json: volume_id or boot_id is not one");
+    if ((r = stage_record_read_attach(object, record, err)))
+        return r;
     record->staging_path = strdup(staging);
     record->fs_type = strdup(fs_type);
     record->mount_options = strdup(options);
@@ -159,11 +179,14 @@ int stage_record_save(const char *state_dir, const struct stage_record *record, 
         json_array_append_new(publishes,
                               json_pack("{s:s, s:b}", "target_path", record->publishes[i].target_path,
                                         "readonly", record->publishes[i].readonly));
-    object = json_pack("{s:s, s:s, s:I, s:b, s:b, s:b, s:b, s:s, s:s, s:s, s:o}", "volume_id",
-                       record->volume_id, "boot_id", record->boot_id, "epoch", (json_int_t)record->epoch,
-                       "block", record->block, "readonly", record->readonly, "single", record->single,
-                       "complete", record->complete, "staging_path", record->staging_path, "fs_type",
-                       record->fs_type, "mount_options", record->mount_options, "publishes", publishes);
+    object =
+        json_pack("{s:s, s:s, s:I, s:I, s:I, s:s, s:I, s:b, s:b, s:b, s:b, s:s, s:s, s:s, s:o}", "volume_id",
+                  record->volume_id, "attach", record->attach, "path_timeout_ms",
+                  (json_int_t)record->path_timeout_ms, "lease_ms", (json_int_t)record->lease_ms, "sessions",
+                  (json_int_t)record->sessions, "boot_id", record->boot_id, "epoch",
+                  (json_int_t)record->epoch, "block", record->block, "readonly", record->readonly, "single",
+                  record->single, "complete", record->complete, "staging_path", record->staging_path,
+                  "fs_type", record->fs_type, "mount_options", record->mount_options, "publishes", publishes);
     if (!object)
         return error_set(err, E_INVALID_ARGUMENT, "volume %s: a path or option is not UTF-8",
                          record->volume_id);

@@ -14,6 +14,7 @@
 
 #define STAGE_RECORD_FORMAT 1
 #define STAGE_PUBLISHES_MAX 64
+#define STAGE_ATTACH_SIZE 8
 
 struct stage_publish {
     char *target_path;
@@ -25,10 +26,15 @@ struct stage_record {
     char boot_id[ID_BOOT_LENGTH +
                  1]; /* of the host that staged it: another one means that its processes are gone */
     uint64_t epoch;
-    bool block;    /* volumeMode Block: no file system of ours */
-    bool readonly; /* the attachment is */
-    bool single;   /* SINGLE_NODE_SINGLE_WRITER: one target path only */
-    bool complete; /* staging got to its end */
+    bool block;                     /* volumeMode Block: no file system of ours */
+    bool readonly;                  /* the attachment is */
+    bool single;                    /* SINGLE_NODE_SINGLE_WRITER: one target path only */
+    bool complete;                  /* staging got to its end */
+    char attach[STAGE_ATTACH_SIZE]; /* the way that was chosen: "fuse", "ublk" or "iscsi" (node/attach_way.h)
+                                     */
+    uint64_t path_timeout_ms;       /* 0: I/O waits for ever */
+    uint64_t lease_ms;              /* 0: none */
+    uint64_t sessions;              /* data sessions */
     char *staging_path;
     char *fs_type;       /* "" for block */
     char *mount_options; /* comma-separated */

@@ -1,0 +1,296 @@
+/* Starting and adopting mooring-device and its mooring-holder. Called by attach.c. */
+#include "node/attach_device.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/cleanup.h"
+#include "common/log.h"
+#include "common/record.h"
+#include "common/secret.h"
+#include "common/strings.h"
+#include "common/time.h"
+#include "node/attach_files.h"
+#include "node/loop_device.h"
+#include "node/process.h"
+#include "node/takeover.h"
+
+#define POLL_MS 10
+#define HOLDER_MS 5000
+#define RESTART_CALL_MS 5000
+
+unsigned attach_device_left_ms(uint64_t deadline_ms)
+{
+    uint64_t now_ms = time_now_ms();
+
+    return deadline_ms > now_ms ? (unsigned)(deadline_ms - now_ms) : 1;
+}
+
+/* ---- starting ---- */
+
+static int attach_device_spawn_holder(const struct node_config *config, const struct attach_files *paths,
+                                      struct error *err)
+{
+    _cleanup_free_ char *program = str_format("%s/mooring-holder", config->libexec_dir);
+    const char *argv[] = {program, "--socket", paths->holder_socket, NULL};
+
+    if (!program)
+        return error_errno(err, ENOMEM, "cannot start mooring-holder");
+    int r = process_stop(paths->holder_pid, SIGTERM, HOLDER_MS, err); /* one that holds nothing */
+    return r ? r : process_spawn(paths->holder_pid, paths->log, argv, err);
+}
+
+static int attach_device_spawn(const struct node_config *config, const struct attach_files *paths,
+                               struct error *err)
+{
+    _cleanup_free_ char *program = str_format("%s/mooring-device", config->libexec_dir);
+    const char *argv[] = {program, "--state", paths->dir, NULL};
+
+    if (!program)
+        return error_errno(err, ENOMEM, "cannot start mooring-device");
+    return process_spawn(paths->device_pid, paths->log, argv, err);
+}
+
+/* A new generation of this attachment, written down for the process that is started next. */
+static int attach_device_grant(const struct node_config *config, struct storage *storage,
+                               const struct attach_files *paths, const struct storage_attachment *attachment,
+                               unsigned timeout_ms, struct error *err)
+{
+    struct storage_grant grant;
+
+    int r = storage_generation_grant(storage, attachment->volume_id, attachment->epoch,
+                                     attachment->generation, timeout_ms, &grant, err);
+    if (r)
+        return r;
+    r = attach_files_write(config, paths, attachment, &grant, err);
+    secret_wipe(&grant, sizeof(grant));
+    return r;
+}
+
+/* ---- waiting until it serves ---- */
+/* "loop_device" is what a mooring-device of before "block_device" writes: it may be older than we are. */
+static int attach_device_path(json_t *status, const char **ret, struct error *err)
+{
+    int r = record_get_optional_string(status, "block_device", ret, err);
+
+    return r || *ret ? r : record_get_optional_string(status, "loop_device", ret, err);
+}
+
+/* One look at status.json. 0: ready, ret is set. E_UNAVAILABLE: not yet, why in the text. */
+static int attach_device_look_at(const struct attach_files *paths, struct attach_device *ret,
+                                 struct error *err)
+{
+    _cleanup_json_ json_t *object = NULL;
+    const char *state = "starting", *problem = "", *device = NULL;
+    uint64_t status_pid = 0, generation = 0;
+    pid_t pid;
+
+    if (!process_alive(paths->device_pid, &pid))
+        return error_set(err, E_UNAVAILABLE, "mooring-device has ended; its last words are in %s",
+                         paths->log);
+    if (attach_files_ending(paths))
+        return error_set(err, E_UNAVAILABLE, "mooring-device is ending");
+    int r = attach_files_load(paths, "status.json", &object, err);
+    if (r && r != E_NOT_FOUND)
+        return r;
+    if (r || record_get_optional_uint64(object, "pid", &status_pid, NULL) || status_pid != (uint64_t)pid)
+        return error_set(err, E_UNAVAILABLE, "mooring-device is starting");
+    if ((r = record_get_string(object, "state", &state, err)) ||
+        (r = record_get_optional_string(object, "error", &problem, err)) ||
+        (r = attach_device_path(object, &device, err)) ||
+        (r = record_get_uint64(object, "generation", &generation, err)))
+        return r;
+    if (str_equal(state, "failed"))
+        return error_set(err, E_PRECONDITION, "the storage server refused the device: %s", problem);
+    if (!str_equal(state, "ready") || !device)
+        return error_set(err, E_UNAVAILABLE, "mooring-device is %s: %s", state, problem);
+    r = loop_device_verify(device, paths->mount_point, err);
+    if (r)
+        return r;
+    ret->path = strdup(device);
+    ret->generation = generation;
+    ret->problem = strdup(problem);
+    return ret->path && ret->problem ? 0 : error_errno(err, ENOMEM, "cannot keep the device");
+}
+
+int attach_device_wait(const struct node_config *config, const char *volume_id, uint64_t deadline_ms,
+                       struct attach_device *ret, struct error *err)
+{
+    _cleanup_attach_files_ struct attach_files paths = {0};
+
+    int r = attach_files_init(&paths, config, volume_id, err);
+    if (r)
+        return r;
+    for (;;) {
+        _cleanup_error_ struct error why = {0};
+
+        r = attach_device_look_at(&paths, ret, &why);
+        if (r != E_UNAVAILABLE || !process_alive(paths.device_pid, NULL)) {
+            error_move(err, &why);
+            return r;
+        }
+        if (time_now_ms() >= deadline_ms)
+            return error_set(err, E_DEADLINE, "the device is not there yet: %s", error_text(&why));
+        poll(NULL, 0, POLL_MS);
+    }
+}
+
+static int attach_device_launch(const struct node_config *config, struct storage *storage,
+                                const struct attach_files *paths, const struct storage_attachment *attachment,
+                                unsigned timeout_ms, struct error *err)
+{
+    int r = attach_device_grant(config, storage, paths, attachment, timeout_ms, err);
+
+    if (!r && !takeover_holds(paths->holder_pid, paths->mount_point))
+        r = attach_device_spawn_holder(config, paths, err);
+    return r ? r : attach_device_spawn(config, paths, err);
+}
+
+static int attach_device_start(const struct node_config *config, struct storage *storage,
+                               const struct storage_attachment *attachment, uint64_t deadline_ms,
+                               struct error *err)
+{
+    _cleanup_attach_files_ struct attach_files paths = {0};
+    uint64_t epoch = 0;
+
+    int r = attach_files_init(&paths, config, attachment->volume_id, err);
+    if (r)
+        return r;
+    r = attach_files_epoch(&paths, &epoch, NULL);
+    if (r && r != E_NOT_FOUND)
+        return error_set(err, r, "cannot read device.json of volume %s", attachment->volume_id);
+    bool lives = process_alive(paths.device_pid, NULL);
+    if (lives && epoch != attachment->epoch)
+        return error_set(err, E_STALE, "a device of epoch %llu still runs", (unsigned long long)epoch);
+    if (lives && attach_files_ending(&paths)) {
+        r = process_stop(paths.device_pid, 0, attach_device_left_ms(deadline_ms), err); /* no signal: waits */
+        if (r)
+            return error_wrap(err,
+                              "volume %s is still being unstaged: its device ends when its last user has "
+                              "closed it and its storage server has what was written",
+                              attachment->volume_id);
+        lives = false;
+    }
+    if (lives)
+        return 0;
+    return attach_device_launch(config, storage, &paths, attachment, attach_device_left_ms(deadline_ms), err);
+}
+
+int attach_device_succeed(const struct node_config *config, struct storage *storage,
+                          const struct attach_files *paths, const char *volume_id, uint64_t epoch,
+                          unsigned timeout_ms, struct error *err)
+{
+    _cleanup_attachment_ struct storage_attachment attachment = {0};
+
+    int r = storage_attachment_get(storage, volume_id, timeout_ms, &attachment, err);
+    if (r == E_NOT_FOUND || r == E_PERMISSION || (!r && attachment.epoch != epoch) ||
+        (!r && attachment.removing)) {
+        error_done(err);
+        r = attach_files_mark_end(paths, false, err);
+    } else if (!r) {
+        r = attach_device_grant(config, storage, paths, &attachment, timeout_ms, err);
+    }
+    return r ? r : attach_device_spawn(config, paths, err);
+}
+
+static int attach_device_explain_lost(const char *volume_id, struct error *err)
+{
+    return error_set(
+        err, E_PRECONDITION,
+        "volume %s has lost its block device on this node, for its mooring-holder ended: its I/O "
+        "ends with an error; stop what uses it, unpublish it from all its paths, and unstage it",
+        volume_id);
+}
+
+static int attach_device_check_kept(const struct node_config *config, const char *volume_id, bool published,
+                                    struct error *err)
+{
+    _cleanup_attach_files_ struct attach_files paths = {0};
+
+    int r = attach_files_init(&paths, config, volume_id, err);
+    if (r || process_alive(paths.device_pid, NULL))
+        return r;
+    bool kept = published ? takeover_keeps_device(paths.holder_pid, paths.mount_point)
+                          : takeover_holds(paths.holder_pid, paths.mount_point);
+    return kept ? 0 : attach_device_explain_lost(volume_id, err);
+}
+
+static int attach_device_restart(const struct node_config *config, struct storage *storage,
+                                 const char *volume_id, struct error *err)
+{
+    _cleanup_attach_files_ struct attach_files paths = {0};
+    uint64_t epoch;
+
+    int r = attach_files_init(&paths, config, volume_id, err);
+    if (!r)
+        r = attach_files_epoch(&paths, &epoch, err);
+    if (r || process_alive(paths.device_pid, NULL))
+        return r;
+    r = attach_device_check_kept(config, volume_id, true, err);
+    if (!r)
+        r = attach_device_succeed(config, storage, &paths, volume_id, epoch, RESTART_CALL_MS, err);
+    if (!r)
+        log_warning("volume %s: mooring-device had ended; its successor is started", volume_id);
+    return r;
+}
+
+static int attach_device_look(const struct node_config *config, const char *volume_id,
+                              struct attach_device *ret, struct error *err)
+{
+    _cleanup_attach_files_ struct attach_files paths = {0};
+    int r = attach_files_init(&paths, config, volume_id, err);
+
+    return r ? r : attach_device_look_at(&paths, ret, err);
+}
+
+static bool attach_device_has_served(const struct node_config *config, const char *volume_id)
+{
+    _cleanup_attach_files_ struct attach_files paths = {0};
+    _cleanup_json_ json_t *granted = NULL;
+    _cleanup_json_ json_t *status = NULL;
+    uint64_t generation = 0, served = 0;
+    const char *state = "";
+
+    if (attach_files_init(&paths, config, volume_id, NULL) ||
+        attach_files_load(&paths, "status.json", &status, NULL) ||
+        attach_files_load(&paths, "device.json", &granted, NULL))
+        return false;
+    record_get_optional_uint64(granted, "generation", &generation, NULL);
+    record_get_optional_uint64(status, "generation", &served, NULL);
+    record_get_optional_string(status, "state", &state, NULL);
+    attach_files_wipe(granted);
+    return served == generation && (str_equal(state, "ready") || str_equal(state, "waiting"));
+}
+
+static int attach_device_watch(const struct node_config *config, const char *volume_id)
+{
+    _cleanup_attach_files_ struct attach_files paths = {0};
+
+    return attach_files_init(&paths, config, volume_id, NULL) ? -1 : process_open(paths.device_pid);
+}
+
+static bool attach_device_owns(const struct node_config *config, const char *volume_id, dev_t number)
+{
+    _cleanup_attach_files_ struct attach_files paths = {0};
+
+    return attach_files_init(&paths, config, volume_id, NULL) == 0 &&
+           loop_device_is_ours(number, paths.mount_point);
+}
+
+const struct attach_way attach_device_way = {
+    .start = attach_device_start,
+    .wait_ready = attach_device_wait,
+    .look = attach_device_look,
+    .end = attach_device_end,
+    .kill = attach_device_kill,
+    .sweep = attach_device_sweep,
+    .owns = attach_device_owns,
+    .check_kept = attach_device_check_kept,
+    .restart = attach_device_restart,
+    .watch = attach_device_watch,
+    .has_served = attach_device_has_served,
+};

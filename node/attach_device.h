@@ -1,0 +1,26 @@
+/* The ways "fuse" and "ublk": a mooring-device and its mooring-holder. Which of the two frontends it uses is
+ * device.json's "attach"; the rest is the same. */
+#pragma once
+
+#include "node/attach_way.h"
+
+extern const struct attach_way attach_device_way;
+
+/* ---- shared by attach_device.c and attach_device_end.c ---- */
+
+struct attach_files;
+
+unsigned attach_device_left_ms(uint64_t deadline_ms);
+
+/* A successor that takes over. The holder is never started here: with a new one the device would begin anew.
+ */
+int attach_device_succeed(const struct node_config *config, struct storage *storage,
+                          const struct attach_files *paths, const char *volume_id, uint64_t epoch,
+                          unsigned timeout_ms, struct error *err);
+int attach_device_wait(const struct node_config *config, const char *volume_id, uint64_t deadline_ms,
+                       struct attach_device *ret, struct error *err);
+
+int attach_device_end(const struct node_config *config, struct storage *storage, const char *volume_id,
+                      unsigned timeout_ms, struct error *err);
+int attach_device_kill(const struct node_config *config, const char *volume_id, struct error *err);
+int attach_device_sweep(const struct node_config *config, const char *volume_id, struct error *err);

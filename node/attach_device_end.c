@@ -1,0 +1,122 @@
+/* Ending mooring-device and its mooring-holder: in good order, or at any price. Called by attach.c. */
+#include "node/attach_device.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include "common/cleanup.h"
+#include "common/log.h"
+#include "common/record.h"
+#include "common/secret.h"
+#include "common/strings.h"
+#include "common/time.h"
+#include "node/attach_files.h"
+#include "node/loop_device.h"
+#include "node/mount.h"
+#include "node/process.h"
+#include "node/takeover.h"
+
+#define KILL_MS 10000
+#define HOLDER_MS 5000
+
+/*
+ * A dead device may have answered writes that its holder's log still has: a successor delivers them.
+ * E_NOT_FOUND when they have nowhere to go, for the attachment is gone or newer; a refusal of the successor
+ * for good is left to its end.
+ */
+static int attach_device_deliver(const struct node_config *config, struct storage *storage,
+                                 const struct attach_files *paths, const char *volume_id,
+                                 uint64_t deadline_ms, struct error *err)
+{
+    _cleanup_attachment_ struct storage_attachment attachment = {0};
+    _cleanup_attach_device_ struct attach_device device = {0};
+    uint64_t epoch = 0;
+
+    int r = attach_files_epoch(paths, &epoch, err);
+    if (r)
+        return r;
+    r = storage_attachment_get(storage, volume_id, attach_device_left_ms(deadline_ms), &attachment, err);
+    if (!r && attachment.epoch != epoch)
+        return error_set(err, E_NOT_FOUND, "the attachment of epoch %llu is gone", (unsigned long long)epoch);
+    if (r && r != E_PERMISSION)
+        return r;
+    error_done(err);
+    r = attach_device_succeed(config, storage, paths, volume_id, epoch, attach_device_left_ms(deadline_ms),
+                              err);
+    if (!r)
+        r = attach_device_wait(config, volume_id, deadline_ms, &device, err);
+    if (r != E_PRECONDITION)
+        return r;
+    error_done(err);
+    return 0;
+}
+
+/* SIGTERM, and the end of the device in order. What it could not finish is still in the holder. */
+static int attach_device_finish(const struct attach_files *paths, uint64_t deadline_ms, struct error *err)
+{
+    int r = attach_files_mark_end(paths, true, err);
+
+    if (!r)
+        r = process_stop(paths->device_pid, SIGTERM, attach_device_left_ms(deadline_ms), err);
+    if (!r && takeover_holds(paths->holder_pid, paths->mount_point))
+        return error_set(err, E_UNAVAILABLE, "mooring-device died before its end: try again");
+    return r;
+}
+
+int attach_device_end(const struct node_config *config, struct storage *storage, const char *volume_id,
+                      unsigned timeout_ms, struct error *err)
+{
+    uint64_t deadline_ms = time_now_ms() + timeout_ms;
+    _cleanup_attach_files_ struct attach_files paths = {0};
+
+    int r = attach_files_init(&paths, config, volume_id, err);
+    if (!r && !process_alive(paths.device_pid, NULL) && takeover_holds(paths.holder_pid, paths.mount_point))
+        r = attach_device_deliver(config, storage, &paths, volume_id, deadline_ms, err);
+    if (r == E_NOT_FOUND) {
+        log_warning("volume %s: what its device had not flushed is dropped: %s", volume_id, error_text(err));
+        error_done(err);
+        return attach_device_sweep(config, volume_id, err);
+    }
+    if (!r && process_alive(paths.device_pid, NULL))
+        r = attach_device_finish(&paths, deadline_ms, err);
+    if (!r)
+        r = process_stop(paths.holder_pid, SIGTERM, HOLDER_MS, err);
+    if (r)
+        return error_wrap(err, "volume %s", volume_id);
+    /* A device that had died before it had anything to lose leaves its loop device and mount to us. */
+    return attach_device_sweep(config, volume_id, err);
+}
+
+int attach_device_kill(const struct node_config *config, const char *volume_id, struct error *err)
+{
+    _cleanup_attach_files_ struct attach_files paths = {0};
+
+    int r = attach_files_init(&paths, config, volume_id, err);
+    if (r)
+        return r;
+    /* A dying thread may wait for an answer on the very mount that its process served: abort that first. */
+    process_stop(paths.device_pid, SIGKILL, 0, NULL);
+    umount2(paths.mount_point, MNT_FORCE | UMOUNT_NOFOLLOW);
+    r = process_stop(paths.device_pid, SIGKILL, KILL_MS, err);
+    if (!r)
+        r = process_stop(paths.holder_pid, SIGKILL, KILL_MS, err);
+    return r ? error_wrap(err, "volume %s", volume_id) : 0;
+}
+
+int attach_device_sweep(const struct node_config *config, const char *volume_id, struct error *err)
+{
+    _cleanup_attach_files_ struct attach_files paths = {0};
+
+    int r = attach_files_init(&paths, config, volume_id, err);
+    if (!r)
+        r = attach_device_kill(config, volume_id, err);
+    if (!r)
+        r = loop_device_release(paths.mount_point, err);
+    if (!r)
+        r = mount_remove_lazily(paths.mount_point, NULL, err);
+    return r ? error_wrap(err, "volume %s", volume_id) : 0;
+}
