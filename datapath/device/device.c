@@ -15,7 +15,6 @@
 #include "common/size.h"
 #include "common/strings.h"
 #include "datapath/device/boot_id.h"
-#include "datapath/device/fuse_mount.h"
 #include "datapath/device/holder_client.h"
 
 #define HOLDER_WAIT_MS 10000u
@@ -30,13 +29,11 @@ static void session_refused(struct device *device, int number);
 static void session_usable(struct device *device);
 static void session_lost(void *context, const char *why, bool fatal);
 static void bring_up(struct device *device);
-static int mount_work(struct loop_work *work);
-static void mount_done(struct loop_op *op, int res, unsigned flags);
+static int open_work(struct loop_work *work);
+static void open_done(struct loop_op *op, int res, unsigned flags);
 static int attach_work(struct loop_work *work);
 static void attach_done(struct loop_op *op, int res, unsigned flags);
 static void device_leave(struct device *device);
-
-static const char *const fuse_names[FUSE_CHANNELS] = {"fuse0", "fuse1"};
 
 /* ---- jobs ---- */
 
@@ -53,7 +50,7 @@ void device_job_start(struct device *device, int (*work)(struct loop_work *work)
 
 static bool device_stands(const struct device *device)
 {
-    return device->phase >= DEVICE_PHASE_SERVE || device->adopted;
+    return device->phase >= DEVICE_PHASE_SERVE || device->frontend->adopted;
 }
 
 void device_tell(struct device *device, const char *why)
@@ -76,7 +73,7 @@ void device_tell(struct device *device, const char *why)
 
 /* ---- failing ---- */
 
-/* For good: every I/O ends with EIO. Without a mount there is nothing to serve: the process ends. */
+/* For good: every I/O ends with EIO. Without a block device there is nothing to serve: the process ends. */
 static void device_fail(struct device *device, const char *why)
 {
     device->failed = true;
@@ -87,18 +84,18 @@ static void device_fail(struct device *device, const char *why)
         device_tell(device, why);
     else
         status_writer_set(&device->status, DEVICE_FAILED, why);
-    if (device->phase == DEVICE_PHASE_START && !device->adopted)
+    if (device->phase == DEVICE_PHASE_START && !device->frontend->adopted)
         loop_stop(device->loop);
     else if (device->phase == DEVICE_PHASE_START)
         bring_up(device);
 }
 
-/* Beside the job, which may be waiting for the very mount. */
+/* Beside the job, which may be waiting for the very block device. */
 static int abort_work(struct loop_work *work)
 {
     struct device *device = container_of(work, struct device, abort);
     _cleanup_error_ struct error err = {0};
-    int r = fuse_abort(device->state->mount_point, &err);
+    int r = device->frontend->ops->abort(device->frontend, &err);
     if (r)
         log_error("%s", error_text(&err));
     return r;
@@ -111,27 +108,20 @@ static void abort_done(struct loop_op *op, int res, unsigned flags)
     (void)flags;
 }
 
-/* Nobody reads the mount any more: where it still lives, its users would wait for ever. */
-static void frontend_gone(void *context, int result)
+static void frontend_gone(void *context, const char *why, bool abort)
 {
     struct device *device = context;
-    if (device->phase >= DEVICE_PHASE_END_UNMOUNT || device->failed)
+    if (device->phase >= DEVICE_PHASE_END_CLOSE || device->failed)
         return;
-    char words[128];
-    if (result == -ENODEV) {
-        snprintf(words, sizeof words, "the FUSE mount was taken away");
-    } else {
-        snprintf(words, sizeof words, "the FUSE mount cannot be read (%s) and was aborted",
-                 error_name(result));
+    if (abort)
         loop_offload(device->loop, &device->abort);
-    }
-    device_fail(device, words);
+    device_fail(device, why);
 }
 
 static void log_relieved(void *context, int result)
 {
     struct device *device = context;
-    fuse_frontend_resume(&device->frontend, result);
+    device->frontend->ops->resume(device->frontend, result);
 }
 
 /* ---- the session ---- */
@@ -236,64 +226,30 @@ static void session_lost(void *context, const char *why, bool fatal)
 
 static void bring_up(struct device *device)
 {
-    device->phase = DEVICE_PHASE_MOUNT;
-    device_job_start(device, mount_work, mount_done);
+    device->phase = DEVICE_PHASE_OPEN;
+    device_job_start(device, open_work, open_done);
 }
 
-/* Loop devices over the file of a mount that is dead: nothing can be read there any more. */
-static int clear_dead_loops(struct device *device, struct error *err)
-{
-    char path[LOOP_DEVICE_PATH_MAX];
-    int r;
-    while ((r = loop_device_find(device->file, path, err)) == 0) {
-        r = loop_device_clear(path, device->file, err);
-        if (r)
-            return error_wrap(err, "left by an earlier mooring-device that nobody took over");
-    }
-    if (r == E_NOT_FOUND)
-        error_done(err);
-    return r == E_NOT_FOUND ? 0 : r;
-}
-
-/* Each descriptor is the holder's before the next step: a crash in between leaves what can be taken over. */
-static int mount_work(struct loop_work *work)
+static int open_work(struct loop_work *work)
 {
     struct device *device = container_of(work, struct device, job);
-    struct error *err = &device->job_error;
-    int *fds = device->fuse_fds;
-    int r = 0;
-    if (fds[0] < 0) {
-        r = clear_dead_loops(device, err);
-        r = r ? r : fuse_mount(device->state->mount_point, device->state->volume_id, &fds[0], err);
-        r = r ? r : holder_client_put(device->holder, fuse_names[0], fds[0], err);
-    }
-    if (r == 0 && fds[1] < 0) {
-        r = fuse_clone(fds[0], &fds[1], err);
-        r = r ? r : holder_client_put(device->holder, fuse_names[1], fds[1], err);
-    }
-    return r;
+    return device->frontend->ops->open(device->frontend, &device->job_error);
 }
 
-static void mount_done(struct loop_op *op, int res, unsigned flags)
+static void open_done(struct loop_op *op, int res, unsigned flags)
 {
     (void)flags;
     struct device *device = container_of(op, struct device, job.op);
     device->job_running = false;
     if (res) {
-        device->adopted = false;
+        device->frontend->adopted = false;
         device->phase = DEVICE_PHASE_START;
         device_fail(device, error_text(&device->job_error));
         return;
     }
-    for (int i = 0; i < FUSE_CHANNELS; i++)
-        fuse_frontend_add(&device->frontend, device->fuse_fds[i]);
-    if (device->adopted && fuse_frontend_resend(&device->frontend) < 0) {
-        _cleanup_error_ struct error err = {0};
-        fuse_abort(device->state->mount_point, &err);
-        device_fail(device,
-                    "this kernel has no FUSE_NOTIFY_RESEND (Linux 6.9): the requests that the crashed "
-                    "process had taken are lost, the block device was aborted");
-    }
+    _cleanup_error_ struct error err = {0};
+    if (device->frontend->ops->serve(device->frontend, &err))
+        device_fail(device, error_text(&err));
     device->phase = DEVICE_PHASE_ATTACH;
     device_job_start(device, attach_work, attach_done);
 }
@@ -301,12 +257,7 @@ static void mount_done(struct loop_op *op, int res, unsigned flags)
 static int attach_work(struct loop_work *work)
 {
     struct device *device = container_of(work, struct device, job);
-    int r = loop_device_find(device->file, device->loop_path, &device->job_error);
-    if (r != E_NOT_FOUND || device->failed)
-        return r;
-    error_done(&device->job_error);
-    return loop_device_create(device->file, (uint32_t)device->state->block_size_bytes,
-                              device->state->read_only, device->loop_path, &device->job_error);
+    return device->frontend->ops->attach(device->frontend, device->failed, &device->job_error);
 }
 
 /* The holder never speaks first: its end is all that can be heard here. The volume goes on, for now. */
@@ -318,7 +269,7 @@ static void holder_gone(struct loop_op *op, int res, unsigned flags)
     if (device->phase >= DEVICE_PHASE_END_LOGOUT)
         return;
     log_error("mooring-holder has ended: a crash of this process is no longer survived");
-    status_writer_set_device(&device->status, device->loop_path, false);
+    status_writer_set_device(&device->status, device->frontend->path, false);
 }
 
 static void attach_done(struct loop_op *op, int res, unsigned flags)
@@ -328,10 +279,7 @@ static void attach_done(struct loop_op *op, int res, unsigned flags)
     device->job_running = false;
     device->phase = DEVICE_PHASE_SERVE;
     if (res == 0)
-        status_writer_set_device(&device->status, device->loop_path, device->frontend.kernel_resends);
-    if (res == 0 && !device->frontend.kernel_resends)
-        log_warning(
-            "this kernel has no FUSE_NOTIFY_RESEND (Linux 6.9): a crash of this process is not survived");
+        status_writer_set_device(&device->status, device->frontend->path, device->frontend->take_over);
     loop_poll(device->loop, &device->holder_op, device->holder, POLLIN);
     if (res && !device->failed)
         device_fail(device, error_text(&device->job_error));
@@ -344,62 +292,39 @@ static void attach_done(struct loop_op *op, int res, unsigned flags)
 
 /* ---- start ---- */
 
-static int open_log(struct device *device, struct error *err)
+/* The log and what the frontend finds of a predecessor go together: what a log of another epoch, or none, was
+ * lost for must be ended before the new log stands in the holder, where a next start would take it for its
+ * own.
+ */
+static int adopt(struct device *device, struct error *err)
 {
     const struct device_state *state = device->state;
+    struct frontend *frontend = device->frontend;
     int r = holder_client_get(device->holder, "log", &device->log_fd, err);
     if (r == 0)
         r = replay_log_adopt(&device->log, device->log_fd, state->volume_id, state->epoch, err);
-    if (r == 0)
-        return 0;
-    if (r != E_NOT_FOUND && r != E_STALE)
+    bool log_ours = r == 0;
+    if (r && r != E_NOT_FOUND && r != E_STALE)
         return r;
-    if (r == E_STALE) {
+    if (r == E_STALE)
         log_warning("%s", error_text(err));
-        error_done(err);
-        r = fuse_abort(state->mount_point, err); /* adopt_mount() sees that it is dead */
-        if (r)
-            return r;
-    }
     error_done(err);
+    r = frontend->ops->adopt(frontend, log_ours, err);
+    if (r || log_ours)
+        return r;
     device->log_fd = fd_close(device->log_fd);
     r = replay_log_create(&device->log, state->volume_id, state->epoch, state->log_size_bytes,
                           &device->log_fd, err);
     return r ? r : holder_client_put(device->holder, "log", device->log_fd, err);
 }
 
-/* A connection that was aborted or unmounted says so, and serves nobody. */
-static bool fuse_is_dead(int fd)
+static void tell_start(struct device *device)
 {
-    struct pollfd poll_fd = {.fd = fd};
-    return poll(&poll_fd, 1, 0) > 0 && (poll_fd.revents & (POLLERR | POLLNVAL));
-}
-
-/* Not the descriptors of another epoch's attachment, whose log open_log() destroyed: what that one's users
- * had written and not flushed is gone, and they must not go on as if it were not. */
-static int adopt_mount(struct device *device, struct error *err)
-{
-    for (int i = 0; i < FUSE_CHANNELS; i++) {
-        int r = holder_client_get(device->holder, fuse_names[i], &device->fuse_fds[i], err);
-        if (r && r != E_NOT_FOUND)
-            return r;
-        error_done(err);
-    }
-    if (fuse_is_dead(device->fuse_fds[0]) || fuse_is_dead(device->fuse_fds[1])) {
-        log_warning("the earlier FUSE mount is dead: it is made anew");
-        for (int i = 0; i < FUSE_CHANNELS; i++)
-            device->fuse_fds[i] = fd_close(device->fuse_fds[i]);
-    }
-    device->adopted = device->fuse_fds[0] >= 0;
-    if (device->adopted) {
-        device->status.status.code = DEVICE_WAITING;
-        if (loop_device_find(device->file, device->loop_path, err) == 0)
-            str_copy(device->status.status.loop_device, sizeof device->status.status.loop_device,
-                     device->loop_path);
-        error_done(err);
-    }
+    struct device_status *status = &device->status.status;
+    if (device->frontend->adopted)
+        status->code = DEVICE_WAITING;
+    str_copy(status->block_device, sizeof status->block_device, device->frontend->path);
     status_writer_flush(&device->status);
-    return 0;
 }
 
 /* The signal does not mean the volume (a pod stops): everything stays with the holder, as after a crash. A
@@ -431,6 +356,19 @@ static void signal_done(struct loop_op *op, int res, unsigned flags)
         device_leave(device);
 }
 
+static int init_frontend(struct device *device, struct error *err)
+{
+    struct frontend_parts parts = {.loop = device->loop,
+                                   .state = device->state,
+                                   .requests = &device->requests,
+                                   .log = &device->log,
+                                   .buffers = &device->buffers,
+                                   .holder = device->holder,
+                                   .gone = frontend_gone,
+                                   .context = device};
+    return frontend_new(&device->frontend, &parts, err);
+}
+
 static int init_parts(struct device *device, struct error *err)
 {
     static const struct initiator_events events = {.up = session_up, .lost = session_lost};
@@ -440,11 +378,6 @@ static int init_parts(struct device *device, struct error *err)
     replay_init(&device->replay, &device->requests, session_replayed, device);
     int r = initiator_init(&device->initiator, device->loop, state, &events, device, err);
     r = r ? r : buffers_init(&device->buffers, state->buffers_size_bytes, err);
-    r = r ? r
-          : fuse_frontend_init(&device->frontend, device->loop, state, &device->requests, &device->log,
-                               &device->buffers, err);
-    device->frontend.gone = frontend_gone;
-    device->frontend.context = device;
     return r;
 }
 
@@ -452,17 +385,18 @@ int device_init(struct device *device, struct loop *loop, const struct device_st
                 struct error *err)
 {
     *device = (struct device){.loop = loop, .state = state, .signal_fd = signal_fd};
-    device->holder = device->log_fd = device->fuse_fds[0] = device->fuse_fds[1] = -1;
+    device->holder = device->log_fd = -1;
     device->signal_op.done = signal_done;
     device->holder_op.done = holder_gone;
     device->abort = (struct loop_work){.work = abort_work, .op = {.done = abort_done}};
     device->replay_timer.done = replay_timer_done;
     device->replay_wait_ms = REPLAY_WAIT_MIN_MS;
-    snprintf(device->file, sizeof device->file, "%s/%s", state->mount_point, FUSE_PROTO_VOLUME_NAME);
     status_writer_init(&device->status, loop, state->dir_fd, state->generation);
     int r = holder_client_connect(state->dir_fd, HOLDER_WAIT_MS, &device->holder, err);
-    r = r ? r : open_log(device, err);
-    r = r ? r : adopt_mount(device, err);
+    r = r ? r : init_frontend(device, err);
+    r = r ? r : adopt(device, err);
+    if (r == 0)
+        tell_start(device);
     r = r ? r : init_parts(device, err);
     if (r) {
         device->status.status.code = DEVICE_FAILED;
@@ -483,12 +417,10 @@ void device_start(struct device *device)
 void device_done(struct device *device)
 {
     status_writer_flush(&device->status);
-    fuse_frontend_done(&device->frontend);
+    device->frontend = frontend_free(device->frontend);
     buffers_done(&device->buffers);
     replay_log_done(&device->log);
     error_done(&device->job_error);
-    for (int i = 0; i < FUSE_CHANNELS; i++)
-        fd_close(device->fuse_fds[i]);
     fd_close(device->log_fd);
     fd_close(device->holder);
 }

@@ -1,15 +1,14 @@
 /*
- * One attached volume: the holder's descriptors, the replay log, the session, the frontend and the loop
- * device, brought up, kept going, and ended in order. Everything runs on one loop; what blocks (mount, loop
- * device) is one job at a time on an offload thread.
+ * One attached volume: the holder's descriptors, the replay log, the session and the frontend, brought up,
+ * kept going, and ended in order. Everything runs on one loop; what blocks (the frontend's jobs) is one job
+ * at a time on an offload thread.
  */
 #pragma once
 
 #include "datapath/device/buffers.h"
-#include "datapath/device/fuse_frontend.h"
+#include "datapath/device/frontend.h"
 #include "datapath/device/identify.h"
 #include "datapath/device/initiator.h"
-#include "datapath/device/loop_device.h"
 #include "datapath/device/replay.h"
 #include "datapath/device/replay_log.h"
 #include "datapath/device/requests.h"
@@ -18,12 +17,12 @@
 
 enum device_phase {                      /* in time order */
                     DEVICE_PHASE_START,  /* until the first session is open */
-                    DEVICE_PHASE_MOUNT,  /* job: mount, clone, hand over to the holder */
-                    DEVICE_PHASE_ATTACH, /* job: find or make the loop device */
+                    DEVICE_PHASE_OPEN,   /* job: the frontend's open() */
+                    DEVICE_PHASE_ATTACH, /* job: its attach() */
                     DEVICE_PHASE_SERVE,
-                    DEVICE_PHASE_END_LOOP,    /* job: detach the loop device, until its last user is gone */
-                    DEVICE_PHASE_END_FLUSH,   /* a last flush */
-                    DEVICE_PHASE_END_UNMOUNT, /* job */
+                    DEVICE_PHASE_END_DETACH, /* job: its detach(), until the last user is gone */
+                    DEVICE_PHASE_END_FLUSH,  /* a last flush */
+                    DEVICE_PHASE_END_CLOSE,  /* job: its close() */
                     DEVICE_PHASE_END_LOGOUT,
                     DEVICE_PHASE_ENDED,
 };
@@ -37,13 +36,12 @@ struct device {
     struct identify identify;
     struct requests requests;
     struct replay replay;
-    struct fuse_frontend frontend;
+    struct frontend *frontend;
     struct status_writer status;
 
     enum device_phase phase;
     int holder; /* connection */
-    int log_fd, fuse_fds[FUSE_CHANNELS];
-    bool adopted;       /* the mount is a predecessor's */
+    int log_fd;
     bool failed;        /* for good */
     bool end_requested; /* SIGTERM, and device.json says "end" */
     bool leaving;       /* SIGTERM without that */
@@ -51,13 +49,11 @@ struct device {
     unsigned end_attempts;
     char end_error[128]; /* of the last flush; "" is none */
     int exit_code;
-    char file[4096]; /* the backing file's path */
-    char loop_path[LOOP_DEVICE_PATH_MAX];
 
     struct loop_work job;
     struct error job_error;
     bool job_running;
-    struct loop_work abort; /* of the mount; once */
+    struct loop_work abort; /* of the frontend; once */
     struct loop_op retry;
     struct loop_op replay_timer; /* in the gate REFUSED */
     bool replay_timer_armed;
@@ -75,7 +71,7 @@ int device_init(struct device *device, struct loop *loop, const struct device_st
 void device_start(struct device *device);
 void device_done(struct device *device);
 
-/* device_end.c: the orderly end. Goes on serving until the loop device's last user is gone. */
+/* device_end.c: the orderly end. Goes on serving until the block device's last user is gone. */
 void device_end(struct device *device);
 void device_end_session_lost(struct device *device);
 

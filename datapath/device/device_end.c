@@ -1,7 +1,7 @@
 /*
- * The orderly end (SIGTERM when device.json says "end"), in time order: detach the loop device (served until
- * its last user is gone), flush, unmount, log out, dismiss the holder. Runs on the device's loop; called by
- * device.c.
+ * The orderly end (SIGTERM when device.json says "end"), in time order: detach the block device (served until
+ * its last user is gone), flush, close the frontend, log out, dismiss the holder. Runs on the device's loop;
+ * called by device.c.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -10,18 +10,17 @@
 #include "common/cleanup.h"
 #include "common/log.h"
 #include "datapath/device/device.h"
-#include "datapath/device/fuse_mount.h"
 #include "datapath/device/holder_client.h"
 
 #define RETRY_MS 100u
-#define UNMOUNT_ATTEMPTS 50u
+#define CLOSE_ATTEMPTS 50u
 
 static int detach_work(struct loop_work *work);
 static void detach_done(struct loop_op *op, int res, unsigned flags);
 static void end_flush(struct device *device);
 static void end_flush_done(struct request *request, int result);
-static int unmount_work(struct loop_work *work);
-static void unmount_done(struct loop_op *op, int res, unsigned flags);
+static int close_work(struct loop_work *work);
+static void close_done(struct loop_op *op, int res, unsigned flags);
 static void end_logout(struct device *device);
 
 static void retry_done(struct loop_op *op, int res, unsigned flags)
@@ -29,10 +28,10 @@ static void retry_done(struct loop_op *op, int res, unsigned flags)
     (void)res;
     (void)flags;
     struct device *device = container_of(op, struct device, retry);
-    if (device->phase == DEVICE_PHASE_END_LOOP)
+    if (device->phase == DEVICE_PHASE_END_DETACH)
         device_job_start(device, detach_work, detach_done);
     else
-        device_job_start(device, unmount_work, unmount_done);
+        device_job_start(device, close_work, close_done);
 }
 
 static void retry_later(struct device *device)
@@ -48,12 +47,12 @@ void device_end(struct device *device)
     if (device->job_running || device->phase > DEVICE_PHASE_SERVE)
         return;
     if (device->phase == DEVICE_PHASE_START) {
-        if (device->adopted || !replay_log_empty(&device->log))
+        if (device->frontend->adopted || !replay_log_empty(&device->log))
             return; /* there are users, or answered writes: serve first, then end */
         end_logout(device);
         return;
     }
-    device->phase = DEVICE_PHASE_END_LOOP;
+    device->phase = DEVICE_PHASE_END_DETACH;
     device->end_attempts = 0;
     device_tell(device, device->failed ? device->status.status.error : NULL);
     device_job_start(device, detach_work, detach_done);
@@ -62,9 +61,7 @@ void device_end(struct device *device)
 static int detach_work(struct loop_work *work)
 {
     struct device *device = container_of(work, struct device, job);
-    if (device->loop_path[0] == '\0')
-        return 0;
-    return loop_device_clear(device->loop_path, device->file, &device->job_error);
+    return device->frontend->ops->detach(device->frontend, &device->job_error);
 }
 
 static void detach_done(struct loop_op *op, int res, unsigned flags)
@@ -99,29 +96,27 @@ static void end_flush_done(struct request *request, int result)
         log_error("%s", device->end_error);
         device_tell(device, device->end_error);
     }
-    device->phase = DEVICE_PHASE_END_UNMOUNT;
+    device->phase = DEVICE_PHASE_END_CLOSE;
     device->end_attempts = 0;
-    device_job_start(device, unmount_work, unmount_done);
+    device_job_start(device, close_work, close_done);
 }
 
-static int unmount_work(struct loop_work *work)
+static int close_work(struct loop_work *work)
 {
     struct device *device = container_of(work, struct device, job);
-    int r = fuse_unmount(device->state->mount_point, &device->job_error);
-    if (r && device->end_attempts >= UNMOUNT_ATTEMPTS)
-        fuse_abort(device->state->mount_point, &device->job_error);
-    return r;
+    bool force = device->end_attempts >= CLOSE_ATTEMPTS;
+    return device->frontend->ops->close(device->frontend, force, &device->job_error);
 }
 
-static void unmount_done(struct loop_op *op, int res, unsigned flags)
+static void close_done(struct loop_op *op, int res, unsigned flags)
 {
     (void)flags;
     struct device *device = container_of(op, struct device, job.op);
     device->job_running = false;
-    if (res == 0 || device->end_attempts > 2 * UNMOUNT_ATTEMPTS) {
+    if (res == 0 || device->end_attempts > 2 * CLOSE_ATTEMPTS) {
         if (res)
-            log_error("%s is left mounted: %s", device->state->mount_point, error_text(&device->job_error));
-        fuse_frontend_stop(&device->frontend);
+            log_error("something is left behind: %s", error_text(&device->job_error));
+        device->frontend->ops->stop(device->frontend);
         end_logout(device);
         return;
     }
@@ -143,7 +138,7 @@ void device_end_session_lost(struct device *device)
     if (holder_client_end(device->holder, &err))
         log_warning("%s", error_text(&err));
     device->exit_code = device->end_error[0] ? 1 : 0;
-    device->status.status.loop_device[0] = '\0';
+    device->status.status.block_device[0] = '\0';
     status_writer_set(&device->status, DEVICE_ENDED, device->end_error);
     loop_stop(device->loop);
 }

@@ -95,8 +95,9 @@ static int get_names(json_t *object, struct device_state *state, struct error *e
     r = r ? r : record_get_optional_string(object, "attach", &attach, err);
     if (r)
         return r;
-    if (!str_equal(attach, "fuse"))
-        return error_set(err, E_CORRUPT, "attach: this build attaches by \"fuse\" only, not \"%s\"", attach);
+    if (!str_equal(attach, "fuse") && !str_equal(attach, "ublk"))
+        return error_set(err, E_CORRUPT, "attach must be \"fuse\" or \"ublk\", not \"%s\"", attach);
+    state->attach = str_equal(attach, "ublk") ? DEVICE_ATTACH_UBLK : DEVICE_ATTACH_FUSE;
     if (!str_copy(state->volume_id, sizeof state->volume_id, volume) ||
         !str_copy(state->target_name, sizeof state->target_name, target) ||
         !str_copy(state->initiator_name, sizeof state->initiator_name, initiator))
@@ -222,8 +223,8 @@ int device_status_save(int dir_fd, const struct device_status *status, struct er
 {
     _cleanup_json_ json_t *object =
         json_pack("{s:s, s:I, s:I, s:s, s:I, s:s, s:b}", "state", device_status_name(status->code), "pid",
-                  (json_int_t)getpid(), "generation", (json_int_t)status->generation, "loop_device",
-                  status->loop_device, "since", (json_int_t)status->since_unix_s, "error", status->error,
+                  (json_int_t)getpid(), "generation", (json_int_t)status->generation, "block_device",
+                  status->block_device, "since", (json_int_t)status->since_unix_s, "error", status->error,
                   "take_over", status->take_over);
     if (!object)
         return error_errno(err, ENOMEM, "status.json");

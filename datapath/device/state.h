@@ -9,6 +9,8 @@
  *     "read_only": false, "sessions": 1, "block_size_bytes": 4096, "size_bytes": 1073741824,
  *     "mount_point": "<dir>/fuse", "attach": "fuse" }
  *
+ *   "attach": "fuse" (the default) or "ublk"; see frontend.h.
+ *
  *   "end": true is written by mooring-node before its SIGTERM when the volume is to be detached; it alone is
  *   read again, at the signal.
  *
@@ -16,7 +18,7 @@
  *
  * status.json (0600): written by mooring-device on each change.
  *
- *   { "format": 1, "state": "ready", "pid": 4711, "generation": 2, "loop_device": "/dev/loop3",
+ *   { "format": 1, "state": "ready", "pid": 4711, "generation": 2, "block_device": "/dev/loop3",
  *     "since": <unix seconds>, "error": "", "take_over": true }
  *
  *   "connecting": there is no block device yet. "ready"; with an "error": reads only, changes and flushes
@@ -26,7 +28,7 @@
  *   writes may be lost; without, all is stable. "error": words for a person. "take_over": a crash of the
  * process can be survived.
  *
- * holder.sock: mooring-holder's. fuse/: the mount point.
+ * holder.sock: mooring-holder's. fuse/: the mount point of "fuse".
  *
  * SIGTERM with "end" in device.json ends in order, and waits for the device's last user and for the server.
  * Without it (a pod stops, a host shuts down) the process only leaves: mount, loop device, descriptors and
@@ -46,6 +48,8 @@
 #define STATE_PORTALS_MAX 8
 #define STATE_SESSIONS_MAX 8
 
+enum device_attach { DEVICE_ATTACH_FUSE, DEVICE_ATTACH_UBLK };
+
 struct device_state {
     int dir_fd;
     char *dir; /* absolute */
@@ -63,6 +67,7 @@ struct device_state {
     bool replay;
     uint64_t block_size_bytes, size_bytes;
     uint64_t log_size_bytes, buffers_size_bytes;
+    enum device_attach attach;
     char *mount_point;
 };
 
@@ -86,7 +91,7 @@ enum device_status_code {
 struct device_status {
     enum device_status_code code;
     uint64_t generation;
-    char loop_device[32];
+    char block_device[32]; /* path; "": none */
     int64_t since_unix_s;
     char error[256];
     bool take_over;

@@ -66,9 +66,9 @@ void status_writer_set(struct status_writer *writer, enum device_status_code cod
     write_start(writer);
 }
 
-void status_writer_set_device(struct status_writer *writer, const char *loop_device, bool take_over)
+void status_writer_set_device(struct status_writer *writer, const char *block_device, bool take_over)
 {
-    snprintf(writer->status.loop_device, sizeof writer->status.loop_device, "%s", loop_device);
+    snprintf(writer->status.block_device, sizeof writer->status.block_device, "%s", block_device);
     writer->status.take_over = take_over;
     write_start(writer);
 }

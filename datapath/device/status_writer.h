@@ -22,7 +22,7 @@ void status_writer_init(struct status_writer *writer, struct loop *loop, int dir
 
 /* error: NULL or words. Unchanged states are not written again. */
 void status_writer_set(struct status_writer *writer, enum device_status_code code, const char *error);
-void status_writer_set_device(struct status_writer *writer, const char *loop_device, bool take_over);
+void status_writer_set_device(struct status_writer *writer, const char *block_device, bool take_over);
 
 /* Before and after the loop runs: write at once. */
 void status_writer_flush(struct status_writer *writer);

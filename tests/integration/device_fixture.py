@@ -91,7 +91,7 @@ class Device:
 
     @property
     def path(self):
-        return self.status()["loop_device"]
+        return self.status()["block_device"]
 
     @classmethod
     def remove_all(cls):

@@ -220,10 +220,10 @@ class Node:
         try:
             return json.loads((self.volume_dir(volume) / "device" / "status.json").read_text())
         except (FileNotFoundError, json.JSONDecodeError):
-            return {"state": "none", "generation": 0, "loop_device": ""}
+            return {"state": "none", "generation": 0, "block_device": ""}
 
     def device(self, volume):
-        return self.status(volume)["loop_device"]
+        return self.status(volume)["block_device"]
 
     def kill_device(self, volume, program="device"):
         pid = self.pid(volume, program)

@@ -437,7 +437,7 @@ def test_bare_signal_leaves_the_volume(scratch, target):
             assert device.process.wait(30) == 0
             status = device.status()
             assert status["state"] == "waiting" and "stopped by a signal" in status["error"], status
-            assert status["loop_device"] == path
+            assert status["block_device"] == path
             assert device.holder.poll() is None, "the holder has ended"
             with open(backing, encoding="utf-8") as file:
                 assert file.read().strip() == str(device.dir / "fuse" / "volume")

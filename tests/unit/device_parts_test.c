@@ -202,7 +202,7 @@ static void test_state_refused(void **state)
         {"\"sessions\":1", "\"sessions\":2", "sessions"},
         {"\"block_size_bytes\":4096", "\"block_size_bytes\":1000", "block_size_bytes"},
         {"1073741824", "1073741825", "size_bytes"},
-        {"\"fuse\"}", "\"ublk\"}", "attach"},
+        {"\"fuse\"}", "\"nbd\"}", "attach"},
         {"/x/fuse", "x/fuse", "mount_point"},
         {"\"generation\":2,", "", "generation"},
     };
@@ -218,7 +218,7 @@ static void test_state_refused(void **state)
 static void test_status(void **state)
 {
     (void)state;
-    struct device_status status = {.code = DEVICE_READY, .generation = 7, .loop_device = "/dev/loop3"};
+    struct device_status status = {.code = DEVICE_READY, .generation = 7, .block_device = "/dev/loop3"};
     struct stat file;
     _cleanup_fd_ int dir_fd = open(directory, O_RDONLY | O_DIRECTORY);
     assert_int_equal(device_status_save(dir_fd, &status, NULL), 0);
