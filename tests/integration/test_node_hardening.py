@@ -213,7 +213,7 @@ def test_stage_while_the_device_ends(stack):
         status("DEADLINE_EXCEEDED", node.unstage, volume, timeout_s=20)
         equal(node.pid(volume), first, "the device's process")
         call = Background(node.stage, volume)
-        harness.wait_until(lambda: harness.status_of(node.stage, volume) == "ABORTED", "the call runs")
+        harness.wait_until(lambda: harness.status_of(node.publish, volume) == "ABORTED", "the call runs")
         time.sleep(0.5)
         assert call.running(), call.status()
     finally:
