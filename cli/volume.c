@@ -17,8 +17,10 @@
 #include "proto/map.h"
 
 static const struct output_column volume_columns[] = {
-    {"volume_id", "VOLUME", OUTPUT_TEXT}, {"name", "NAME", OUTPUT_TEXT},  {"size_bytes", "SIZE", OUTPUT_SIZE},
-    {"nodes", "NODES", OUTPUT_TEXT},      {"context", NULL, OUTPUT_TEXT}, {"topology", NULL, OUTPUT_TEXT},
+    {"volume_id", "VOLUME", OUTPUT_TEXT}, {"name", "NAME", OUTPUT_TEXT},
+    {"size_bytes", "SIZE", OUTPUT_SIZE},  {"nodes", "NODES", OUTPUT_TEXT},
+    {"state", "STATE", OUTPUT_TEXT},      {"context", NULL, OUTPUT_TEXT},
+    {"topology", NULL, OUTPUT_TEXT},
 };
 
 static const struct output_column detail_columns[] = {
@@ -59,10 +61,12 @@ static json_t *nodes_to_json(char *const *nodes, size_t count)
 static json_t *volume_to_json(const Csi__V1__Volume *volume, json_t *nodes)
 {
     const char *name = map_get(volume->volume_context, volume->n_volume_context, CONTEXT_NAME);
+    bool unreadable = map_get(volume->volume_context, volume->n_volume_context, CONTEXT_UNREADABLE);
 
-    return json_pack("{s:s, s:s, s:I, s:o, s:o, s:o}", "volume_id", volume->volume_id, "name",
+    return json_pack("{s:s, s:s, s:I, s:o, s:s, s:o, s:o}", "volume_id", volume->volume_id, "name",
                      name ? name : "", "size_bytes", (json_int_t)volume->capacity_bytes, "nodes", nodes,
-                     "context", csi_map_to_json(volume->volume_context, volume->n_volume_context), "topology",
+                     "state", unreadable ? "unreadable" : "ok", "context",
+                     csi_map_to_json(volume->volume_context, volume->n_volume_context), "topology",
                      topology_to_json(volume));
 }
 
@@ -178,9 +182,13 @@ static int add_row(const Csi__V1__ListVolumesResponse__Entry *entry, void *rows,
     const Csi__V1__ListVolumesResponse__VolumeStatus *status = entry->status;
     json_t *nodes =
         status ? nodes_to_json(status->published_node_ids, status->n_published_node_ids) : json_array();
+    const char *unreadable =
+        map_get(entry->volume->volume_context, entry->volume->n_volume_context, CONTEXT_UNREADABLE);
 
     if (json_array_append_new(rows, volume_to_json(entry->volume, nodes)) != 0)
         return error_errno(err, ENOMEM, "the list");
+    if (unreadable)
+        fprintf(stderr, "mooring: volume %s is unreadable: %s\n", entry->volume->volume_id, unreadable);
     return E_OK;
 }
 

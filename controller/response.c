@@ -14,6 +14,10 @@ static int fill_context(const Mooring__Storage__V1__Volume *volume, Csi__V1__Vol
     int r = map_add(&ret->volume_context, &ret->n_volume_context,
                     &csi__v1__volume__volume_context_entry__descriptor, CONTEXT_NAME, volume->name);
 
+    if (r == E_OK && *volume->unreadable != '\0')
+        r = map_add(&ret->volume_context, &ret->n_volume_context,
+                    &csi__v1__volume__volume_context_entry__descriptor, CONTEXT_UNREADABLE,
+                    volume->unreadable);
     for (size_t i = 0; r == E_OK && i < volume->n_parameters; i++) {
         if (parameter_for_node(volume->parameters[i]->key))
             r = map_add(&ret->volume_context, &ret->n_volume_context,

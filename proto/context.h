@@ -20,6 +20,10 @@
 
 #define CONTEXT_NAME "name" /* volume context: the volume's name, for people */
 
+/* volume context, in ListVolumes alone: why nothing else is known of the volume, in words. CSI has no place
+ * of its own for that in a list. */
+#define CONTEXT_UNREADABLE "unreadable"
+
 /* volume context, and StorageClass parameter of the same name: a key is there when it was given */
 #define CONTEXT_FS_TYPE "fsType"             /* "ext4" or "xfs" */
 #define CONTEXT_MKFS_OPTIONS "mkfsOptions"   /* words for mkfs, separated by blanks */

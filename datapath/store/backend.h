@@ -34,10 +34,14 @@ struct backend_ops {
     int (*space)(struct backend *backend, uint64_t *ret_total, uint64_t *ret_used, uint64_t *ret_other,
                  struct error *err);
 
-    /* Hand each record to visit(); its non-zero return ends the walk with that code. */
+    /* Hand each record to visit(); its non-zero return ends the walk with that code. A volume whose record
+     * visit() refuses, or that cannot be read, goes to unreadable(), with its data's size (0: it has none)
+     * and what is wrong in words; only its non-zero return ends the walk. */
     int (*load_volumes)(struct backend *backend,
-                        int (*visit)(json_t *object, void *context, struct error *err), void *context,
-                        struct error *err);
+                        int (*visit)(json_t *object, void *context, struct error *err),
+                        int (*unreadable)(const char *volume_id, uint64_t size_bytes, const char *why,
+                                          void *context, struct error *err),
+                        void *context, struct error *err);
     int (*load_nodes)(struct backend *backend, int (*visit)(json_t *object, void *context, struct error *err),
                       void *context, struct error *err);
     int (*load_names)(struct backend *backend, int (*visit)(json_t *object, void *context, struct error *err),

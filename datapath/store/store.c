@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "common/log.h"
 #include "common/record.h"
 #include "common/size.h"
 #include "common/strings.h"
@@ -101,6 +102,40 @@ static int load_volume(json_t *object, void *context, struct error *err)
     return E_OK;
 }
 
+/* Nothing is known of it but that it is there: its data keeps its space, and its id its place. */
+static int load_unreadable(const char *volume_id, uint64_t size_bytes, const char *why, void *context,
+                           struct error *err)
+{
+    struct volume_record record = {.size_bytes = size_bytes, .content = VOLUME_DATA};
+    struct store *store = context;
+    struct volume *volume;
+    int r;
+
+    log_error("%s: the volume is not served; restore its files and start again", why);
+    str_copy(record.id, sizeof(record.id), volume_id);
+    r = volume_new(store, &record, &volume, err);
+    if (r != E_OK)
+        return r;
+    volume->unreadable = strdup(why);
+    if (!volume->unreadable || index_append(&store->volumes, volume) < 0) {
+        volume_unref(volume);
+        return error_errno(err, ENOMEM, "cannot load the pool");
+    }
+    store->promised_bytes += size_bytes;
+    return E_OK;
+}
+
+/* Where the record cannot tell, the claim does. */
+static void name_unreadable(struct store *store)
+{
+    for (size_t i = 0; i < store->volumes.count; i++) {
+        struct volume *volume = store->volumes.items[i];
+
+        if (volume->unreadable)
+            store_name_of(store, volume->id, volume->record.name);
+    }
+}
+
 static int load_node(json_t *object, void *context, struct error *err)
 {
     struct store *store = context;
@@ -150,12 +185,13 @@ static int load_all(struct store *store, struct error *err)
 {
     int r;
 
-    if ((r = store->ops->load_volumes(store->backend, load_volume, store, err)) != E_OK ||
+    if ((r = store->ops->load_volumes(store->backend, load_volume, load_unreadable, store, err)) != E_OK ||
         (r = store->ops->load_nodes(store->backend, load_node, store, err)) != E_OK ||
         (r = store->ops->load_names(store->backend, load_name, store, err)) != E_OK)
         return r;
     if (index_sort(&store->volumes) || index_sort(&store->nodes) || index_sort(&store->names))
         return error_set(err, E_CORRUPT, "the pool has two records of one id or name");
+    name_unreadable(store);
     return E_OK;
 }
 
@@ -390,7 +426,10 @@ static bool parameters_equal(const struct volume_record *a, const struct volume_
 static int check_same(struct volume *volume, const struct volume_record *wanted, struct error *err)
 {
     const char *differs = NULL;
+    int r = volume_check_readable(volume, err);
 
+    if (r != E_OK)
+        return r;
     pthread_mutex_lock(&volume->view_lock);
     if (!str_equal(volume->record.name, wanted->name))
         differs = "name";
@@ -468,13 +507,13 @@ int store_volume_create(struct store *store, const struct volume_record *spec, s
 
 static int delete_found(struct store *store, struct volume *volume, struct error *err)
 {
-    int r = E_OK;
+    int r = volume_check_readable(volume, err);
 
     pthread_mutex_lock(&volume->record_lock);
-    if (volume->record.attachments_count > 0)
+    if (r == E_OK && volume->record.attachments_count > 0)
         r = error_set(err, E_PRECONDITION, "volume %s is attached to node %s: detach it first", volume->id,
                       volume->record.attachments[0].node_id);
-    else
+    else if (r == E_OK)
         r = store->ops->volume_delete(store->backend, volume->id, err);
     if (r == E_OK)
         atomic_store(&volume->deleted, true);

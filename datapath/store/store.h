@@ -34,7 +34,8 @@ struct store_options {
 /*
  * Take the pool's lock (E_BUSY while another mooring-target, or I/O of a dead one, holds it: try again), load
  * all records, sweep what is half-made. E_PRECONDITION when path has no pool (the text says how to make one)
- * or another pool's UUID or server id; E_CORRUPT naming the record otherwise.
+ * or another pool's UUID or server id; E_CORRUPT naming the record when one of a node or a name cannot be
+ * read. A volume whose record cannot be read is logged and kept apart: see volume_check_readable().
  */
 int store_open(struct store **ret, const struct store_options *options, struct error *err);
 struct store *store_close(struct store *store); /* no image may be in use; returns NULL */
@@ -97,6 +98,14 @@ uint64_t volume_size_bytes(const struct volume *volume);       /* [any] */
 uint32_t volume_block_size_bytes(const struct volume *volume); /* [any] */
 bool volume_write_failed(const struct volume *volume);         /* [any] */
 bool volume_deleted(const struct volume *volume);              /* [any] */
+
+/*
+ * E_CORRUPT, naming the file and the remedy, for a volume whose record could not be read when the store was
+ * opened; E_OK for every other one. Of such a volume only the id, the size of its data and the name that is
+ * claimed for it are known: no change of it, no image and no deletion, which give the same error, until the
+ * store is opened with a record that can be read. [any]
+ */
+int volume_check_readable(const struct volume *volume, struct error *err);
 
 /* A copy of the record as last committed. [any] 0 or -ENOMEM. */
 int volume_snapshot_record(struct volume *volume, struct volume_record *ret_record);

@@ -32,6 +32,7 @@ struct volume {
     char id[ID_VOLUME_MAX + 1];
     uint64_t size_bytes;
     uint32_t block_size_bytes;
+    char *unreadable; /* why the record could not be read; NULL: it was */
 
     /* Mirrors of the record for the data path, read without a lock. write_failed may be ahead of the record:
      * it is set before the commit that makes it durable, and stays set when that commit fails. content is

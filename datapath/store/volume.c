@@ -44,6 +44,7 @@ int volume_new(struct store *store, struct volume_record *record, struct volume 
 static void volume_free(struct volume *volume)
 {
     image_free(atomic_load(&volume->image));
+    free(volume->unreadable);
     volume_record_done(&volume->record);
     pthread_mutex_destroy(&volume->record_lock);
     pthread_mutex_destroy(&volume->view_lock);
@@ -92,6 +93,17 @@ bool volume_deleted(const struct volume *volume)
     return atomic_load(&volume->deleted);
 }
 
+int volume_check_readable(const struct volume *volume, struct error *err)
+{
+    if (!volume->unreadable)
+        return E_OK;
+    return error_set(
+        err, E_CORRUPT,
+        "%s: this volume alone is not served until its files are put right and mooring-target is "
+        "started again",
+        volume->unreadable);
+}
+
 int volume_snapshot_record(struct volume *volume, struct volume_record *ret_record)
 {
     struct volume_record copy;
@@ -133,6 +145,8 @@ int volume_image(struct volume *volume, struct image **ret, struct error *err)
     if (!image && volume_deleted(volume))
         r = error_set(err, E_NOT_FOUND, "volume %s was deleted", volume->id);
     else if (!image)
+        r = volume_check_readable(volume, err);
+    if (r == E_OK && !image)
         r = image_new(volume, &image, err);
     if (r == E_OK) {
         atomic_store(&volume->image, image);
@@ -151,6 +165,9 @@ int volume_used_bytes(struct volume *volume, uint64_t *ret_bytes, struct error *
 
     if (volume_deleted(volume))
         return error_set(err, E_NOT_FOUND, "volume %s was deleted", volume->id);
+    r = volume_check_readable(volume, err);
+    if (r != E_OK)
+        return r;
     if (volume_snapshot_record(volume, &record) < 0)
         return error_errno(err, ENOMEM, "cannot tell the space used by volume %s", volume->id);
     r = ops->image_open(volume->store->backend, &record, &image, err);
@@ -240,7 +257,9 @@ static int update_locked(struct volume *volume, volume_edit edit, void *context,
 
     if (volume_deleted(volume))
         return error_set(err, E_NOT_FOUND, "volume %s was deleted", volume->id);
-    r = settle_locked(volume, err);
+    r = volume_check_readable(volume, err);
+    if (r == E_OK)
+        r = settle_locked(volume, err);
     if (r != E_OK)
         return r;
     if (volume_record_copy(&copy, &volume->record) < 0)

@@ -128,6 +128,11 @@ static enum iscsi_login_event login_authenticate(struct connection *connection)
     struct volume *volume = store_volume_find(connection->reactor->server->store, connection->chap_volume_id);
     if (!volume)
         return login_refuse_absent(connection);
+    if (volume_check_readable(volume, NULL) != 0) { /* may be repaired: nothing that ends a wait */
+        volume_unref(volume);
+        return iscsi_login_refuse(login, ISCSI_LOGIN_SERVICE_UNAVAILABLE,
+                                  "the volume's record is unreadable");
+    }
     struct volume_record record = {0};
     int code = volume_snapshot_record(volume, &record);
     volume_unref(volume);

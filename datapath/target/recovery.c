@@ -47,7 +47,8 @@ void recovery_run(struct server *server)
     struct volume *next, *volume = store_volume_next(server->store, "");
     for (; volume; volume = next) {
         _cleanup_error_ struct error why = {0};
-        if (volume_update(volume, recovery_edit, server, &why) != 0)
+        if (volume_check_readable(volume, NULL) == 0 &&
+            volume_update(volume, recovery_edit, server, &why) != 0)
             log_error("volume %s: a removal that was interrupted is not finished, detach it again: %s",
                       volume_id(volume), error_text(&why));
         next = store_volume_next(server->store, volume_id(volume));

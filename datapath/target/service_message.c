@@ -96,6 +96,25 @@ Mooring__Storage__V1__Volume *service_volume_message(const struct volume_record 
     return message;
 }
 
+/* What a list has of a volume that cannot be read; *err, which says why, is then used up. */
+static Mooring__Storage__V1__Volume *service_unreadable_message(const struct volume_record *record,
+                                                                struct error *err)
+{
+    Mooring__Storage__V1__Volume *message = service_volume_message(record, 0);
+    if (message) {
+        message->content = MOORING__STORAGE__V1__CONTENT__CONTENT_UNKNOWN;
+        message->unreadable = strdup(error_text(err));
+    }
+    if (!message || !message->unreadable) {
+        if (message)
+            mooring__storage__v1__volume__free_unpacked(message, NULL);
+        error_errno(err, ENOMEM, "volume %s", record->id);
+        return NULL;
+    }
+    error_done(err);
+    return message;
+}
+
 Mooring__Storage__V1__Volume *service_volume_of(struct volume *volume, struct error *err)
 {
     struct volume_record record = {0};
@@ -106,7 +125,9 @@ Mooring__Storage__V1__Volume *service_volume_of(struct volume *volume, struct er
         return NULL;
     }
     Mooring__Storage__V1__Volume *message = NULL;
-    if (volume_used_bytes(volume, &used_bytes, err) == 0) {
+    if (volume_check_readable(volume, err) != 0) {
+        message = service_unreadable_message(&record, err);
+    } else if (volume_used_bytes(volume, &used_bytes, err) == 0) {
         message = service_volume_message(&record, used_bytes);
         if (!message)
             error_errno(err, ENOMEM, "volume %s", volume_id(volume));

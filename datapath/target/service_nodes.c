@@ -137,6 +137,8 @@ static int fence_edit(struct node_record *record, void *context, struct error *e
     return fence_set(record, fence->reason, (const char *const *)fence->boot_ids, fence->n_boot_ids, err);
 }
 
+/* Of a volume whose record cannot be read it says no: nobody is served by that one, and when it can be read
+ * again, at a start, what the fence forbids is removed before (recovery.h). */
 static bool fence_holds(struct volume *volume, const char *node_id)
 {
     struct volume_record record = {0};

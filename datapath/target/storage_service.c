@@ -191,6 +191,11 @@ int service_find_volume(struct storage_service *storage, const char *volume_id, 
     struct volume *volume = store_volume_find(storage->server->store, volume_id);
     if (!volume)
         return error_set(err, E_NOT_FOUND, "there is no volume %s", volume_id);
+    code = volume_check_readable(volume, err);
+    if (code) {
+        volume_unref(volume);
+        return code;
+    }
     *ret = volume;
     return 0;
 }

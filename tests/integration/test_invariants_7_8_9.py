@@ -8,7 +8,7 @@ import threading
 
 import cluster as clusters
 import harness
-from cluster import MIB, equal, settle, start_thread, status
+from cluster import MIB, UNAVAILABLE, equal, settle, start_thread, status
 
 UNKNOWN = "00000000000000ff"
 
@@ -48,6 +48,7 @@ class Model:
         """The server's list is what was acknowledged, but for the one call that was not answered."""
         listed = {volume.name: volume for volume in server.controller.ListVolumes().volumes
                   if volume.name.startswith(f"{self.prefix}-")}
+        equal([volume.unreadable for volume in listed.values() if volume.unreadable], [], "unreadable records")
         doubtful = self.open[0] if self.open else None
         for name in {*listed, *self.volumes} - {doubtful}:
             assert name in listed, f"{name} was acknowledged, and is not there"
@@ -110,31 +111,57 @@ def power_cut(cluster, choice, rounds=6):
                 lambda server: server.cut_power(choice.randrange(1 << 31), choice.choice((0, 30, 70))))
 
 
-def newer_format(cluster, _choice):
-    """7: a record of a newer format version is refused, by name, and not touched."""
-    server = cluster.targets[1]
-    volume_id = cluster.create("newer", "s2").volume_id
-    server.stop()
-    path = server.pool.path / "volumes" / volume_id / "volume.json"
+def unreadable(cluster, _choice):
+    """7: a record that cannot be read, of a newer format or torn: that volume alone is not served, and nothing of it
+    is touched, claimed absent or given away; repaired, it is what it was."""
+    server, csi = cluster.targets[1], cluster.a.csi
+    sound, volume = cluster.create("sound", "s2"), cluster.create("unreadable", "s2")
+    attachment = cluster.publish(volume.volume_id, "n1")
+    free_bytes = server.operator.GetServer().free_bytes
+    path = server.pool.path / "volumes" / volume.volume_id / "volume.json"
     before = path.read_text()
-    record = json.loads(before)
-    record["format"] += 1
-    path.write_text(json.dumps(record))
-    mark = len(server.log_text())
-    server.start(wait=False)
     try:
-        harness.wait_until(lambda: volume_id in server.log_text()[mark:] or "serves pool" in server.log_text()[mark:]
-                           or server.process.poll() is not None, "it starts or refuses")
-        said = server.log_text()[mark:]
-        assert volume_id in said and "newer" in said, f"it does not refuse the record: {said}"
-        answer = harness.status_of(cluster.a.csi.DeleteVolume, volume_id=volume_id)
-        assert answer not in ("OK", "NOT_FOUND"), answer
-        equal(json.loads(path.read_text())["format"], record["format"], "the record")
+        for damaged in (json.dumps({**json.loads(before), "format": 2}), before[:len(before) // 2], ""):
+            server.stop()
+            path.write_text(damaged)
+            server.start()
+            refused(cluster, server, volume.volume_id, attachment)
+            gained = server.operator.GetServer().free_bytes - free_bytes
+            assert abs(gained) < 16 * MIB, f"the space of a volume of 32 MiB is given away: {gained} bytes"
+            equal(csi.ControllerGetVolume(volume_id=sound.volume_id).volume.volume_id, sound.volume_id, "the other one")
+            equal(path.read_text(), damaged, "the record")
     finally:
-        harness.end_process(server.process)
+        server.stop()
         path.write_text(before)
         server.start()
-    settle(cluster.a.csi.DeleteVolume, volume_id=volume_id)
+    equal(attachment.login_status(), 0, "login after the repair")
+    settle(csi.ControllerUnpublishVolume, volume_id=volume.volume_id, node_id="n1")
+    for volume_id in (volume.volume_id, sound.volume_id):
+        settle(csi.DeleteVolume, volume_id=volume_id)
+
+
+def refused(cluster, server, volume_id, attachment):
+    """Every call on the volume says DATA_LOSS and names the file; its devices wait; lists have it, marked."""
+    csi, words = cluster.b.csi, f"volume {volume_id}"
+    status("DATA_LOSS", csi.DeleteVolume, volume_id=volume_id, contains=words)
+    status("DATA_LOSS", csi.ControllerGetVolume, volume_id=volume_id, contains=words)
+    status("DATA_LOSS", csi.ControllerUnpublishVolume, volume_id=volume_id, node_id="n1", contains=words)
+    status("DATA_LOSS", csi.ControllerUnpublishVolume, volume_id=volume_id, node_id="", contains=words)
+    status("DATA_LOSS", csi.publish, volume_id, "n2", contains=words)
+    status("DATA_LOSS", csi.publish, volume_id, "n1", contains=words)
+    status("DATA_LOSS", csi.create, "unreadable", size=32 * MIB, contains=words)
+    status("DATA_LOSS", server.node("n1").GetAttachment, volume_id=volume_id, node_id="n1", contains=words)
+    status("DATA_LOSS", server.operator.ClearWriteFailed, volume_id=volume_id, contains=words)
+    equal(attachment.login_status(), UNAVAILABLE, "login while the record is unreadable")
+    listed = {entry.volume.volume_id: entry.volume.volume_context.get("unreadable") for entry in csi.ListVolumes().entries}
+    assert "volume.json" in listed[volume_id], listed
+    equal([other for other, why in listed.items() if why and other != volume_id], [], "others that are unreadable")
+    table = cluster.cli("volume", "list")
+    row = next(line for line in table.stdout.splitlines() if line.startswith(volume_id))
+    equal(row.split()[-1], "unreadable", "the state in mooring volume list")
+    assert f"{volume_id} is unreadable: " in table.stdout, table.stdout
+    shown = cluster.cli("volume", "show", "unreadable")
+    assert shown.returncode == 1 and words in shown.stdout, shown
 
 
 # ---- 8: idempotent ----
@@ -319,7 +346,7 @@ def make(scratch):
     return cluster
 
 
-TESTS = (("7-killed", killed), ("7-power-cut", power_cut), ("7-newer-format", newer_format), ("8-one-name", one_name),
+TESTS = (("7-killed", killed), ("7-power-cut", power_cut), ("7-unreadable", unreadable), ("8-one-name", one_name),
          ("8-second-call", second_call_aborted), ("8-repeats", repeats), ("9-server-down", server_down),
          ("9-unmounted-pool", unmounted_pool), ("9-other-pool", other_pool), ("9-declared-gone", declared_gone))
 

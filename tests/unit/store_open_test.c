@@ -116,29 +116,139 @@ static void pool_needs_xfs_with_reflink(void **state)
 
 /* ---- records that are damaged, and leftovers ---- */
 
-static void damaged_pool_is_named(void **state)
+/* A store with volume 3, which cannot be read for a reason that names word, and volume 4, which can. */
+static struct store *open_unreadable(struct fixture *fixture, const char *word, struct volume **ret)
+{
+    _cleanup_error_ struct error err = {0};
+    struct store *store = fixture_open(fixture);
+    struct volume *sound = store_volume_find(store, "store-1.0000000000000004");
+    struct volume *volume = store_volume_find(store, "store-1.0000000000000003");
+
+    assert_non_null(sound);
+    assert_non_null(volume);
+    assert_int_equal(volume_check_readable(sound, &err), E_OK);
+    volume_unref(sound);
+    assert_int_equal(volume_check_readable(volume, &err), E_CORRUPT);
+    if (!strstr(error_text(&err), word) || !strstr(error_text(&err), volume_id(volume)))
+        fail_msg("expected \"%s\": %s", word, error_text(&err));
+    *ret = volume;
+    return store;
+}
+
+static int edit_never(struct volume_record *record, void *context, struct error *err)
+{
+    (void)record;
+    (void)context;
+    (void)err;
+    fail_msg("a record that was not read is edited");
+    return E_OK;
+}
+
+/* What is asked of it changes nothing, and says E_CORRUPT; its place, name and space stay taken. */
+static void assert_kept_apart(struct store *store, struct volume *volume)
+{
+    struct volume_record spec = fixture_spec(3), record = {0};
+    struct store_capacity capacity = {0};
+    struct volume *again = NULL;
+    struct image *image = NULL;
+    uint64_t used_bytes = 0;
+
+    assert_int_equal(volume_update(volume, edit_never, NULL, NULL), E_CORRUPT);
+    assert_int_equal(volume_image(volume, &image, NULL), E_CORRUPT);
+    assert_int_equal(volume_used_bytes(volume, &used_bytes, NULL), E_CORRUPT);
+    assert_int_equal(store_volume_create(store, &spec, &again, NULL), E_CORRUPT);
+    assert_int_equal(store_volume_delete(store, spec.id, NULL), E_CORRUPT);
+    assert_int_equal(volume_snapshot_record(volume, &record), 0);
+    assert_string_equal(record.name, spec.name);
+    volume_record_done(&record);
+    assert_int_equal(store_capacity(store, &capacity, NULL), E_OK);
+    assert_int_equal(capacity.volumes_count, 2);
+    assert_int_equal(capacity.promised_bytes, 2 * spec.size_bytes);
+}
+
+/* Each way in which one volume cannot be read: the store opens, the other volume is as ever, and the files
+ * stay as they are. */
+static void unreadable_volume_is_kept_apart(void **state)
+{
+    static const struct {
+        const char *record, *word;
+    } damages[] = {
+        {"{\"format\": 1, \"id\": \"store-1.0000000000000004\"}", "directory's name"},
+        {"{\"format\": 2, \"id\": \"store-1.0000000000000003\"}", "newer"},
+        {"{\"format\": 1, \"id\": \"store-1.0000000000000003\"}", "is missing"},
+        {"{\"format\": 1, ", "parse"},
+        {"", "parse"},
+        {"[]", "object"},
+        {NULL, "volume.json is missing"},
+    };
+    struct fixture *fixture = fixture_ready(state);
+    struct volume_record spec = fixture_spec(3), other = fixture_spec(4);
+    char path[256], full[512], holder[ID_VOLUME_MAX + 1];
+    struct volume *volume;
+    struct store *store;
+
+    fixture_empty(fixture);
+    store = fixture_open(fixture);
+    assert_int_equal(store_name_claim(store, spec.name, spec.id, holder, NULL), E_OK);
+    volume_unref(fixture_create(store, &spec));
+    volume_unref(fixture_create(store, &other));
+    store_close(store);
+    snprintf(path, sizeof(path), "volumes/%s/volume.json", spec.id);
+    snprintf(full, sizeof(full), "%s/%s", fixture->pool, path);
+    for (size_t i = 0; i < ARRAY_SIZE(damages); i++) {
+        _cleanup_free_ char *before = NULL;
+
+        if (damages[i].record)
+            write_text(fixture, path, damages[i].record);
+        else
+            assert_int_equal(unlink(full), 0);
+        before = fixture_listing(fixture);
+        store = open_unreadable(fixture, damages[i].word, &volume);
+        assert_kept_apart(store, volume);
+        volume_unref(volume);
+        store_close(store);
+        fixture_assert_listing(fixture, before);
+    }
+    fixture_empty(fixture);
+}
+
+/* The record is there, the data is not, or not all of it: what is there keeps its space. */
+static void unreadable_data_is_kept_apart(void **state)
 {
     struct fixture *fixture = fixture_ready(state);
-    struct volume_record spec = fixture_spec(3);
+    struct volume_record spec = fixture_spec(3), other = fixture_spec(4);
+    struct store_capacity capacity = {0};
+    struct volume *volume;
     struct store *store;
     char path[256];
 
     fixture_empty(fixture);
     store = fixture_open(fixture);
     volume_unref(fixture_create(store, &spec));
+    volume_unref(fixture_create(store, &other));
     store_close(store);
     snprintf(path, sizeof(path), "%s/volumes/%s/data", fixture->pool, spec.id);
     assert_int_equal(truncate(path, 4096), 0);
-    assert_open_fails(fixture, E_CORRUPT, spec.id, "data file");
+    store = open_unreadable(fixture, "4096", &volume);
+    assert_int_equal(store_capacity(store, &capacity, NULL), E_OK);
+    assert_int_equal(capacity.promised_bytes, spec.size_bytes + 4096);
+    volume_unref(volume);
+    store_close(store);
     assert_int_equal(unlink(path), 0);
-    assert_open_fails(fixture, E_CORRUPT, spec.id, "missing");
-    snprintf(path, sizeof(path), "volumes/%s/volume.json", spec.id);
-    write_text(fixture, path, "{\"format\": 1, \"id\": \"store-1.0000000000000004\"}");
-    assert_open_fails(fixture, E_CORRUPT, spec.id, "directory's name");
-    write_text(fixture, path, "{\"format\": 2, \"id\": \"store-1.0000000000000003\"}");
-    assert_open_fails(fixture, E_CORRUPT, spec.id, "newer");
-    write_text(fixture, path, "{\"format\": 1, ");
-    assert_open_fails(fixture, E_CORRUPT, spec.id, "parse");
+    store = open_unreadable(fixture, "data file is missing", &volume);
+    volume_unref(volume);
+    store_close(store);
+    assert_int_equal(mkdir(path, 0700), 0);
+    store = open_unreadable(fixture, "not a file", &volume);
+    volume_unref(volume);
+    store_close(store);
+    fixture_empty(fixture);
+}
+
+static void damaged_pool_is_named(void **state)
+{
+    struct fixture *fixture = fixture_ready(state);
+
     fixture_empty(fixture);
     write_text(fixture, "nodes/a.json", "{\"format\": 1, \"id\": \"b\"}");
     assert_open_fails(fixture, E_CORRUPT, "nodes/a.json", "another name");
@@ -235,9 +345,14 @@ static void lists_many_in_order(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(one_store_at_a_time),         cmocka_unit_test(only_the_configured_pool),
-        cmocka_unit_test(pool_needs_xfs_with_reflink), cmocka_unit_test(damaged_pool_is_named),
-        cmocka_unit_test(leftovers_are_swept),         cmocka_unit_test(lists_many_in_order),
+        cmocka_unit_test(one_store_at_a_time),
+        cmocka_unit_test(only_the_configured_pool),
+        cmocka_unit_test(pool_needs_xfs_with_reflink),
+        cmocka_unit_test(damaged_pool_is_named),
+        cmocka_unit_test(unreadable_volume_is_kept_apart),
+        cmocka_unit_test(unreadable_data_is_kept_apart),
+        cmocka_unit_test(leftovers_are_swept),
+        cmocka_unit_test(lists_many_in_order),
     };
 
     return cmocka_run_group_tests(tests, fixture_setup, fixture_teardown);

@@ -64,7 +64,11 @@ int pool_lock(int dir_fd, const char *path, int *ret_fd, struct error *err);
 /* ---- pool_volume.c, pool_record.c: backend_ops, see backend.h ---- */
 typedef int (*pool_visit)(json_t *object, void *context, struct error *err);
 
-int pool_load_volumes(struct backend *backend, pool_visit visit, void *context, struct error *err);
+typedef int (*pool_unreadable)(const char *volume_id, uint64_t size_bytes, const char *why, void *context,
+                               struct error *err);
+
+int pool_load_volumes(struct backend *backend, pool_visit visit, pool_unreadable unreadable, void *context,
+                      struct error *err);
 int pool_volume_create(struct backend *backend, const struct volume_record *record, struct error *err);
 int pool_volume_save(struct backend *backend, const struct volume_record *record, struct error *err);
 int pool_volume_delete(struct backend *backend, const char *volume_id, struct error *err);

@@ -26,34 +26,43 @@
 struct loading {
     struct backend *backend;
     pool_visit visit;
+    pool_unreadable unreadable;
     void *context;
     uint64_t data_bytes; /* allocated by all data files */
 };
 
-/* The data file must be there with all its blocks: a shorter one would read as an error, or grow. */
-static int check_data(struct loading *loading, const char *id, json_t *object, struct error *err)
+/* Its size; 0 when it is not there. */
+static int look_at_data(struct loading *loading, const char *id, uint64_t *ret_size_bytes, struct error *err)
 {
     char path[ID_VOLUME_MAX + sizeof("/" POOL_DATA_FILE)];
-    uint64_t size_bytes = 0;
     struct stat status;
-    int r;
 
-    r = record_get_uint64(object, "size_bytes", &size_bytes, err);
-    if (r != E_OK)
-        return r;
     snprintf(path, sizeof(path), "%s/" POOL_DATA_FILE, id);
     if (fstatat(loading->backend->volumes_fd, path, &status, AT_SYMLINK_NOFOLLOW) < 0) {
         if (errno == ENOENT)
             return error_set(err, E_CORRUPT, "its data file is missing");
         return error_errno(err, errno, "cannot look at its data file");
     }
-    if (!S_ISREG(status.st_mode) || (uint64_t)status.st_size < size_bytes)
-        return error_set(err, E_CORRUPT, "its data file is not a file of %" PRIu64 " bytes", size_bytes);
+    if (!S_ISREG(status.st_mode))
+        return error_set(err, E_CORRUPT, "its data file is not a file");
     loading->data_bytes += (uint64_t)status.st_blocks * 512;
+    *ret_size_bytes = (uint64_t)status.st_size;
     return E_OK;
 }
 
-static int load_record(struct loading *loading, const char *id, struct error *err)
+/* The data file must have all its blocks: a shorter one would read as an error, or grow. */
+static int check_data(json_t *object, uint64_t found_bytes, struct error *err)
+{
+    uint64_t size_bytes = 0;
+    int r = record_get_uint64(object, "size_bytes", &size_bytes, err);
+
+    if (r == E_OK && found_bytes < size_bytes)
+        r = error_set(err, E_CORRUPT, "its data file has %" PRIu64 " bytes, not %" PRIu64, found_bytes,
+                      size_bytes);
+    return r;
+}
+
+static int load_record(struct loading *loading, const char *id, uint64_t found_bytes, struct error *err)
 {
     char path[ID_VOLUME_MAX + sizeof("/." POOL_VOLUME_FILE ".tmp")];
     _cleanup_json_ json_t *object = NULL;
@@ -74,13 +83,16 @@ static int load_record(struct loading *loading, const char *id, struct error *er
         return r;
     if (!str_equal(found, id))
         return error_set(err, E_CORRUPT, "\"id\" is not the directory's name");
-    r = check_data(loading, id, object, err);
+    r = check_data(object, found_bytes, err);
     return r == E_OK ? loading->visit(object, loading->context, err) : r;
 }
 
+/* What is wrong with one volume keeps none of the others. */
 static int load_entry(const char *name, void *context, struct error *err)
 {
     struct loading *loading = context;
+    _cleanup_error_ struct error why = {0};
+    uint64_t size_bytes = 0;
     int r;
 
     if (!id_volume_valid(name)) {
@@ -88,15 +100,20 @@ static int load_entry(const char *name, void *context, struct error *err)
                     name);
         return E_OK;
     }
-    r = load_record(loading, name, err);
-    if (r != E_OK)
-        error_wrap(err, "pool %s, volume %s", loading->backend->path, name);
-    return r;
+    r = look_at_data(loading, name, &size_bytes, &why);
+    if (r == E_OK)
+        r = load_record(loading, name, size_bytes, &why);
+    if (r == E_OK)
+        return E_OK;
+    error_wrap(&why, "pool %s, volume %s", loading->backend->path, name);
+    return loading->unreadable(name, size_bytes, error_text(&why), loading->context, err);
 }
 
-int pool_load_volumes(struct backend *backend, pool_visit visit, void *context, struct error *err)
+int pool_load_volumes(struct backend *backend, pool_visit visit, pool_unreadable unreadable, void *context,
+                      struct error *err)
 {
-    struct loading loading = {.backend = backend, .visit = visit, .context = context};
+    struct loading loading = {
+        .backend = backend, .visit = visit, .unreadable = unreadable, .context = context};
     struct statvfs status;
     uint64_t used;
     int r;
