@@ -114,16 +114,16 @@ int attach_files_write(const struct node_config *config, const struct attach_fil
     for (size_t i = 0; portals && i < attachment->portals_count; i++)
         json_array_append_new(portals, json_string(attachment->portals[i]));
     _cleanup_json_ json_t *object = json_pack(
-        "{s:s, s:s, s:i, s:o, s:s, s:s, s:I, s:I, s:s, s:s, s:o, s:b, s:I, s:i, s:I, s:s, s:s, s:b, s:I, "
-        "s:I}",
+        "{s:s, s:s, s:i, s:o, s:s, s:s, s:I, s:I, s:s, s:s, s:o, s:b, s:I, s:i, s:I, s:s, s:s, s:b, s:b, "
+        "s:I, s:I}",
         "volume_id", attachment->volume_id, "target_name", attachment->target_name, "lun",
         (int)attachment->lun, "portals", portals, "initiator_name", initiator, "node_id", config->node_id,
         "epoch", (json_int_t)attachment->epoch, "generation", (json_int_t)grant->generation, "chap_name",
         grant->chap_name, "chap_secret", grant->chap_secret, "isid", isids, "read_only", attachment->readonly,
         "sessions", (json_int_t)record.sessions, "block_size_bytes", (int)attachment->block_size_bytes,
         "size_bytes", (json_int_t)attachment->size_bytes, "mount_point", paths->mount_point, "attach",
-        record.attach, "replay", !config->unsafe_no_replay, "path_timeout_ms",
-        (json_int_t)record.path_timeout_ms, "lease_ms", (json_int_t)record.lease_ms);
+        record.attach, "replay", !config->unsafe_no_replay, "header_digest", config->header_digest,
+        "path_timeout_ms", (json_int_t)record.path_timeout_ms, "lease_ms", (json_int_t)record.lease_ms);
     if (!object)
         return error_errno(err, ENOMEM, "cannot write device.json of volume %s", attachment->volume_id);
     r = attach_files_save(paths, object, err);

@@ -19,6 +19,7 @@ struct node_config {
     json_t *object; /* owns the strings */
     const char *endpoint;
     const char *node_id;
+    bool header_digest; /* of the devices' sessions */
     const char *state_dir;
     const char *address;
     const char *attach;

@@ -123,7 +123,8 @@ static struct iscsi_context *context_new(const struct device_state *state)
     isid_set(iscsi, state->isids[0]);
     iscsi_set_targetname(iscsi, state->target_name);
     iscsi_set_session_type(iscsi, ISCSI_SESSION_NORMAL);
-    iscsi_set_header_digest(iscsi, ISCSI_HEADER_DIGEST_NONE);
+    iscsi_set_header_digest(iscsi,
+                            state->header_digest ? ISCSI_HEADER_DIGEST_CRC32C : ISCSI_HEADER_DIGEST_NONE);
     iscsi_set_tcp_user_timeout(iscsi, TCP_USER_TIMEOUT_MS);
     /* A login may wait long, and no NOP-Out can be sent in it: a server without power is found out by TCP. */
     iscsi_set_tcp_keepidle(iscsi, KEEPALIVE_S);

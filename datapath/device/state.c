@@ -121,6 +121,7 @@ static int get_numbers(json_t *object, struct device_state *state, struct error 
     r = r ? r : record_get_uint64(object, "size_bytes", &state->size_bytes, err);
     r = r ? r : record_get_uint64(object, "block_size_bytes", &state->block_size_bytes, err);
     r = r ? r : record_get_optional_uint64(object, "lun", &state->lun, err);
+    r = r ? r : record_get_optional_bool(object, "header_digest", &state->header_digest, err);
     r = r ? r : record_get_optional_uint64(object, "log_size_bytes", &state->log_size_bytes, err);
     r = r ? r : record_get_optional_uint64(object, "buffers_size_bytes", &state->buffers_size_bytes, err);
     r = r ? r : record_get_optional_bool(object, "read_only", &state->read_only, err);

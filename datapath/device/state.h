@@ -57,6 +57,7 @@ struct device_state {
     char target_name[ID_IQN_MAX + 1];
     char initiator_name[ID_IQN_MAX + 1];
     uint64_t lun;
+    bool header_digest; /* optional, false: CRC32C over each iSCSI header */
     char *portals[STATE_PORTALS_MAX]; /* "address:port", "[v6]:port" */
     unsigned portals_count;
     uint64_t epoch, generation;
