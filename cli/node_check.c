@@ -20,7 +20,7 @@ static void add(json_t *rows, const char *name, bool ok, bool required, const ch
 }
 
 /* FUSE_NOTIFY_RESEND came with Linux 6.9: with it the kernel sends again what a crashed device process had
- * not answered. */
+ * not answered; elsewhere its successor finds them in the memory that mooring-holder keeps. */
 static void check_kernel(json_t *rows)
 {
     struct utsname name = {.release = "unknown"};
@@ -33,8 +33,7 @@ static void check_kernel(json_t *rows)
     minor = *end == '.' ? strtol(end + 1, NULL, 10) : 0;
     resend = major > 6 || (major == 6 && minor >= 9);
     add(rows, "kernel resends FUSE requests", resend, false,
-        resend ? name.release
-               : "Linux 6.9 or newer has it; before, a mooring-device that crashes fails its volume's I/O");
+        resend ? name.release : "Linux 6.9 or newer has it; before, they are found in the holder's memory");
 }
 
 static void check_device(json_t *rows, const char *path, bool required, const char *remedy)

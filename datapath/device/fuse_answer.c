@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include "common/log.h"
 #include "common/size.h"
@@ -34,6 +35,16 @@ void fuse_answer(int fd, uint64_t unique, int error, const void *payload, size_t
     ssize_t r = writev(fd, iov, iov[1].iov_len ? 2 : 1);
     if (r < 0 && errno != ENOENT && errno != ENODEV && errno != ENOTCONN)
         log_warning("the kernel refuses an answer on /dev/fuse: %s", error_name(-errno));
+}
+
+#define UNIQUE_INTERRUPT UINT64_C(1) /* FUSE_INT_REQ_BIT of fs/fuse/fuse_dev_i.h, since Linux 4.20 */
+
+/* An answer to the interruption of a request, that it was done: it changes nothing, and only fails where
+ * there is no such request. */
+bool fuse_answer_known(int fd, uint64_t unique)
+{
+    struct fuse_out_header header = {.len = sizeof header, .unique = unique | UNIQUE_INTERRUPT};
+    return write(fd, &header, sizeof header) == sizeof header;
 }
 
 static void answer(const struct question *question, const void *payload, size_t length)

@@ -10,6 +10,9 @@
 /* Write an answer: error is 0 or a negative errno. An answer to what the kernel has given up is no error. */
 void fuse_answer(int fd, uint64_t unique, int error, const void *payload, size_t length);
 
+/* Whether the kernel still waits for the answer to this request, which was read from fd. */
+bool fuse_answer_known(int fd, uint64_t unique);
+
 struct fuse_volume {
     uint64_t size_bytes;
     uint32_t block_size_bytes;

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,9 +22,14 @@
 struct fuse_attach {
     struct frontend frontend;
     struct fuse_frontend data;
+    struct fuse_ledger ledger;
+    int ledger_fd;
     int fds[FUSE_CHANNELS];
+    bool lost;       /* what the predecessor had taken can neither be sent again nor found in a ledger */
     char file[4096]; /* the backing file's path */
 };
+
+#define LEDGER_NAME "requests" /* in the holder */
 
 static const char *const fuse_names[FUSE_CHANNELS] = {"fuse0", "fuse1"};
 
@@ -44,6 +50,45 @@ static bool fuse_is_dead(int fd)
 {
     struct pollfd poll_fd = {.fd = fd};
     return poll(&poll_fd, 1, 0) > 0 && (poll_fd.revents & (POLLERR | POLLNVAL));
+}
+
+/* The predecessor's, or a new one, which is the holder's before any request is in it. */
+static int ledger_open(struct fuse_attach *attach, bool *ret_found, struct error *err)
+{
+    int holder = attach->frontend.parts.holder;
+    *ret_found = false;
+    int r = holder_client_get(holder, LEDGER_NAME, &attach->ledger_fd, err);
+    r = r ? r : fuse_ledger_adopt(&attach->ledger, attach->ledger_fd, err);
+    if (r == 0) {
+        *ret_found = true;
+        return 0;
+    }
+    if (r != E_NOT_FOUND && r != E_CORRUPT)
+        return r;
+    error_done(err);
+    attach->ledger_fd = fd_close(attach->ledger_fd);
+    r = fuse_ledger_create(&attach->ledger, &attach->ledger_fd, err);
+    return r ? r : holder_client_put(holder, LEDGER_NAME, attach->ledger_fd, err);
+}
+
+/* What the predecessor had taken and not answered: the kernel sends it again, or the ledger has it. */
+static int requests_adopt(struct fuse_attach *attach, struct error *err)
+{
+    bool found;
+    int r = ledger_open(attach, &found, err);
+    if (r)
+        return r;
+    fuse_frontend_set_ledger(&attach->data, &attach->ledger);
+    bool resent = attach->frontend.adopted && attach->frontend.parts.state->resend &&
+                  fuse_frontend_resend(&attach->data, attach->fds[0]) == 0;
+    if (!attach->frontend.adopted || resent)
+        fuse_ledger_clear(&attach->ledger);
+    else if (found)
+        log_info("%u requests of the crashed process are taken up from the holder's memory",
+                 fuse_frontend_claim(&attach->data, attach->fds));
+    else
+        attach->lost = true;
+    return 0;
 }
 
 static int fuse_attach_adopt(struct frontend *frontend, bool log_ours, struct error *err)
@@ -68,7 +113,7 @@ static int fuse_attach_adopt(struct frontend *frontend, bool log_ours, struct er
         loop_device_find(attach->file, frontend->path, err);
         error_done(err);
     }
-    return 0;
+    return requests_adopt(attach, err);
 }
 
 /* Loop devices over the file of a mount that is dead: nothing can be read there any more. */
@@ -109,13 +154,16 @@ static int fuse_attach_serve(struct frontend *frontend, struct error *err)
     struct fuse_attach *attach = of(frontend);
     for (int i = 0; i < FUSE_CHANNELS; i++)
         fuse_frontend_add(&attach->data, attach->fds[i]);
-    if (!frontend->adopted || fuse_frontend_resend(&attach->data) == 0)
+    if (!attach->lost) {
+        fuse_frontend_recover(&attach->data);
         return 0;
+    }
     _cleanup_error_ struct error ignored = {0};
     fuse_abort(mount_point_of(attach), &ignored);
     return error_set(err, E_UNIMPLEMENTED,
-                     "this kernel has no FUSE_NOTIFY_RESEND (Linux 6.9): the requests that the crashed "
-                     "process had taken are lost, the block device was aborted");
+                     "the crashed process was of a version that kept no ledger, and this kernel has no "
+                     "FUSE_NOTIFY_RESEND (Linux 6.9): the requests that it had taken are lost, the block "
+                     "device was aborted");
 }
 
 static int fuse_attach_attach(struct frontend *frontend, bool find_only, struct error *err)
@@ -128,10 +176,7 @@ static int fuse_attach_attach(struct frontend *frontend, bool find_only, struct 
         r = loop_device_create(attach->file, (uint32_t)state->block_size_bytes, state->read_only,
                                frontend->path, err);
     }
-    frontend->take_over = attach->data.kernel_resends;
-    if (r == 0 && !frontend->take_over)
-        log_warning(
-            "this kernel has no FUSE_NOTIFY_RESEND (Linux 6.9): a crash of this process is not survived");
+    frontend->take_over = true;
     return r;
 }
 
@@ -188,6 +233,8 @@ static void fuse_attach_done(struct frontend *frontend)
 {
     struct fuse_attach *attach = of(frontend);
     fuse_frontend_done(&attach->data);
+    fuse_ledger_done(&attach->ledger);
+    fd_close(attach->ledger_fd);
     for (int i = 0; i < FUSE_CHANNELS; i++)
         fd_close(attach->fds[i]);
     free(attach);
@@ -212,7 +259,7 @@ int fuse_attach_new(struct frontend **ret, const struct frontend_parts *parts, s
     if (!attach)
         return error_errno(err, ENOMEM, "no memory for the FUSE frontend");
     attach->frontend = (struct frontend){.ops = &fuse_attach_ops, .parts = *parts};
-    attach->fds[0] = attach->fds[1] = -1;
+    attach->fds[0] = attach->fds[1] = attach->ledger_fd = -1;
     snprintf(attach->file, sizeof attach->file, "%s/%s", mount_point_of(attach), FUSE_PROTO_VOLUME_NAME);
     int r = fuse_frontend_init(&attach->data, parts->loop, parts->state, parts->requests, parts->log,
                                parts->buffers, err);

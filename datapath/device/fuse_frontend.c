@@ -1,6 +1,6 @@
 /*
  * The FUSE frontend's data path: read a request, turn it into a struct request, answer. Owns the table of
- * requests and the landing buffer. Runs on the device's loop; called by device.c.
+ * requests; each has its record in the ledger. Runs on the device's loop; called by fuse_attach.c.
  */
 #include "datapath/device/fuse_frontend.h"
 
@@ -26,6 +26,7 @@ static void channel_readable(struct loop_op *op, int res, unsigned flags);
 static int channel_read(struct fuse_channel *channel);
 static void dispatch(struct fuse_request *slot, size_t length, void *data, bool in_log);
 static bool slot_start(struct fuse_request *slot, void *data, bool in_log);
+static void slot_settling(struct request *request, int result);
 static void slot_done(struct request *request, int result);
 
 /* ---- the table ---- */
@@ -35,7 +36,7 @@ static struct fuse_request *slot_take(struct fuse_frontend *frontend)
     struct fuse_request *slot = frontend->free;
     frontend->free = slot->next_free;
     frontend->in_flight++;
-    slot->request = (struct request){.done = slot_done};
+    slot->request = (struct request){.settling = slot_settling, .done = slot_done};
     slot->buffer = NULL;
     return slot;
 }
@@ -51,9 +52,22 @@ static void slot_give(struct fuse_request *slot)
     frontend->in_flight--;
 }
 
+static struct fuse_channel *slot_channel(const struct fuse_request *slot)
+{
+    return &slot->frontend->channels[slot->record->channel];
+}
+
+/* From here on the request is never carried out again, only answered. */
+static void slot_settle(struct fuse_request *slot, int error)
+{
+    slot->record->result = error;
+    atomic_store_explicit(&slot->record->state, FUSE_RECORD_ANSWERING, memory_order_release);
+}
+
 static void slot_answer(struct fuse_request *slot, int error, const void *payload, size_t length)
 {
-    fuse_answer(slot->channel->fd, slot->head.header.unique, error, payload, length);
+    slot_settle(slot, error);
+    fuse_answer(slot_channel(slot)->fd, slot->record->head.header.unique, error, payload, length);
     slot_give(slot);
 }
 
@@ -73,7 +87,7 @@ static void channel_arm(struct fuse_channel *channel)
 
 static bool frontend_stalled(const struct fuse_frontend *frontend)
 {
-    return frontend->parked || !frontend->free;
+    return frontend->parked || !frontend->free || frontend->claimed;
 }
 
 static void channel_readable(struct loop_op *op, int res, unsigned flags)
@@ -97,21 +111,25 @@ static void channel_readable(struct loop_op *op, int res, unsigned flags)
         channel_arm(channel);
 }
 
-/* One request: its data, if it is a write, goes to where it will stay, behind the log's tail. */
+/* One request: its head becomes its record, its data, if it is a write, goes to where it will stay, behind
+ * the log's tail. Where that is stands in the record before the kernel can put anything there. */
 static int channel_read(struct fuse_channel *channel)
 {
     struct fuse_frontend *frontend = channel->frontend;
     struct fuse_request *slot = frontend->free;
+    struct fuse_record *record = slot->record;
     void *room = replay_log_reserve(frontend->log, FUSE_PROTO_MAX_WRITE);
-    void *data = room ? room : frontend->landing;
-    struct iovec iov[2] = {{slot->head.bytes, sizeof slot->head.bytes}, {data, FUSE_PROTO_MAX_WRITE}};
+    void *data = room ? room : frontend->ledger->landing;
+    record->position = room ? replay_log_tail(frontend->log) : FUSE_LEDGER_LANDING;
+    record->channel = (uint32_t)(channel - frontend->channels);
+    atomic_store_explicit(&record->state, FUSE_RECORD_TAKEN, memory_order_release);
+    struct iovec iov[2] = {{record->head.bytes, sizeof record->head.bytes}, {data, FUSE_PROTO_MAX_WRITE}};
     ssize_t length = readv(channel->fd, iov, 2);
     if (length < 0)
         return errno == EINTR || errno == ENOENT ? 0 : -errno;
-    if (length < (ssize_t)sizeof slot->head.header || (size_t)length != slot->head.header.len)
+    if (length < (ssize_t)sizeof record->head.header || (size_t)length != record->head.header.len)
         return -EPROTO;
     slot = slot_take(frontend);
-    slot->channel = channel;
     dispatch(slot, (size_t)length, data, room != NULL);
     return 0;
 }
@@ -123,7 +141,7 @@ static void dispatch(struct fuse_request *slot, size_t length, void *data, bool 
     struct fuse_volume volume = {.size_bytes = state->size_bytes,
                                  .block_size_bytes = (uint32_t)state->block_size_bytes,
                                  .read_only = state->read_only};
-    switch (slot->head.header.opcode) {
+    switch (slot->record->head.header.opcode) {
     case FUSE_READ:
     case FUSE_WRITE:
     case FUSE_FSYNC:
@@ -131,15 +149,15 @@ static void dispatch(struct fuse_request *slot, size_t length, void *data, bool 
         if (!slot_start(slot, data, in_log)) {
             assert(!frontend->parked);
             frontend->parked = slot;
-            if (slot->head.header.opcode != FUSE_READ)
+            if (slot->record->head.header.opcode != FUSE_READ)
                 requests_relieve(frontend->requests, true);
         }
         return;
     }
-    size_t head_length = MIN(length, sizeof slot->head.bytes);
-    if (length > head_length && slot->head.header.opcode == FUSE_LOOKUP)
+    size_t head_length = MIN(length, sizeof slot->record->head.bytes);
+    if (length > head_length && slot->record->head.header.opcode == FUSE_LOOKUP)
         slot_answer(slot, -ENOENT, NULL, 0); /* a longer name than ours */
-    else if (fuse_answer_metadata(slot->channel->fd, &volume, &slot->head.header, head_length,
+    else if (fuse_answer_metadata(slot_channel(slot)->fd, &volume, &slot->record->head.header, head_length,
                                   &frontend->kernel_resends))
         slot_give(slot);
     else
@@ -150,20 +168,20 @@ static void dispatch(struct fuse_request *slot, size_t length, void *data, bool 
 
 static const void *slot_argument(const struct fuse_request *slot)
 {
-    return slot->head.bytes + sizeof slot->head.header;
+    return slot->record->head.bytes + sizeof slot->record->head.header;
 }
 
 /* 0, or the errno that a request on this range deserves. */
 static int range_check(const struct fuse_request *slot, uint64_t offset, uint64_t length)
 {
     const struct device_state *state = slot->frontend->state;
-    if (slot->head.header.nodeid != FUSE_PROTO_VOLUME_INO)
+    if (slot->record->head.header.nodeid != FUSE_PROTO_VOLUME_INO)
         return EISDIR;
     if (offset % state->block_size_bytes || length % state->block_size_bytes)
         return EINVAL;
     if (!size_range_fits(offset, length, state->size_bytes))
-        return slot->head.header.opcode == FUSE_WRITE ? EFBIG : EINVAL;
-    if (state->read_only && slot->head.header.opcode != FUSE_READ)
+        return slot->record->head.header.opcode == FUSE_WRITE ? EFBIG : EINVAL;
+    if (state->read_only && slot->record->head.header.opcode != FUSE_READ)
         return EROFS;
     return 0;
 }
@@ -202,7 +220,7 @@ static bool start_write(struct fuse_request *slot, void *data, bool in_log)
     struct fuse_write_in in;
     memcpy(&in, slot_argument(slot), sizeof in);
     int wrong = range_check(slot, in.offset, in.size);
-    if (!wrong && slot->head.header.len != FUSE_HEAD_SIZE + in.size)
+    if (!wrong && slot->record->head.header.len != FUSE_HEAD_SIZE + in.size)
         wrong = EINVAL;
     if (wrong || in.size == 0) {
         slot_answer(slot, wrong ? -wrong : -EINVAL, NULL, 0);
@@ -213,6 +231,7 @@ static bool start_write(struct fuse_request *slot, void *data, bool in_log)
         if (!room)
             return false;
         memcpy(room, data, in.size);
+        slot->record->position = replay_log_tail(frontend->log);
     }
     slot->request.entry = replay_log_append(frontend->log, REPLAY_WRITE, in.offset, in.size, in.size);
     if (!slot->request.entry)
@@ -236,6 +255,7 @@ static bool start_fallocate(struct fuse_request *slot)
     }
     if (!replay_log_reserve(frontend->log, 0))
         return false;
+    slot->record->position = replay_log_tail(frontend->log);
     enum replay_op op = punch ? REPLAY_DISCARD : REPLAY_ZERO;
     slot->request.entry = replay_log_append(frontend->log, op, in.offset, in.length, 0);
     if (!slot->request.entry)
@@ -246,7 +266,7 @@ static bool start_fallocate(struct fuse_request *slot)
 
 static bool slot_start(struct fuse_request *slot, void *data, bool in_log)
 {
-    switch (slot->head.header.opcode) {
+    switch (slot->record->head.header.opcode) {
     case FUSE_READ:
         return start_read(slot);
     case FUSE_WRITE:
@@ -257,6 +277,11 @@ static bool slot_start(struct fuse_request *slot, void *data, bool in_log)
         slot_submit(slot, REQUEST_FLUSH, 0, 0, NULL);
         return true;
     }
+}
+
+static void slot_settling(struct request *request, int result)
+{
+    slot_settle(container_of(request, struct fuse_request, request), result);
 }
 
 static void slot_done(struct request *request, int result)
@@ -280,7 +305,137 @@ static void slot_done(struct request *request, int result)
     fuse_frontend_resume(frontend, 0);
 }
 
-/* ---- for device.c ---- */
+/* ---- after a crash, where the kernel does not send again ---- */
+
+static bool opcode_changes(uint32_t opcode)
+{
+    return opcode == FUSE_WRITE || opcode == FUSE_FALLOCATE;
+}
+
+static bool slot_settled(const struct fuse_request *slot)
+{
+    uint32_t opcode = slot->record->head.header.opcode;
+    return atomic_load_explicit(&slot->record->state, memory_order_acquire) == FUSE_RECORD_ANSWERING &&
+           (opcode_changes(opcode) || opcode == FUSE_FSYNC); /* a read's data is gone: it is read again */
+}
+
+/* The entry of a request that will be carried out again stays in the log until that is answered, whatever
+ * flushes come before. */
+static void slot_claim(struct fuse_request *slot)
+{
+    struct fuse_frontend *frontend = slot->frontend;
+    if (!opcode_changes(slot->record->head.header.opcode))
+        return;
+    struct replay_entry *entry = replay_log_reclaim(frontend->log, slot->record->position);
+    if (!entry)
+        return;
+    if (!slot_settled(slot))
+        slot->request.entry = entry;
+    else if (slot->record->result)
+        replay_log_voided(frontend->log, entry);
+    else
+        replay_log_answered(frontend->log, entry, false);
+}
+
+unsigned fuse_frontend_claim(struct fuse_frontend *frontend, const int fds[FUSE_CHANNELS])
+{
+    struct fuse_request *unclaimed = NULL, **last = &frontend->claimed;
+    unsigned count = 0;
+    for (unsigned i = 0; i < FUSE_LEDGER_SIZE; i++) {
+        struct fuse_request *slot = &frontend->table[i];
+        const struct fuse_record *record = slot->record;
+        uint64_t unique = record->head.header.unique;
+        if (unique == 0 || record->channel >= FUSE_CHANNELS ||
+            !frontend->request_known(fds[record->channel], unique)) {
+            slot->next_free = unclaimed;
+            unclaimed = slot;
+            continue;
+        }
+        frontend->free = slot;
+        slot_take(frontend);
+        slot->next_free = NULL;
+        *last = slot;
+        last = &slot->next_free;
+        slot_claim(slot);
+        count++;
+    }
+    frontend->free = unclaimed;
+    return count;
+}
+
+static bool slot_in_log(const struct fuse_request *slot)
+{
+    return slot->request.entry || slot_settled(slot) || !opcode_changes(slot->record->head.header.opcode);
+}
+
+/* Not in the log yet: its data is behind the tail, where nothing else may come before it. */
+static bool slot_at_tail(const struct fuse_request *slot)
+{
+    return !slot_in_log(slot) && slot->record->position == replay_log_tail(slot->frontend->log);
+}
+
+/* First what is behind the tail; last what found the log full: its room comes from the others' end. */
+static struct fuse_request *claimed_next(struct fuse_frontend *frontend)
+{
+    struct fuse_request **best = &frontend->claimed;
+    for (struct fuse_request **at = best; *at; at = &(*at)->next_free) {
+        if (slot_at_tail(*at)) {
+            best = at;
+            break;
+        }
+        if (slot_in_log(*at) && !slot_in_log(*best))
+            best = at;
+    }
+    struct fuse_request *slot = *best;
+    *best = slot->next_free;
+    return slot;
+}
+
+static void slot_resume(struct fuse_request *slot)
+{
+    struct replay_entry *entry = slot->request.entry;
+    if (entry->op == REPLAY_WRITE)
+        slot_submit(slot, REQUEST_WRITE, entry->offset, entry->length, replay_entry_payload(entry));
+    else
+        slot_submit(slot, entry->op == REPLAY_ZERO ? REQUEST_ZERO : REQUEST_DISCARD, entry->offset,
+                    entry->length, NULL);
+}
+
+static void slot_recover(struct fuse_request *slot)
+{
+    struct fuse_frontend *frontend = slot->frontend;
+    const struct fuse_in_header *header = &slot->record->head.header;
+    bool write = header->opcode == FUSE_WRITE;
+    void *data = frontend->ledger->landing;
+    bool in_log = write && slot_at_tail(slot);
+    if (in_log) /* of that size it was reserved then: the tail stays where it is */
+        data = replay_log_reserve(frontend->log, header->len - FUSE_HEAD_SIZE);
+    if (slot_settled(slot)) {
+        struct fuse_write_out written = {.size = header->len - (uint32_t)FUSE_HEAD_SIZE};
+        slot_answer(slot, slot->record->result, &written, write ? sizeof written : 0);
+    } else if (slot->request.entry) {
+        slot_resume(slot);
+    } else if (write && !in_log && slot->record->position != FUSE_LEDGER_LANDING) {
+        log_error("the data of a write that a crashed process had taken is not in the log");
+        slot_answer(slot, -EIO, NULL, 0);
+    } else {
+        dispatch(slot, header->len, data, in_log);
+    }
+}
+
+static void claimed_recover(struct fuse_frontend *frontend)
+{
+    while (frontend->running && frontend->claimed && !frontend->parked)
+        slot_recover(claimed_next(frontend));
+}
+
+void fuse_frontend_recover(struct fuse_frontend *frontend)
+{
+    claimed_recover(frontend);
+    requests_kick(frontend->requests);
+}
+
+/* ---- for fuse_attach.c ---- */
 
 int fuse_frontend_init(struct fuse_frontend *frontend, struct loop *loop, const struct device_state *state,
                        struct requests *requests, struct replay_log *log, struct buffers *buffers,
@@ -288,23 +443,14 @@ int fuse_frontend_init(struct fuse_frontend *frontend, struct loop *loop, const 
 {
     *frontend = (struct fuse_frontend){.loop = loop, .state = state, .requests = requests, .log = log};
     frontend->buffers = buffers;
-    frontend->table = calloc(FUSE_TABLE_SIZE, sizeof *frontend->table);
-    frontend->landing = malloc(FUSE_PROTO_MAX_WRITE);
-    if (!frontend->table || !frontend->landing) {
-        fuse_frontend_done(frontend);
+    frontend->request_known = fuse_answer_known;
+    frontend->table = calloc(FUSE_LEDGER_SIZE, sizeof *frontend->table);
+    if (!frontend->table)
         return error_errno(err, ENOMEM, "no memory for the table of requests");
-    }
-    int r = resident_make(frontend->table, FUSE_TABLE_SIZE * sizeof *frontend->table, "requests", err);
-    if (r == 0)
-        r = resident_make(frontend->landing, FUSE_PROTO_MAX_WRITE, "requests", err);
+    int r = resident_make(frontend->table, FUSE_LEDGER_SIZE * sizeof *frontend->table, "requests", err);
     if (r) {
         fuse_frontend_done(frontend);
         return r;
-    }
-    for (unsigned i = 0; i < FUSE_TABLE_SIZE; i++) {
-        frontend->table[i].frontend = frontend;
-        frontend->table[i].next_free = frontend->free;
-        frontend->free = &frontend->table[i];
     }
     for (int i = 0; i < FUSE_CHANNELS; i++)
         frontend->channels[i] =
@@ -315,9 +461,19 @@ int fuse_frontend_init(struct fuse_frontend *frontend, struct loop *loop, const 
 void fuse_frontend_done(struct fuse_frontend *frontend)
 {
     free(frontend->table);
-    free(frontend->landing);
     frontend->table = frontend->free = NULL;
-    frontend->landing = NULL;
+}
+
+void fuse_frontend_set_ledger(struct fuse_frontend *frontend, struct fuse_ledger *ledger)
+{
+    frontend->ledger = ledger;
+    frontend->free = NULL;
+    for (unsigned i = 0; i < FUSE_LEDGER_SIZE; i++) {
+        frontend->table[i].frontend = frontend;
+        frontend->table[i].record = &ledger->records[i];
+        frontend->table[i].next_free = frontend->free;
+        frontend->free = &frontend->table[i];
+    }
 }
 
 void fuse_frontend_add(struct fuse_frontend *frontend, int fd)
@@ -332,10 +488,10 @@ void fuse_frontend_add(struct fuse_frontend *frontend, int fd)
     }
 }
 
-int fuse_frontend_resend(struct fuse_frontend *frontend)
+int fuse_frontend_resend(struct fuse_frontend *frontend, int fd)
 {
     struct fuse_out_header notify = {.len = sizeof notify, .error = FUSE_PROTO_NOTIFY_RESEND};
-    ssize_t r = write(frontend->channels[0].fd, &notify, sizeof notify);
+    ssize_t r = write(fd, &notify, sizeof notify);
     frontend->kernel_resends = r >= 0;
     return r < 0 ? -errno : 0;
 }
@@ -345,13 +501,14 @@ void fuse_frontend_resume(struct fuse_frontend *frontend, int log_result)
     struct fuse_request *slot = frontend->parked;
     if (slot) {
         frontend->parked = NULL;
-        bool change = slot->head.header.opcode != FUSE_READ;
+        bool change = slot->record->head.header.opcode != FUSE_READ;
         if (change && log_result)
             slot_answer(slot, -EIO, NULL, 0);
-        else if (!slot_start(slot, frontend->landing, false))
+        else if (!slot_start(slot, frontend->ledger->landing, false))
             frontend->parked = slot;
         if (frontend->parked && change)
             requests_relieve(frontend->requests, true);
+        claimed_recover(frontend);
         requests_kick(frontend->requests);
     }
     if (!frontend->running || frontend_stalled(frontend))

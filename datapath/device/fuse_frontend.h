@@ -13,14 +13,13 @@
 #include <stdint.h>
 
 #include "datapath/device/buffers.h"
+#include "datapath/device/fuse_ledger.h"
 #include "datapath/device/fuse_proto.h"
 #include "datapath/device/requests.h"
 #include "datapath/device/state.h"
 #include "datapath/loop/loop.h"
 
 #define FUSE_CHANNELS 2
-#define FUSE_TABLE_SIZE (FUSE_PROTO_MAX_BACKGROUND + 64)
-#define FUSE_HEAD_SIZE (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
 
 struct fuse_frontend;
 
@@ -34,13 +33,9 @@ struct fuse_channel {
 struct fuse_request {
     struct request request;
     struct fuse_frontend *frontend;
-    struct fuse_channel *channel;
+    struct fuse_record *record; /* in the ledger */
     struct fuse_request *next_free;
     void *buffer; /* of a read */
-    union {
-        struct fuse_in_header header;
-        uint8_t bytes[FUSE_HEAD_SIZE]; /* header and the largest argument, so that a write's data is apart */
-    } head;
 };
 
 struct fuse_frontend {
@@ -55,8 +50,10 @@ struct fuse_frontend {
     void *context;
     struct fuse_channel channels[FUSE_CHANNELS];
     struct fuse_request *table, *free;
-    struct fuse_request *parked; /* waits for a buffer or for room in the log */
-    uint8_t *landing;            /* where data is read to while the log is full */
+    struct fuse_request *parked;  /* waits for a buffer or for room in the log */
+    struct fuse_request *claimed; /* a predecessor's: each is taken up before anything is read */
+    struct fuse_ledger *ledger;
+    bool (*request_known)(int fd, uint64_t unique); /* fuse_answer_known(), but for tests */
     bool running;
     bool kernel_resends; /* INIT said that a crash can be survived */
     unsigned in_flight;
@@ -67,12 +64,27 @@ int fuse_frontend_init(struct fuse_frontend *frontend, struct loop *loop, const 
                        struct error *err);
 void fuse_frontend_done(struct fuse_frontend *frontend);
 
+/* Borrowed; before anything is served. */
+void fuse_frontend_set_ledger(struct fuse_frontend *frontend, struct fuse_ledger *ledger);
+
 /* Begin to serve a descriptor (O_NONBLOCK); up to FUSE_CHANNELS. */
 void fuse_frontend_add(struct fuse_frontend *frontend, int fd);
 
-/* Have the kernel send again all that a predecessor had read and not answered. -EINVAL where the kernel
- * cannot (before Linux 6.9). */
-int fuse_frontend_resend(struct fuse_frontend *frontend);
+/*
+ * After a crash: have the kernel send again all that a predecessor had read and not answered. A negative
+ * errno where it cannot (-EINVAL before Linux 6.9). Where it can, the kernel's own list is what counts, and
+ * not ours: it needs nothing of what the predecessor left in memory, so that a successor of another version,
+ * which knows another ledger, takes over just the same.
+ */
+int fuse_frontend_resend(struct fuse_frontend *frontend, int fd);
+
+/*
+ * Where the kernel cannot: claim() what the ledger has and the kernel waits for, right after the log was
+ * adopted and before any flush; returns how many. recover() once the descriptors are served: all that is
+ * claimed is answered or carried out again, before anything new is read.
+ */
+unsigned fuse_frontend_claim(struct fuse_frontend *frontend, const int fds[FUSE_CHANNELS]);
+void fuse_frontend_recover(struct fuse_frontend *frontend);
 
 /* There may be room again: go on reading. log_result: of the device's own flush, when that is why; a failure
  * ends a parked change with -EIO. */

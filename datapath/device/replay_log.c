@@ -236,6 +236,23 @@ void *replay_entry_payload(struct replay_entry *entry)
     return entry + 1;
 }
 
+uint64_t replay_log_tail(const struct replay_log *log)
+{
+    return log->tail;
+}
+
+struct replay_entry *replay_log_reclaim(struct replay_log *log, uint64_t position)
+{
+    struct replay_entry *entry = replay_log_first(log);
+    while (entry && entry->position < position)
+        entry = replay_log_next(log, entry);
+    if (!entry || entry->position != position)
+        return NULL;
+    entry->answered_clock = 0;
+    entry->stable = 0;
+    return entry;
+}
+
 /* ---- release ---- */
 
 /* The head moves past what is answered and older than the newest flush that succeeded. */

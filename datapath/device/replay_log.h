@@ -80,6 +80,13 @@ struct replay_entry *replay_log_append(struct replay_log *log, enum replay_op op
                                        uint64_t length, uint64_t payload_length);
 void *replay_entry_payload(struct replay_entry *entry);
 
+/* Where the next entry will stand; after a reserve, its. */
+uint64_t replay_log_tail(const struct replay_log *log);
+
+/* The entry at position counts as not answered once more, and stays until it is; NULL when none stands there.
+ * After an adoption, for a command that is carried out again. */
+struct replay_entry *replay_log_reclaim(struct replay_log *log, uint64_t position);
+
 /* The target answered the entry's command. stable: it was carried out write-through; it stays all the same
  * while an older entry stands, whose replay alone would undo it. */
 void replay_log_answered(struct replay_log *log, struct replay_entry *entry, bool stable);

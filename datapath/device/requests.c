@@ -113,6 +113,8 @@ static void request_finish(struct requests *requests, struct request *request, i
     if (request->verb == REQUEST_READ && result == 0 && requests->gate == REQUESTS_REFUSED)
         replay_log_overlay(requests->log, request->offset, request->length, request->data);
     request_move(requests, request, REQUEST_IDLE);
+    if (request->settling)
+        request->settling(request, result);
     request_settle_log(requests, request, result);
     request->done(request, result);
 }

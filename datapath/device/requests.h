@@ -29,8 +29,9 @@ struct request {
     bool internal;           /* of the replay: goes through INTERNAL, is dropped when the session is lost */
     uint64_t offset, length; /* bytes, multiples of the block size; 0 for a flush */
     void *data;              /* read into, written from */
-    struct replay_entry *entry;                        /* of a change that is in the log */
-    void (*done)(struct request *request, int result); /* 0 or a negative errno for the kernel */
+    struct replay_entry *entry;                            /* of a change that is in the log */
+    void (*settling)(struct request *request, int result); /* or NULL: before the log learns of the result */
+    void (*done)(struct request *request, int result);     /* 0 or a negative errno for the kernel */
 
     /* requests.c's own */
     enum request_state state;

@@ -115,7 +115,7 @@ static int get_names(json_t *object, struct device_state *state, struct error *e
 static int get_numbers(json_t *object, struct device_state *state, struct error *err)
 {
     state->log_size_bytes = state->buffers_size_bytes = DEFAULT_SIZE;
-    state->replay = true;
+    state->replay = state->resend = true;
     int r = record_get_uint64(object, "epoch", &state->epoch, err);
     r = r ? r : record_get_uint64(object, "generation", &state->generation, err);
     r = r ? r : record_get_uint64(object, "size_bytes", &state->size_bytes, err);
@@ -126,6 +126,7 @@ static int get_numbers(json_t *object, struct device_state *state, struct error 
     r = r ? r : record_get_optional_uint64(object, "buffers_size_bytes", &state->buffers_size_bytes, err);
     r = r ? r : record_get_optional_bool(object, "read_only", &state->read_only, err);
     r = r ? r : record_get_optional_bool(object, "replay", &state->replay, err);
+    r = r ? r : record_get_optional_bool(object, "resend", &state->resend, err);
     if (r)
         return r;
     if (state->block_size_bytes != 512 && state->block_size_bytes != 4096)

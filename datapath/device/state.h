@@ -14,7 +14,8 @@
  *   "end": true is written by mooring-node before its SIGTERM when the volume is to be detached; it alone is
  *   read again, at the signal.
  *
- *   Optional: "log_size_bytes" and "buffers_size_bytes" (32 MiB each), "replay" (true; false in tests only).
+ *   Optional: "log_size_bytes" and "buffers_size_bytes" (32 MiB each), "replay" and "resend" (true; false in
+ *   tests only: FUSE_NOTIFY_RESEND is not asked for, as if this were a kernel before 6.9).
  *
  * status.json (0600): written by mooring-device on each change.
  *
@@ -65,7 +66,7 @@ struct device_state {
     uint8_t isids[STATE_SESSIONS_MAX][6];
     unsigned isids_count;
     bool read_only;
-    bool replay;
+    bool replay, resend;
     uint64_t block_size_bytes, size_bytes;
     uint64_t log_size_bytes, buffers_size_bytes;
     enum device_attach attach;

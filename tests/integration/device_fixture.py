@@ -30,7 +30,8 @@ class Device:
                        "node_id": node, "epoch": self.attachment.epoch,
                        "isid": ["80" + secrets.token_hex(5)], "read_only": False, "sessions": 1,
                        "block_size_bytes": block_size, "size_bytes": size_bytes,
-                       "mount_point": str(self.dir / "fuse"), "attach": "fuse", **config}
+                       "mount_point": str(self.dir / "fuse"), "attach": "fuse",
+                       **json.loads(os.environ.get("MOORING_DEVICE_JSON", "{}")), **config}
         self.holder = self.process = None
         scratch.callback(self.remove)
         Device.alive.append(self)

@@ -4,6 +4,7 @@ import errno
 import json
 import mmap
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -79,8 +80,8 @@ def test_file_systems(scratch, target):
         harness.run(harness.program(check[0]), *check[1:], device.path)
 
 
-def test_device_killed_under_load(scratch, target):
-    device = Device(scratch, target)
+def kill_under_load(scratch, target, **config):
+    device = Device(scratch, target, **config)
     path = device.path
     loads = [Load(scratch, device, seconds=6),
              Load(scratch, device, seconds=6, fsync=1, offset="64M", size="32M", extra=("--rw=randtrimwrite",
@@ -91,8 +92,22 @@ def test_device_killed_under_load(scratch, target):
         device.start_device()
         device.wait_state("ready")
         assert device.path == path, "the block device changed"
+        assert device.status()["take_over"], device.status()
     for load in loads:
         load.wait()
+    return device
+
+
+def test_device_killed_under_load(scratch, target):
+    device = kill_under_load(scratch, target)
+    assert "from the holder's memory" not in device.log_text()
+
+
+def test_device_killed_without_resend(scratch, target):
+    """As on a kernel before 6.9: what the dead process had taken is found in the holder's memory."""
+    device = kill_under_load(scratch, target, resend=False)
+    taken = [int(count) for count in re.findall(r"(\d+) requests of the crashed process", device.log_text())]
+    assert len(taken) == 4 and sum(taken) > 0, f"requests taken up: {taken}"
 
 
 def test_target_killed_under_load(scratch, target):

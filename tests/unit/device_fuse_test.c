@@ -29,7 +29,8 @@ struct fixture {
     struct device_state state;
     struct initiator initiator;
     struct replay_log log;
-    int log_fd, kernel; /* the kernel's end */
+    struct fuse_ledger ledger;
+    int log_fd, ledger_fd, kernel; /* the kernel's end */
     int device;
     struct requests requests;
     struct buffers buffers;
@@ -79,6 +80,8 @@ static int setup(void **state)
     assert_int_equal(fuse_frontend_init(&fixture->frontend, fixture->loop, &fixture->state,
                                         &fixture->requests, &fixture->log, &fixture->buffers, NULL),
                      0);
+    assert_int_equal(fuse_ledger_create(&fixture->ledger, &fixture->ledger_fd, NULL), 0);
+    fuse_frontend_set_ledger(&fixture->frontend, &fixture->ledger);
     fixture->frontend.gone = gone;
     fuse_frontend_add(&fixture->frontend, fixture->device);
     requests_session_identified(&fixture->requests, &limits);
@@ -95,6 +98,8 @@ static int teardown(void **state)
     fuse_frontend_done(&fixture->frontend);
     buffers_done(&fixture->buffers);
     replay_log_done(&fixture->log);
+    fuse_ledger_done(&fixture->ledger);
+    fd_close(fixture->ledger_fd);
     fd_close(fixture->log_fd);
     fd_close(fixture->kernel);
     fd_close(fixture->device);
