@@ -32,27 +32,36 @@ unsigned attach_device_left_ms(uint64_t deadline_ms)
 
 /* ---- starting ---- */
 
-static int attach_device_spawn_holder(const struct node_config *config, const struct attach_files *paths,
-                                      struct error *err)
+/* program: "device" or "holder". */
+static int attach_device_run(const struct node_config *config, const char *program, const char *volume_id,
+                             const char *pid_path, const char *log_path, const char *option,
+                             const char *value, struct error *err)
 {
-    _cleanup_free_ char *program = str_format("%s/mooring-holder", config->libexec_dir);
-    const char *argv[] = {program, "--socket", paths->holder_socket, NULL};
+    _cleanup_free_ char *path = str_format("%s/mooring-%s", config->libexec_dir, program);
+    const char *argv[] = {path, option, value, NULL};
+    _cleanup_place_ struct place place = {0};
 
-    if (!program)
-        return error_errno(err, ENOMEM, "cannot start mooring-holder");
+    if (!path)
+        return error_errno(err, ENOMEM, "cannot start mooring-%s", program);
+    int r = place_prepare(&place, config->place, program, volume_id, err);
+    return r ? r : process_spawn(pid_path, log_path, &place, argv, err);
+}
+
+static int attach_device_spawn_holder(const struct node_config *config, const struct attach_files *paths,
+                                      const char *volume_id, struct error *err)
+{
     int r = process_stop(paths->holder_pid, SIGTERM, HOLDER_MS, err); /* one that holds nothing */
-    return r ? r : process_spawn(paths->holder_pid, paths->log, argv, err);
+
+    return r ? r
+             : attach_device_run(config, "holder", volume_id, paths->holder_pid, paths->log, "--socket",
+                                 paths->holder_socket, err);
 }
 
 static int attach_device_spawn(const struct node_config *config, const struct attach_files *paths,
-                               struct error *err)
+                               const char *volume_id, struct error *err)
 {
-    _cleanup_free_ char *program = str_format("%s/mooring-device", config->libexec_dir);
-    const char *argv[] = {program, "--state", paths->dir, NULL};
-
-    if (!program)
-        return error_errno(err, ENOMEM, "cannot start mooring-device");
-    return process_spawn(paths->device_pid, paths->log, argv, err);
+    return attach_device_run(config, "device", volume_id, paths->device_pid, paths->log, "--state",
+                             paths->dir, err);
 }
 
 /* A new generation of this attachment, written down for the process that is started next. */
@@ -146,8 +155,8 @@ static int attach_device_launch(const struct node_config *config, struct storage
     int r = attach_device_grant(config, storage, paths, attachment, timeout_ms, err);
 
     if (!r && !takeover_holds(paths->holder_pid, paths->mount_point))
-        r = attach_device_spawn_holder(config, paths, err);
-    return r ? r : attach_device_spawn(config, paths, err);
+        r = attach_device_spawn_holder(config, paths, attachment->volume_id, err);
+    return r ? r : attach_device_spawn(config, paths, attachment->volume_id, err);
 }
 
 static int attach_device_start(const struct node_config *config, struct storage *storage,
@@ -194,7 +203,7 @@ int attach_device_succeed(const struct node_config *config, struct storage *stor
     } else if (!r) {
         r = attach_device_grant(config, storage, paths, &attachment, timeout_ms, err);
     }
-    return r ? r : attach_device_spawn(config, paths, err);
+    return r ? r : attach_device_spawn(config, paths, volume_id, err);
 }
 
 static int attach_device_explain_lost(const char *volume_id, struct error *err)

@@ -67,6 +67,37 @@ static int attach_device_finish(const struct attach_files *paths, uint64_t deadl
     return r;
 }
 
+/* A device whose last flush failed says so once: to whoever unstages, and in the log. The repeat goes on. */
+static int attach_device_check_ended(const struct attach_files *paths, const char *volume_id,
+                                     struct error *err)
+{
+    _cleanup_json_ json_t *status = NULL;
+    _cleanup_json_ json_t *device = NULL;
+    const char *state = "", *problem = "";
+    bool reported = false;
+
+    if (attach_files_load(paths, "status.json", &status, NULL) ||
+        attach_files_load(paths, "device.json", &device, NULL))
+        return 0; /* it never ran */
+    record_get_optional_string(status, "state", &state, NULL);
+    record_get_optional_string(status, "error", &problem, NULL);
+    record_get_optional_bool(device, "end_reported", &reported, NULL);
+    int r = 0;
+    if (str_equal(state, "ended") && *problem && !reported) {
+        r = json_object_set_new(device, "end_reported", json_true()) ? -ENOMEM
+                                                                     : attach_files_save(paths, device, err);
+        log_error("volume %s: its device ended with an error: %s", volume_id, problem);
+        if (!r)
+            r = error_set(
+                err, E_WRITE_FAILED,
+                "its device has ended, but %s; look at the volume (mooring volume show) and its data "
+                "before you use it again; unstaging it once more goes on",
+                problem);
+    }
+    attach_files_wipe(device);
+    return r;
+}
+
 int attach_device_end(const struct node_config *config, struct storage *storage, const char *volume_id,
                       unsigned timeout_ms, struct error *err)
 {
@@ -83,6 +114,8 @@ int attach_device_end(const struct node_config *config, struct storage *storage,
     }
     if (!r && process_alive(paths.device_pid, NULL))
         r = attach_device_finish(&paths, deadline_ms, err);
+    if (!r)
+        r = attach_device_check_ended(&paths, volume_id, err);
     if (!r)
         r = process_stop(paths.holder_pid, SIGTERM, HOLDER_MS, err);
     if (r)
@@ -118,5 +151,6 @@ int attach_device_sweep(const struct node_config *config, const char *volume_id,
         r = loop_device_release(paths.mount_point, err);
     if (!r)
         r = mount_remove_lazily(paths.mount_point, NULL, err);
+    place_tidy(config->place);
     return r ? error_wrap(err, "volume %s", volume_id) : 0;
 }

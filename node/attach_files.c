@@ -62,7 +62,7 @@ int attach_files_load(const struct attach_files *paths, const char *name, json_t
     return record_load(dir_fd, name, DEVICE_FORMAT, ret, err);
 }
 
-static int attach_files_save(const struct attach_files *paths, json_t *object, struct error *err)
+int attach_files_save(const struct attach_files *paths, json_t *object, struct error *err)
 {
     _cleanup_fd_ int dir_fd = -1;
 

@@ -37,6 +37,8 @@ int attach_files_write(const struct node_config *config, const struct attach_fil
                        const struct storage_attachment *attachment, const struct storage_grant *grant,
                        struct error *err);
 
+int attach_files_save(const struct attach_files *paths, json_t *object, struct error *err);
+
 /* "end" tells mooring-device what SIGTERM means: the end of the attachment, or of the process alone, whose
  * device then waits in the holder for a successor. */
 int attach_files_mark_end(const struct attach_files *paths, bool end, struct error *err);

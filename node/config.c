@@ -34,9 +34,9 @@ static int node_config_read_boot_id(struct node_config *config, struct error *er
     return 0;
 }
 
-static int node_config_check(const struct node_config *config, const char *path, struct error *err)
+static int node_config_check(struct node_config *config, const char *path, struct error *err)
 {
-    static const char *const attaches[] = {"auto", "fuse"};
+    static const char *const attaches[] = {"auto", "ublk", "fuse", "iscsi"};
     bool known = false;
 
     if (!id_node_valid(config->node_id))
@@ -44,9 +44,12 @@ static int node_config_check(const struct node_config *config, const char *path,
                          config->node_id, ID_NODE_MAX);
     for (size_t i = 0; i < ARRAY_SIZE(attaches); i++)
         known |= str_equal(config->attach, attaches[i]);
+    int r = place_parse(config->place_name, &config->place, err);
+    if (r)
+        return error_wrap(err, "%s: place", path);
     if (!known)
-        return error_set(err, E_INVALID_ARGUMENT, "%s: attach \"%s\" is not one of auto, fuse", path,
-                         config->attach);
+        return error_set(err, E_INVALID_ARGUMENT, "%s: attach \"%s\" is not one of auto, ublk, fuse, iscsi",
+                         path, config->attach);
     if (config->state_dir[0] != '/')
         return error_set(err, E_INVALID_ARGUMENT, "%s: state_dir must be an absolute path", path);
     return 0;
@@ -62,6 +65,7 @@ int node_config_load(const char *path, struct node_config *ret, struct error *er
         .boot_id_file = "/proc/sys/kernel/random/boot_id",
         .libexec_dir = MOORING_LIBEXEC_DIR,
         .log_level = "info",
+        .place_name = "auto",
         .volumes_max = 64,
         .heartbeat_ms = 5000,
     };
@@ -76,6 +80,7 @@ int node_config_load(const char *path, struct node_config *ret, struct error *er
         {"boot_id_file", CONFIG_STRING, false, 0, 0, &config.boot_id_file},
         {"libexec_dir", CONFIG_STRING, false, 0, 0, &config.libexec_dir},
         {"log_level", CONFIG_STRING, false, 0, 0, &config.log_level},
+        {"place", CONFIG_STRING, false, 0, 0, &config.place_name},
         {"volumes_max", CONFIG_UINT, false, 1, 4096, &config.volumes_max},
         {"heartbeat_ms", CONFIG_UINT, false, 100, 600000, &config.heartbeat_ms},
         {"unsafe_no_replay", CONFIG_BOOL, false, 0, 0, &config.unsafe_no_replay},

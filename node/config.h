@@ -3,7 +3,7 @@
  *
  *   { "endpoint": "unix:///run/mooring/node.sock", "node_id": "worker-1", "state_dir":
  * "/var/lib/mooring/node", "servers": […], "tls": {…} (common/servers.h), "topology": {"zone": "a"},
- * "attach": "auto", "volumes_max": 64, "heartbeat_ms": 5000, "address": "…", "boot_id_file":
+ * "attach": "auto", "volumes_max": 64, "heartbeat_ms": 5000, "place": "auto", "address": "…", "boot_id_file":
  * "/proc/sys/kernel/random/boot_id", "libexec_dir": "/usr/libexec/mooring", "log_level": "info" }
  */
 #pragma once
@@ -14,6 +14,7 @@
 
 #include "common/id.h"
 #include "common/servers.h"
+#include "node/place.h"
 
 struct node_config {
     json_t *object; /* owns the strings */
@@ -26,6 +27,8 @@ struct node_config {
     const char *boot_id_file;
     const char *libexec_dir;
     const char *log_level;
+    const char *place_name;
+    enum place_kind place;
     uint64_t volumes_max;
     uint64_t heartbeat_ms;
     json_t *topology;      /* object of strings, or NULL */

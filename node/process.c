@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -22,7 +23,8 @@
 
 /* In the new process: record who we are, keep the lock across exec, and become argv. Only async-signal-safe
  * calls. */
-static _Noreturn void process_become(int lock_fd, int log_fd, int report_fd, const char *const *argv)
+static _Noreturn void process_become(int lock_fd, int log_fd, int report_fd, const struct place *place,
+                                     const char *const *argv)
 {
     char text[16];
     int length = 0, problem;
@@ -33,6 +35,8 @@ static _Noreturn void process_become(int lock_fd, int log_fd, int report_fd, con
             text[length++] = (char)('0' + pid / scale % 10);
     }
     text[length++] = '\n';
+    for (size_t i = 0; place && i < place->procs_count; i++)
+        (void)!write(place->procs_fds[i], "0", 1); /* one that takes nobody is no reason not to start */
     if (null_fd < 0 || ftruncate(lock_fd, 0) < 0 || pwrite(lock_fd, text, (size_t)length, 0) != length ||
         dup2(null_fd, STDIN_FILENO) < 0 || dup2(log_fd, STDOUT_FILENO) < 0 ||
         dup2(log_fd, STDERR_FILENO) < 0 || fcntl(lock_fd, F_SETFD, 0) < 0) {
@@ -50,7 +54,8 @@ static _Noreturn void process_become(int lock_fd, int log_fd, int report_fd, con
 }
 
 /* Fork twice, so that the program is nobody's child and leaves no zombie; errors come back through a pipe. */
-static int process_fork(int lock_fd, int log_fd, const char *const *argv, struct error *err)
+static int process_fork(int lock_fd, int log_fd, const struct place *place, const char *const *argv,
+                        struct error *err)
 {
     _cleanup_fd_ int report_read = -1;
     _cleanup_fd_ int report_write = -1;
@@ -68,7 +73,7 @@ static int process_fork(int lock_fd, int log_fd, const char *const *argv, struct
         setsid();
         pid_t pid = fork();
         if (pid == 0)
-            process_become(lock_fd, log_fd, report[1], argv);
+            process_become(lock_fd, log_fd, report[1], place, argv);
         _exit(pid < 0 ? 1 : 0);
     }
     report_write = fd_close(report_write);
@@ -97,7 +102,24 @@ static bool process_is_locked(int fd)
     return fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
 }
 
-int process_spawn(const char *pid_path, const char *log_path, const char *const *argv, struct error *err)
+/* The place's words, then the program's: an array on the heap of borrowed strings. */
+static const char **process_words(const struct place *place, const char *const *argv)
+{
+    size_t count = 0, before = place ? place->argc : 0;
+
+    while (argv[count])
+        count++;
+    const char **words = calloc(before + count + 1, sizeof(*words));
+    if (!words)
+        return NULL;
+    for (size_t i = 0; i < before; i++)
+        words[i] = place->argv[i];
+    memcpy(words + before, argv, count * sizeof(*words));
+    return words;
+}
+
+int process_spawn(const char *pid_path, const char *log_path, const struct place *place,
+                  const char *const *argv, struct error *err)
 {
     _cleanup_fd_ int lock_fd = open(pid_path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (lock_fd < 0)
@@ -108,7 +130,10 @@ int process_spawn(const char *pid_path, const char *log_path, const char *const 
     _cleanup_fd_ int log_fd = open(log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if (log_fd < 0)
         return error_errno(err, errno, "cannot open %s", log_path);
-    return process_fork(lock_fd, log_fd, argv, err);
+    _cleanup_free_ const char **words = process_words(place, argv);
+    if (!words)
+        return error_errno(err, ENOMEM, "cannot start %s", argv[0]);
+    return process_fork(lock_fd, log_fd, place, words, err);
 }
 
 bool process_alive(const char *pid_path, pid_t *ret_pid)

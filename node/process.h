@@ -13,13 +13,15 @@
 #include <sys/types.h>
 
 #include "common/error.h"
+#include "node/place.h"
 
 /*
  * Start argv[0] in a session of its own, reparented to init, stdin from /dev/null, stdout and stderr appended
- * to log_path. E_EXISTS when the process of pid_path lives; a program that cannot be executed is an error
- * here.
+ * to log_path; place (may be NULL) says in which cgroup or scope. E_EXISTS when the process of pid_path
+ * lives; a program that cannot be executed is an error here.
  */
-int process_spawn(const char *pid_path, const char *log_path, const char *const *argv, struct error *err);
+int process_spawn(const char *pid_path, const char *log_path, const struct place *place,
+                  const char *const *argv, struct error *err);
 
 /* Whether it lives; ret_pid (may be NULL) is set only then. */
 bool process_alive(const char *pid_path, pid_t *ret_pid);

@@ -3,6 +3,7 @@ go through the CSI calls as a CO makes them."""
 import json
 import os
 import pathlib
+import random
 import signal
 import subprocess
 import threading
@@ -31,6 +32,24 @@ def loop_devices():
     """Backing file of each loop device that has one."""
     listed = harness.run("losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE").stdout.splitlines()
     return dict(tuple(part.strip() for part in line.split(None, 1)) for line in listed if len(line.split(None, 1)) == 2)
+
+
+def load(stack, target, seconds, block=False):
+    """fio that verifies what it wrote; its end says whether a write failed or data was wrong."""
+    place = [f"--filename={target}", "--allow_mounted_write=1"] if block else [f"--directory={target}"]
+    log = stack.scratch.path / f"fio-{random.randrange(1 << 30)}.log"
+    process = stack.scratch.start(
+        harness.program("fio"), "--name=load", *place, "--direct=1", "--ioengine=io_uring", "--rw=randwrite",
+        "--bsrange=4k-64k", "--iodepth=8", "--size=32M", "--verify=crc32c", "--verify_state_save=0",
+        "--verify_backlog=32", "--fsync=32",
+        "--time_based", f"--runtime={seconds}", log=log)
+    process.said = log.read_text
+    return process
+
+
+def load_is_well(process):
+    if process.wait(120) != 0:
+        raise AssertionError(f"fio saw an error: {process.said()[:1500]}")
 
 
 class Background:
@@ -109,7 +128,8 @@ class Node:
         self.config = {"endpoint": self.endpoint, "node_id": node_id, "state_dir": str(self.state),
                        "servers": stack.servers(), "tls": stack.tls.config(f"mooring:node:{node_id}"),
                        "boot_id_file": str(self.boot_id_file), "libexec_dir": str(harness.BUILD / "bin"),
-                       "heartbeat_ms": 1000, "log_level": "debug", **config}
+                       "heartbeat_ms": 1000, "log_level": "debug", "place": "fork", **config}
+        self.cgroups = []  # where the process goes at its start
         self.process = None
         self.paths = set()
         stack.scratch.callback(self.remove)
@@ -129,9 +149,14 @@ class Node:
         # Not scratch.start(): a call that hangs in the kernel ends with its device only, which remove() ends first.
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen([harness.program("mooring-node"), "--config", str(path)], stdout=log,
-                                            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment)
+                                            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment,
+                                            preexec_fn=self._enter_cgroups)
         harness.wait_until(self._serves, "mooring-node answers Probe")
         return self
+
+    def _enter_cgroups(self):
+        for cgroup in self.cgroups:
+            (cgroup / "cgroup.procs").write_text("0")
 
     def _serves(self):
         if self.process.poll() is not None:

@@ -10,27 +10,9 @@ import time
 
 import harness
 from controller_stack import equal, status
-from node_fixture import MIB, XFS_BYTES, Background, Stack, is_mounted, loop_devices
+from node_fixture import MIB, XFS_BYTES, Background, Stack, is_mounted, load, load_is_well, loop_devices
 
 SEED = int(os.environ.get("MOORING_SEED", "0")) or random.randrange(1 << 30)
-
-
-def load(stack, target, seconds, block=False):
-    """fio that verifies what it wrote; its end says whether a write failed or data was wrong."""
-    place = [f"--filename={target}", "--allow_mounted_write=1"] if block else [f"--directory={target}"]
-    log = stack.scratch.path / f"fio-{random.randrange(1 << 30)}.log"
-    process = stack.scratch.start(
-        harness.program("fio"), "--name=load", *place, "--direct=1", "--ioengine=io_uring", "--rw=randwrite",
-        "--bsrange=4k-64k", "--iodepth=8", "--size=32M", "--verify=crc32c", "--verify_state_save=0",
-        "--verify_backlog=32", "--fsync=32",
-        "--time_based", f"--runtime={seconds}", log=log)
-    process.said = log.read_text
-    return process
-
-
-def load_is_well(process):
-    if process.wait(120) != 0:
-        raise AssertionError(f"fio saw an error: {process.said()[:1500]}")
 
 
 # ---- half-done calls ----

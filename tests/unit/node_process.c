@@ -49,7 +49,7 @@ static void spawn(const struct fixture *fixture, const char *script)
     const char *argv[] = {"/bin/sh", "-c", script, NULL};
     _cleanup_error_ struct error err = {0};
 
-    int r = process_spawn(fixture->pid_path, fixture->log_path, argv, &err);
+    int r = process_spawn(fixture->pid_path, fixture->log_path, NULL, argv, &err);
     if (r)
         fail_msg("%s", error_text(&err));
 }
@@ -96,7 +96,7 @@ static void a_second_one_is_refused(void **state)
 
     (void)state;
     spawn(fixture, "exec sleep 60");
-    assert_int_equal(process_spawn(fixture->pid_path, fixture->log_path, argv, &err), E_EXISTS);
+    assert_int_equal(process_spawn(fixture->pid_path, fixture->log_path, NULL, argv, &err), E_EXISTS);
 }
 
 /* The pid in the file is of a live process, but not of the one that held the lock: it must not be touched. */
@@ -133,7 +133,7 @@ static void what_cannot_be_executed_is_an_error_here(void **state)
     _cleanup_error_ struct error err = {0};
 
     (void)state;
-    assert_int_equal(process_spawn(fixture->pid_path, fixture->log_path, argv, &err), -ENOENT);
+    assert_int_equal(process_spawn(fixture->pid_path, fixture->log_path, NULL, argv, &err), -ENOENT);
     assert_non_null(strstr(error_text(&err), "/nonexistent/program"));
     assert_false(process_alive(fixture->pid_path, NULL));
 }
