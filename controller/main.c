@@ -14,14 +14,16 @@
 #include "common/options.h"
 #include "common/strings.h"
 #include "controller/config.h"
-#include "controller/identity.h"
+#include "controller/monitor.h"
 #include "controller/service.h"
+#include "proto/identity.h"
 
 #define DRAIN_MS 10000
 
 struct running {
     struct controller controller;
     struct monitor *monitor;
+    struct identity identity;
     struct rpc_service services[2];
     struct rpc_server *server;
 };
@@ -45,6 +47,16 @@ static int parse_options(int argc, char **argv, const char **ret_config, struct 
     return options_parse(&program, argc, argv, &operand, err);
 }
 
+static int is_ready(void *context, bool *ret_ready, struct error *err)
+{
+    if (!monitor_has_servers(context))
+        return error_set(err, E_PRECONDITION,
+                         "no storage server is configured that is not gone; add one to \"servers\" in the "
+                         "configuration");
+    *ret_ready = monitor_ready(context);
+    return E_OK;
+}
+
 static int start(struct running *running, const struct controller_config *config, struct error *err)
 {
     struct rpc_server_options options = {.endpoint = config->endpoint};
@@ -60,7 +72,8 @@ static int start(struct running *running, const struct controller_config *config
         r = io_make_socket_dir(config->endpoint, err);
     if (r != E_OK)
         return r;
-    running->services[0] = identity_service(running->monitor);
+    running->identity = (struct identity){.ready = is_ready, .context = running->monitor};
+    running->services[0] = identity_service(&running->identity);
     running->services[1] = service_controller(&running->controller);
     return rpc_server_new(&running->server, &options, running->services, ARRAY_SIZE(running->services), err);
 }

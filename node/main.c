@@ -20,6 +20,7 @@
 #include "common/strings.h"
 #include "common/time.h"
 #include "node/node.h"
+#include "proto/identity.h"
 #include "rpc/rpc.h"
 
 #define MAIN_GRACE_MS 10000
@@ -111,12 +112,13 @@ static int main_prepare(struct node *node, struct error *err)
 
 static int main_serve(struct node *node, const sigset_t *ending, struct error *err)
 {
+    struct identity identity = {.ready = NULL}; /* it serves as soon as its socket is there */
     struct registrar *registrar = NULL;
     struct rpc_server *server = NULL;
     struct rpc_service services[2];
     int signal_number;
 
-    service_identity(node, &services[0]);
+    services[0] = identity_service(&identity);
     service_node(node, &services[1]);
     const struct rpc_server_options options = {.endpoint = node->config.endpoint, .socket_mode = 0600};
 

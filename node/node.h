@@ -78,8 +78,7 @@ struct registrar;
 int registrar_new(struct registrar **ret, struct node *node, struct error *err);
 struct registrar *registrar_free(struct registrar *registrar);
 
-/* ---- service.c, identity.c: CSI on the wire ---- */
+/* ---- service.c: CSI on the wire ---- */
 
 struct rpc_service;
 void service_node(struct node *node, struct rpc_service *ret);
-void service_identity(struct node *node, struct rpc_service *ret);

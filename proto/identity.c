@@ -1,7 +1,10 @@
-/* CSI's Identity service. Owns nothing; run by its own worker thread; no handler waits for anything. */
-#include "controller/identity.h"
+/* CSI's Identity service. Owns nothing; run by its own worker thread, in mooring-controller and mooring-node;
+ * no handler waits for anything. */
+#include "proto/identity.h"
 
+#include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "common/cleanup.h"
 #include "common/id.h"
@@ -64,17 +67,18 @@ static int handle_probe(struct rpc_call *call, const ProtobufCMessage *request, 
                         void *context, struct error *err)
 {
     Csi__V1__ProbeResponse *answer = (Csi__V1__ProbeResponse *)response;
+    const struct identity *identity = context;
+    bool ready = true;
+    int r = identity->ready ? identity->ready(identity->context, &ready, err) : E_OK;
 
     (void)call, (void)request;
-    if (!monitor_has_servers(context))
-        return error_set(err, E_PRECONDITION,
-                         "no storage server is configured that is not gone; add one to \"servers\" in the "
-                         "configuration");
+    if (r != E_OK)
+        return r;
     answer->ready = malloc(sizeof(*answer->ready));
     if (!answer->ready)
         return error_errno(err, ENOMEM, "Probe");
     google__protobuf__bool_value__init(answer->ready);
-    answer->ready->value = monitor_ready(context);
+    answer->ready->value = ready;
     return E_OK;
 }
 
@@ -84,13 +88,13 @@ static const struct rpc_method methods[] = {
     {"Probe", handle_probe, false},
 };
 
-struct rpc_service identity_service(struct monitor *monitor)
+struct rpc_service identity_service(struct identity *identity)
 {
     return (struct rpc_service){
         .descriptor = &csi__v1__identity__descriptor,
         .methods = methods,
         .methods_count = ARRAY_SIZE(methods),
-        .context = monitor,
+        .context = identity,
         .threads = 1,
     };
 }
