@@ -12,6 +12,7 @@
 #include "common/time.h"
 #include "node/attach_device.h"
 #include "node/attach_way.h"
+#include "node/iscsi_attach.h"
 #include "node/stage_record.h"
 
 static const struct {
@@ -20,6 +21,7 @@ static const struct {
 } ways[] = {
     {"fuse", &attach_device_way},
     {"ublk", &attach_device_way},
+    {"iscsi", &iscsi_attach_way},
 };
 
 void attach_device_done(struct attach_device *device)
@@ -78,6 +80,11 @@ int attach_find(const struct node_config *config, const char *volume_id, struct 
                 struct error *err)
 {
     return attach_way_of(config, volume_id)->look(config, volume_id, ret, err);
+}
+
+bool attach_has_process(const struct node_config *config, const char *volume_id)
+{
+    return attach_way_of(config, volume_id)->watch != NULL;
 }
 
 bool attach_has_served(const struct node_config *config, const char *volume_id)

@@ -73,5 +73,8 @@ struct mount_owner attach_owner(const struct node_config *config, const char *vo
 /* Whether the newest generation's process came to serve before it ended. */
 bool attach_has_served(const struct node_config *config, const char *volume_id);
 
+/* Whether a process of ours serves the device; else the kernel alone does, and there is nothing to watch. */
+bool attach_has_process(const struct node_config *config, const char *volume_id);
+
 /* A pidfd of the device process, or -1 when it does not live. */
 int attach_watch(const struct node_config *config, const char *volume_id);

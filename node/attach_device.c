@@ -72,7 +72,7 @@ static int attach_device_grant(const struct node_config *config, struct storage 
     struct storage_grant grant;
 
     int r = storage_generation_grant(storage, attachment->volume_id, attachment->epoch,
-                                     attachment->generation, timeout_ms, &grant, err);
+                                     attachment->generation, false, timeout_ms, &grant, err);
     if (r)
         return r;
     r = attach_files_write(config, paths, attachment, &grant, err);

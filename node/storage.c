@@ -176,35 +176,9 @@ int storage_attachment_get(struct storage *storage, const char *volume_id, unsig
     return 0;
 }
 
-int storage_secret_get(struct storage *storage, const char *volume_id, uint64_t epoch, unsigned timeout_ms,
-                       struct storage_grant *ret, struct error *err)
-{
-    Mooring__Storage__V1__GetAttachmentRequest request = MOORING__STORAGE__V1__GET_ATTACHMENT_REQUEST__INIT;
-    _cleanup_message_ Mooring__Storage__V1__GetAttachmentResponse *response = NULL;
-    struct storage_grant grant = {0};
-
-    request.volume_id = (char *)volume_id;
-    request.node_id = (char *)storage->config->node_id;
-    int r = storage_call(storage, volume_id, "GetAttachment", &request, timeout_ms, &response, err);
-    if (r)
-        return r;
-    if (!response->attachment || response->attachment->epoch != epoch)
-        r = error_set(err, E_STALE, "the attachment of volume %s is of another epoch", volume_id);
-    else if (response->attachment->generation || !*response->chap_secret)
-        r = error_set(err, E_PRECONDITION, "volume %s was granted to a mooring-device in this attachment",
-                      volume_id);
-    else if (!str_copy(grant.chap_name, sizeof(grant.chap_name), response->chap_name) ||
-             !str_copy(grant.chap_secret, sizeof(grant.chap_secret), response->chap_secret))
-        r = error_set(err, E_CORRUPT, "the storage server gave a name or secret that is too long");
-    else
-        *ret = grant;
-    secret_wipe(&grant, sizeof(grant));
-    secret_wipe(response->chap_secret, strlen(response->chap_secret));
-    return r;
-}
-
 int storage_generation_grant(struct storage *storage, const char *volume_id, uint64_t epoch, uint64_t holding,
-                             unsigned timeout_ms, struct storage_grant *ret, struct error *err)
+                             bool write_through, unsigned timeout_ms, struct storage_grant *ret,
+                             struct error *err)
 {
     Mooring__Storage__V1__GrantGenerationRequest request =
         MOORING__STORAGE__V1__GRANT_GENERATION_REQUEST__INIT;
@@ -215,6 +189,7 @@ int storage_generation_grant(struct storage *storage, const char *volume_id, uin
     request.node_id = (char *)storage->config->node_id;
     request.epoch = epoch;
     request.holding_generation = holding;
+    request.write_through = write_through;
     int r = storage_call(storage, volume_id, "GrantGeneration", &request, timeout_ms, &response, err);
     if (r)
         return r;

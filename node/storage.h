@@ -48,12 +48,8 @@ struct storage_grant {
     char chap_secret[ID_SECRET_LENGTH + 1];
 };
 int storage_generation_grant(struct storage *storage, const char *volume_id, uint64_t epoch, uint64_t holding,
-                             unsigned timeout_ms, struct storage_grant *ret, struct error *err);
-
-/* Name and secret of this attachment for an initiator that is not mooring-device: generation 0, served
- * write-through. E_PRECONDITION when a generation was granted meanwhile. Wipe it after use. */
-int storage_secret_get(struct storage *storage, const char *volume_id, uint64_t epoch, unsigned timeout_ms,
-                       struct storage_grant *ret, struct error *err);
+                             bool write_through, unsigned timeout_ms, struct storage_grant *ret,
+                             struct error *err);
 
 int storage_format_begin(struct storage *storage, const char *volume_id, uint64_t epoch, uint64_t generation,
                          unsigned timeout_ms, struct error *err);
