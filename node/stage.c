@@ -290,10 +290,12 @@ static int stage_make(struct node *node, const struct stage_request *request,
     const struct process_watch watch = {device_fd, stage_format_abandon, &format,
                                         "mooring-device ended while it ran; try again"};
 
-    if (device_fd < 0)
+    bool watched = attach_has_process(&node->config, request->volume_id);
+
+    if (watched && device_fd < 0)
         return error_set(err, E_UNAVAILABLE, "mooring-device of volume %s has ended", request->volume_id);
     log_info("volume %s: making %s on %s", request->volume_id, fs_type, device->path);
-    int r = filesystem_make(device->path, fs_type, request->mkfs_options, &watch, err);
+    int r = filesystem_make(device->path, fs_type, request->mkfs_options, watched ? &watch : NULL, err);
     if (r)
         return r;
     volume_lock_lend(node->locks, request->volume_id);
