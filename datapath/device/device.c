@@ -5,7 +5,6 @@
 #include "datapath/device/device.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -260,16 +259,21 @@ static int attach_work(struct loop_work *work)
     return device->frontend->ops->attach(device->frontend, device->failed, &device->job_error);
 }
 
-/* The holder never speaks first: its end is all that can be heard here. The volume goes on, for now. */
-static void holder_gone(struct loop_op *op, int res, unsigned flags)
+/* The log first: block device and descriptors without it would be another's to end. */
+static int holder_hand_over(void *context, int connection, struct error *err)
 {
-    (void)res;
-    (void)flags;
-    struct device *device = container_of(op, struct device, holder_op);
-    if (device->phase >= DEVICE_PHASE_END_LOGOUT)
-        return;
-    log_error("mooring-holder has ended: a crash of this process is no longer survived");
-    status_writer_set_device(&device->status, device->frontend->path, false);
+    struct device *device = context;
+    struct frontend *frontend = device->frontend;
+    int r = holder_client_put(connection, "log", device->log_fd, err);
+    return r || !frontend->ops->hand_over ? r : frontend->ops->hand_over(frontend, connection, err);
+}
+
+static void holder_changed(void *context, int connection)
+{
+    struct device *device = context;
+    device->holder = device->frontend->parts.holder = connection;
+    status_writer_set_device(&device->status, device->frontend->path,
+                             connection >= 0 && device->frontend->take_over);
 }
 
 static void attach_done(struct loop_op *op, int res, unsigned flags)
@@ -280,7 +284,7 @@ static void attach_done(struct loop_op *op, int res, unsigned flags)
     device->phase = DEVICE_PHASE_SERVE;
     if (res == 0)
         status_writer_set_device(&device->status, device->frontend->path, device->frontend->take_over);
-    loop_poll(device->loop, &device->holder_op, device->holder, POLLIN);
+    holder_watch_start(&device->watch);
     if (res && !device->failed)
         device_fail(device, error_text(&device->job_error));
     device_tell(device, NULL);
@@ -387,12 +391,17 @@ int device_init(struct device *device, struct loop *loop, const struct device_st
     *device = (struct device){.loop = loop, .state = state, .signal_fd = signal_fd};
     device->holder = device->log_fd = -1;
     device->signal_op.done = signal_done;
-    device->holder_op.done = holder_gone;
     device->abort = (struct loop_work){.work = abort_work, .op = {.done = abort_done}};
     device->replay_timer.done = replay_timer_done;
     device->replay_wait_ms = REPLAY_WAIT_MIN_MS;
     status_writer_init(&device->status, loop, state->dir_fd, state->generation);
     int r = holder_client_connect(state->dir_fd, HOLDER_WAIT_MS, &device->holder, err);
+    device->watch = (struct holder_watch){.loop = loop,
+                                          .dir_fd = state->dir_fd,
+                                          .connection = device->holder,
+                                          .hand_over = holder_hand_over,
+                                          .changed = holder_changed,
+                                          .context = device};
     r = r ? r : init_frontend(device, err);
     r = r ? r : adopt(device, err);
     if (r == 0)

@@ -7,6 +7,7 @@
 
 #include "datapath/device/buffers.h"
 #include "datapath/device/frontend.h"
+#include "datapath/device/holder_watch.h"
 #include "datapath/device/identify.h"
 #include "datapath/device/initiator.h"
 #include "datapath/device/replay.h"
@@ -40,7 +41,8 @@ struct device {
     struct status_writer status;
 
     enum device_phase phase;
-    int holder; /* connection */
+    int holder; /* connection; -1: it has ended, and there is no new one yet */
+    struct holder_watch watch;
     int log_fd;
     bool failed;        /* for good */
     bool end_requested; /* SIGTERM, and device.json says "end" */
@@ -60,7 +62,7 @@ struct device {
     unsigned replay_wait_ms;
     struct request last_flush;
     int signal_fd;
-    struct loop_op signal_op, holder_op;
+    struct loop_op signal_op;
     uint8_t signal_info[128];
 };
 

@@ -126,6 +126,7 @@ static void close_done(struct loop_op *op, int res, unsigned flags)
 static void end_logout(struct device *device)
 {
     device->phase = DEVICE_PHASE_END_LOGOUT;
+    holder_watch_stop(&device->watch);
     initiator_stop(&device->initiator);
 }
 
@@ -135,7 +136,7 @@ void device_end_session_lost(struct device *device)
         return;
     device->phase = DEVICE_PHASE_ENDED;
     _cleanup_error_ struct error err = {0};
-    if (holder_client_end(device->holder, &err))
+    if (device->holder >= 0 && holder_client_end(device->holder, &err))
         log_warning("%s", error_text(&err));
     device->exit_code = device->end_error[0] ? 1 : 0;
     device->status.status.block_device[0] = '\0';

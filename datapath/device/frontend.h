@@ -42,6 +42,10 @@ struct frontend_ops {
     /* Job: have the block device, at frontend->path; served since serve(). find_only: make none. */
     int (*attach)(struct frontend *frontend, bool find_only, struct error *err);
 
+    /* Job, while it serves: put what must outlive this process on the connection of a new holder, the
+     * descriptors that keep the block device alive last. NULL: nothing must. */
+    int (*hand_over)(struct frontend *frontend, int holder, struct error *err);
+
     /* There may be room again: go on taking requests. log_result: of the device's own flush, when that is
      * why; a failure ends a change that waits for room with -EIO. */
     void (*resume)(struct frontend *frontend, int log_result);
@@ -69,7 +73,7 @@ struct frontend_parts {
     struct requests *requests;
     struct replay_log *log;
     struct buffers *buffers;
-    int holder; /* connection; see holder_client.h */
+    int holder; /* connection; see holder_client.h; -1: there is none, after attach() only */
 
     /* No more requests come, though nobody asked for that. abort: users may be waiting for ever. */
     void (*gone)(void *context, const char *why, bool abort);

@@ -180,6 +180,15 @@ static int fuse_attach_attach(struct frontend *frontend, bool find_only, struct 
     return r;
 }
 
+static int fuse_attach_hand_over(struct frontend *frontend, int holder, struct error *err)
+{
+    struct fuse_attach *attach = of(frontend);
+    int r = holder_client_put(holder, LEDGER_NAME, attach->ledger_fd, err);
+    for (int i = 0; i < FUSE_CHANNELS && r == 0; i++)
+        r = holder_client_put(holder, fuse_names[i], attach->fds[i], err);
+    return r;
+}
+
 /* ---- serving ---- */
 
 static void fuse_attach_resume(struct frontend *frontend, int log_result)
@@ -245,6 +254,7 @@ static const struct frontend_ops fuse_attach_ops = {
     .open = fuse_attach_open,
     .serve = fuse_attach_serve,
     .attach = fuse_attach_attach,
+    .hand_over = fuse_attach_hand_over,
     .resume = fuse_attach_resume,
     .detach = fuse_attach_detach,
     .close = fuse_attach_close,

@@ -2,7 +2,7 @@
  * mooring-holder: keeps a volume's /dev/fuse descriptors and replay log alive while mooring-device is
  * replaced. Owns the socket and the descriptors by name. One thread, poll(2), nothing but libc, no
  * allocation: what is small enough to be read whole does not need a holder of its own. mooring-node starts
- * it, before the device.
+ * it, before the device. SIGTERM and SIGINT mean it only when it holds nothing that lives.
  */
 #include "datapath/device/holder.h"
 
@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -33,6 +34,7 @@ struct holder {
     int client;       /* the connection of the device that is admitted, or -1 */
     int client_pidfd; /* its process: readable once it has ended; -1 when there is none */
     pid_t client_pid;
+    int signals; /* SIGTERM and SIGINT; -1 once one has come */
     bool ending;
 };
 
@@ -48,6 +50,18 @@ static struct slot *slot_find(struct holder *holder, const char *name)
         if (holder->slots[i].fd >= 0 && strcmp(holder->slots[i].name, name) == 0)
             return &holder->slots[i];
     return NULL;
+}
+
+/* Asked only after a signal: to wait on the descriptor would wake us with every request. */
+static bool mount_lives(const struct holder *holder)
+{
+    for (int i = 0; i < HOLDER_SLOTS; i++) {
+        struct pollfd descriptor = {.fd = holder->slots[i].fd};
+        if (descriptor.fd >= 0 && strncmp(holder->slots[i].name, "fuse", 4) == 0 &&
+            poll(&descriptor, 1, 0) == 0)
+            return true;
+    }
+    return false;
 }
 
 static bool name_valid(const char *name)
@@ -103,10 +117,7 @@ static void put(struct holder *holder, const char *name, int fd)
 static void get(struct holder *holder, const char *name)
 {
     struct slot *slot = slot_find(holder, name);
-    if (slot)
-        answer(holder->client, "OK", slot->fd);
-    else
-        answer(holder->client, "NONE", -1);
+    answer(holder->client, slot ? "OK" : "NONE", slot ? slot->fd : -1);
 }
 
 static void command(struct holder *holder, const char *text, int fd)
@@ -148,7 +159,7 @@ static void client_readable(struct holder *holder)
     struct cmsghdr *part = CMSG_FIRSTHDR(&message);
     if (part && part->cmsg_level == SOL_SOCKET && part->cmsg_type == SCM_RIGHTS)
         memcpy(&fd, CMSG_DATA(part), sizeof fd);
-    text[length] = '\0';
+    text[length] = 0;
     command(holder, text, fd);
     if (fd >= 0)
         close(fd);
@@ -187,8 +198,9 @@ static void serve_once(struct holder *holder)
 {
     struct pollfd polls[] = {{.fd = holder->listener, .events = POLLIN},
                              {.fd = holder->client, .events = POLLIN},
-                             {.fd = holder->client_pidfd, .events = POLLIN}};
-    if (poll(polls, 3, -1) < 0)
+                             {.fd = holder->client_pidfd, .events = POLLIN},
+                             {.fd = holder->signals, .events = POLLIN}};
+    if (poll(polls, 4, holder->signals < 0 ? 200 : -1) < 0)
         return;
     if (polls[1].revents)
         client_readable(holder);
@@ -198,6 +210,10 @@ static void serve_once(struct holder *holder)
     }
     if (polls[0].revents)
         listener_readable(holder);
+    if (polls[3].revents)
+        holder->signals = -1;
+    if (holder->signals < 0 && holder->client < 0 && holder->client_pidfd < 0 && !mount_lives(holder))
+        holder->ending = true;
 }
 
 /* The directory, so that the address fits sun_path however long the path is; and the name in it. */
@@ -245,16 +261,21 @@ static int listen_on(struct holder *holder, char *path)
 }
 
 /* The out-of-memory killer must take the one that leaks, not the one that others hang on. Best effort. */
-static void harden(void)
+static int harden(struct holder *holder)
 {
     int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-    if (fd >= 0) {
-        if (write(fd, "-1000", 5) < 0)
-            fprintf(stderr, "warning mooring-holder cannot set oom_score_adj: %s\n", strerror(errno));
-        close(fd);
-    }
+    if (fd < 0 || write(fd, "-1000", 5) < 0)
+        complain("cannot set oom_score_adj");
+    close(fd);
     signal(SIGHUP, SIG_IGN);
     signal(SIGPIPE, SIG_IGN);
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    holder->signals = signalfd(-1, &set, SFD_CLOEXEC);
+    return holder->signals < 0 ? complain("signalfd") : 0;
 }
 
 int main(int argc, char **argv)
@@ -269,8 +290,7 @@ int main(int argc, char **argv)
     struct holder holder = {.dir_fd = -1, .listener = -1, .client = -1, .client_pidfd = -1};
     for (int i = 0; i < HOLDER_SLOTS; i++)
         holder.slots[i].fd = -1;
-    harden();
-    if (listen_on(&holder, argv[2]) < 0)
+    if (harden(&holder) < 0 || listen_on(&holder, argv[2]) < 0)
         return 1;
     while (!holder.ending)
         serve_once(&holder);

@@ -9,6 +9,11 @@
  *
  * A device is admitted when its predecessor's connection is closed and its process has ended (pidfd): the
  * holder is what keeps two device processes of one volume apart (invariant 4).
+ *
+ * SIGTERM and SIGINT are remembered, and end the holder once no device is connected and no descriptor whose
+ * name begins with "fuse" is of a live mount: a host's shutdown sends them to all processes at once, while
+ * file systems on the volume are still to be unmounted. SIGHUP is ignored. A holder that was killed is
+ * replaced: the device finds the new one's socket and hands everything over again (holder_watch.h).
  */
 #pragma once
 

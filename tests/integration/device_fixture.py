@@ -1,5 +1,6 @@
 """What the tests of mooring-device share: a volume attached by the real holder and device processes."""
 import json
+import mmap
 import os
 import secrets
 import signal
@@ -9,6 +10,7 @@ import time
 import harness
 from target_fixture import Volume
 
+KIB = 1 << 10
 MIB = 1 << 20
 
 
@@ -161,3 +163,52 @@ def errno_of(call, *arguments):
     except OSError as error:
         return error.errno, time.monotonic() - begin
     return 0, time.monotonic() - begin
+
+
+def read_direct(path, offset, length):
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        buffer = mmap.mmap(-1, length)
+        if os.preadv(fd, [buffer], offset) != length:
+            raise AssertionError("short read")
+        return bytes(buffer)
+    finally:
+        os.close(fd)
+
+
+def write_direct(path, offset, data, flush=False):
+    fd = os.open(path, os.O_WRONLY | os.O_DIRECT)
+    try:
+        buffer = mmap.mmap(-1, len(data))
+        buffer.write(data)
+        if os.pwritev(fd, [buffer], offset) != len(data):
+            raise AssertionError("short write")
+        if flush:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def cleaned_up(function):
+    def run(*arguments):
+        try:
+            function(*arguments)
+        finally:
+            Device.remove_all()
+    return run
+
+
+def run_suite(name, functions):
+    """All test_ functions of a program on one target; the exit status."""
+    suite = harness.Suite()
+    with harness.Scratch() as scratch:
+        try:
+            tls = harness.Tls(scratch)
+            target = harness.Target(scratch, tls, harness.Pool(scratch, size="8GiB"), loops=4)
+        except harness.Skip as why:
+            print(f"SKIP mooring-{name}: {why}")
+            return 0
+        for test, function in sorted(functions.items()):
+            if test.startswith("test_"):
+                suite.run(f"{name}_{test[5:]}", cleaned_up(function), scratch, target)
+    return suite.finish()

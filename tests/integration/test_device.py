@@ -4,7 +4,6 @@ import errno
 import json
 import mmap
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -13,33 +12,8 @@ import threading
 import time
 
 import harness
-from device_fixture import MIB, Device, Load, continue_process, errno_of, stop_process
-
-KIB = 1 << 10
-
-
-def read_direct(path, offset, length):
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
-    try:
-        buffer = mmap.mmap(-1, length)
-        if os.preadv(fd, [buffer], offset) != length:
-            raise AssertionError("short read")
-        return bytes(buffer)
-    finally:
-        os.close(fd)
-
-
-def write_direct(path, offset, data, flush=False):
-    fd = os.open(path, os.O_WRONLY | os.O_DIRECT)
-    try:
-        buffer = mmap.mmap(-1, len(data))
-        buffer.write(data)
-        if os.pwritev(fd, [buffer], offset) != len(data):
-            raise AssertionError("short write")
-        if flush:
-            os.fsync(fd)
-    finally:
-        os.close(fd)
+from device_fixture import (KIB, MIB, Device, Load, continue_process, errno_of, read_direct, run_suite, stop_process,
+                            write_direct)
 
 
 def test_attach_and_detach(scratch, target):
@@ -78,36 +52,6 @@ def test_file_systems(scratch, target):
         finally:
             harness.run("umount", mount)
         harness.run(harness.program(check[0]), *check[1:], device.path)
-
-
-def kill_under_load(scratch, target, **config):
-    device = Device(scratch, target, **config)
-    path = device.path
-    loads = [Load(scratch, device, seconds=6),
-             Load(scratch, device, seconds=6, fsync=1, offset="64M", size="32M", extra=("--rw=randtrimwrite",
-                                                                                         "--verify=0"))]
-    for _ in range(4):
-        time.sleep(1)
-        device.kill()
-        device.start_device()
-        device.wait_state("ready")
-        assert device.path == path, "the block device changed"
-        assert device.status()["take_over"], device.status()
-    for load in loads:
-        load.wait()
-    return device
-
-
-def test_device_killed_under_load(scratch, target):
-    device = kill_under_load(scratch, target)
-    assert "from the holder's memory" not in device.log_text()
-
-
-def test_device_killed_without_resend(scratch, target):
-    """As on a kernel before 6.9: what the dead process had taken is found in the holder's memory."""
-    device = kill_under_load(scratch, target, resend=False)
-    taken = [int(count) for count in re.findall(r"(\d+) requests of the crashed process", device.log_text())]
-    assert len(taken) == 4 and sum(taken) > 0, f"requests taken up: {taken}"
 
 
 def test_target_killed_under_load(scratch, target):
@@ -270,17 +214,6 @@ def test_fenced_while_waiting(scratch, target):
     continue_process(device.process)
     reader.join(30)
     assert numbers == [errno.EIO], numbers
-
-
-def test_holder_killed(scratch, target):
-    """Nothing is lost at once, but the status says that a crash would not be survived."""
-    device = Device(scratch, target)
-    assert device.status()["take_over"]
-    device.holder.kill()
-    device.holder.wait()
-    harness.wait_until(lambda: not device.status()["take_over"], "the status tells")
-    write_direct(device.path, 0, os.urandom(4 * KIB), flush=True)
-    assert device.end() == 0
 
 
 def test_removed_before_start(scratch, target):
@@ -539,29 +472,5 @@ def test_bad_start(scratch, target):
     assert "block_size_bytes must be" in device.log_text()
 
 
-def cleaned_up(function):
-    def run(*arguments):
-        try:
-            function(*arguments)
-        finally:
-            Device.remove_all()
-    return run
-
-
-def main():
-    suite = harness.Suite()
-    with harness.Scratch() as scratch:
-        try:
-            tls = harness.Tls(scratch)
-            target = harness.Target(scratch, tls, harness.Pool(scratch, size="8GiB"), loops=4)
-        except harness.Skip as why:
-            print(f"SKIP mooring-device: {why}")
-            return 0
-        for name, function in sorted(globals().items()):
-            if name.startswith("test_"):
-                suite.run(f"device_{name[5:]}", cleaned_up(function), scratch, target)
-    return suite.finish()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_suite("device", globals()))

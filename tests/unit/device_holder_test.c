@@ -228,6 +228,64 @@ static void test_end(void **state)
     fd_close(connection);
 }
 
+static int keep_mount(struct fixture *fixture)
+{
+    int connection = connect_now(fixture, 5000);
+    return connection >= 0 && holder_client_put(connection, "fuse0", live_pipe[1], NULL) == 0 ? 0 : 1;
+}
+
+static int ask_log(struct fixture *fixture)
+{
+    int connection = connect_now(fixture, 5000), fd = -1;
+    return holder_client_get(connection, "log", &fd, NULL) == E_NOT_FOUND ? 0 : 1;
+}
+
+static void wait_end(struct fixture *fixture)
+{
+    int status;
+    assert_int_equal(waitpid(fixture->holder, &status, 0), fixture->holder);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    fixture->holder = -1;
+    assert_int_equal(faccessat(fixture->dir_fd, "holder.sock", F_OK, 0), -1);
+}
+
+/* A pipe stands in for the mount: poll(2) says of its end that the other one is gone. */
+static void test_signal_with_a_live_mount(void **state)
+{
+    struct fixture *fixture = *state;
+    assert_int_equal(pipe(live_pipe), 0);
+    assert_int_equal(reap(device(fixture, keep_mount)), 0);
+    close(live_pipe[1]);
+    kill(fixture->holder, SIGTERM);
+    kill(fixture->holder, SIGINT);
+    kill(fixture->holder, SIGHUP);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(reap(device(fixture, ask_log)), 0);
+    close(live_pipe[0]);
+    wait_end(fixture);
+}
+
+static void test_signal_without_a_mount(void **state)
+{
+    struct fixture *fixture = *state;
+    assert_int_equal(reap(device(fixture, put_memfd)), 0);
+    kill(fixture->holder, SIGTERM);
+    wait_end(fixture);
+}
+
+/* While a device is there, nobody knows what it is about to mount. */
+static void test_signal_with_a_device(void **state)
+{
+    struct fixture *fixture = *state;
+    int connection = connect_now(fixture, 5000), fd = -1;
+    kill(fixture->holder, SIGTERM);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(holder_client_get(connection, "log", &fd, NULL), E_NOT_FOUND);
+    assert_int_equal(holder_client_end(connection, NULL), 0);
+    wait_end(fixture);
+    fd_close(connection);
+}
+
 static void test_second_holder_is_refused(void **state)
 {
     struct fixture *fixture = *state;
@@ -272,6 +330,9 @@ int main(void)
         TEST(test_successor_after_kill),
         TEST(test_closed_connection_is_not_enough),
         TEST(test_end),
+        TEST(test_signal_with_a_live_mount),
+        TEST(test_signal_without_a_mount),
+        TEST(test_signal_with_a_device),
         TEST(test_second_holder_is_refused),
         cmocka_unit_test(test_under_300_lines),
     };
