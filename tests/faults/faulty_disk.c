@@ -6,9 +6,9 @@
  *   stats                 "dirty N flushes N writes N held N"
  *   hold MS               the next write is carried out and answered MS milliseconds late
  *   release               what is held goes on now
- *   fail write N ERRNO    the next N writes fail (N = -1: all from now on); so with flush, read; N = 0 ends
- * it cut SEED KEEP         power loss: KEEP percent of the unflushed sectors survive, then everything fails
- * with EIO
+ *   fail VERB N ERRNO     the next N of write, flush or read fail (-1: all from now on; 0: none any more)
+ *   fail VERB N ERRNO FROM TO…  the same, of those that touch bytes from FROM up to TO, or another pair
+ *   cut SEED KEEP         power loss: KEEP percent of the unflushed sectors survive, then all is EIO
  *
  * One thread: a poll(2) over /dev/fuse, the control socket and the held write's time.
  */
@@ -33,6 +33,7 @@
 #define DISK_NAME "disk"
 #define DISK_INODE 2
 #define DISK_HELD_MAX 64
+#define DISK_RANGES_MAX 16
 
 enum disk_verb { DISK_READ, DISK_WRITE, DISK_FLUSH, DISK_VERBS };
 static const char *const verb_names[DISK_VERBS] = {"read", "write", "flush"};
@@ -53,6 +54,10 @@ static struct {
     struct {
         long left; /* -1: without end */
         int error;
+        struct {
+            uint64_t from, to; /* bytes */
+        } ranges[DISK_RANGES_MAX];
+        size_t range_count; /* 0: everywhere */
     } fail[DISK_VERBS];
     unsigned long writes, flushes;
     uint64_t hold_ms; /* for the next write; 0: none */
@@ -69,12 +74,21 @@ static uint64_t now_ms(void)
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
+static bool disk_in_range(enum disk_verb verb, uint64_t offset, uint64_t length)
+{
+    for (size_t i = 0; i < disk.fail[verb].range_count; i++) {
+        if (offset < disk.fail[verb].ranges[i].to && offset + length > disk.fail[verb].ranges[i].from)
+            return true;
+    }
+    return disk.fail[verb].range_count == 0;
+}
+
 /* The errno that this operation must fail with, or 0. */
-static int disk_fault(enum disk_verb verb)
+static int disk_fault(enum disk_verb verb, uint64_t offset, uint64_t length)
 {
     if (disk.dead)
         return EIO;
-    if (!disk.fail[verb].left)
+    if (!disk.fail[verb].left || !disk_in_range(verb, offset, length))
         return 0;
     if (disk.fail[verb].left > 0)
         disk.fail[verb].left--;
@@ -132,7 +146,7 @@ static void disk_open(fuse_req_t request, fuse_ino_t inode, struct fuse_file_inf
 static void disk_read(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset,
                       struct fuse_file_info *info)
 {
-    int error = disk_fault(DISK_READ);
+    int error = disk_fault(DISK_READ, (uint64_t)offset, size);
     char *data = error ? NULL : malloc(size);
 
     (void)inode;
@@ -150,7 +164,7 @@ static void disk_read(fuse_req_t request, fuse_ino_t inode, size_t size, off_t o
 
 static void disk_write_now(fuse_req_t request, const char *data, size_t length, uint64_t offset)
 {
-    int error = disk_fault(DISK_WRITE);
+    int error = disk_fault(DISK_WRITE, offset, length);
 
     if (!error)
         error = -disk_cache_write(disk.cache, data, offset, length);
@@ -183,7 +197,7 @@ static void disk_write(fuse_req_t request, fuse_ino_t inode, const char *data, s
 
 static void disk_fsync(fuse_req_t request, fuse_ino_t inode, int datasync, struct fuse_file_info *info)
 {
-    int error = disk_fault(DISK_FLUSH);
+    int error = disk_fault(DISK_FLUSH, 0, disk.size);
 
     (void)inode;
     (void)datasync;
@@ -195,7 +209,7 @@ static void disk_fsync(fuse_req_t request, fuse_ino_t inode, int datasync, struc
 static void disk_fallocate(fuse_req_t request, fuse_ino_t inode, int mode, off_t offset, off_t length,
                            struct fuse_file_info *info)
 {
-    int error = disk_fault(DISK_WRITE);
+    int error = disk_fault(DISK_WRITE, (uint64_t)offset, (uint64_t)length);
 
     (void)inode;
     (void)mode; /* punching a hole and zeroing both read as zeroes */
@@ -257,24 +271,37 @@ static int held_timeout_ms(void)
 
 /* ---- control ---- */
 
-static const char *control_fail(const char *verb, long count, int error)
+/* "VERB N ERRNO [FROM TO]…" */
+static const char *control_fail(const char *words)
 {
-    for (size_t i = 0; i < DISK_VERBS; i++) {
-        if (strcmp(verb, verb_names[i]) == 0) {
-            disk.fail[i].left = count;
-            disk.fail[i].error = error;
-            return "ok\n";
-        }
+    char verb[16];
+    long count;
+    int error, used, more;
+    size_t i = 0;
+
+    if (sscanf(words, "%15s %ld %d%n", verb, &count, &error, &used) != 3)
+        return "error: fail VERB N ERRNO\n";
+    while (i < DISK_VERBS && strcmp(verb, verb_names[i]) != 0)
+        i++;
+    if (i == DISK_VERBS)
+        return "error: not read, write or flush\n";
+    disk.fail[i].left = count;
+    disk.fail[i].error = error;
+    disk.fail[i].range_count = 0;
+    for (size_t n = 0; n < DISK_RANGES_MAX; n++, used += more) {
+        unsigned long long from, to;
+        if (sscanf(words + used, "%llu %llu%n", &from, &to, &more) != 2)
+            break;
+        disk.fail[i].ranges[n].from = from;
+        disk.fail[i].ranges[n].to = to;
+        disk.fail[i].range_count = n + 1;
     }
-    return "error: not read, write or flush\n";
+    return "ok\n";
 }
 
 static void control_command(const char *line, char *answer, size_t size)
 {
     unsigned long long number, percent;
-    char verb[16];
-    long count;
-    int error;
     size_t lost = 0;
 
     if (sscanf(line, "hold %llu", &number) == 1) {
@@ -283,8 +310,8 @@ static void control_command(const char *line, char *answer, size_t size)
     } else if (strncmp(line, "release", 7) == 0) {
         held_release(UINT64_MAX);
         snprintf(answer, size, "ok\n");
-    } else if (sscanf(line, "fail %15s %ld %d", verb, &count, &error) == 3) {
-        snprintf(answer, size, "%s", control_fail(verb, count, error));
+    } else if (strncmp(line, "fail ", 5) == 0) {
+        snprintf(answer, size, "%s", control_fail(line + 5));
     } else if (sscanf(line, "cut %llu %llu", &number, &percent) == 2) {
         int r = disk_cache_cut(disk.cache, number, (unsigned)percent, &lost);
         disk.dead = true;
@@ -304,7 +331,7 @@ static void control_command(const char *line, char *answer, size_t size)
 
 static void control_serve(int listen_fd)
 {
-    char line[128] = "", answer[128] = "";
+    char line[1024] = "", answer[128] = "";
     int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC);
 
     if (fd < 0)

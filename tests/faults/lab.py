@@ -1,0 +1,178 @@
+"""A whole cluster in a network namespace of the test's own, with load on its volumes, for faults to happen to: two
+storage servers on disks that fail on command, a controller, one compute node with the real mooring-node.
+
+    s1   "fio" (block) and "ledger" (block)
+    s2   "victim" (block, a ledger) and "db" (ext4, MariaDB): the disk that fails is theirs
+
+Every server has two addresses of its own and one of a proxy, all told to the devices; it listens on one of its own."""
+import os
+import pathlib
+import time
+
+import cluster as clusters
+import harness
+import loads
+import wire
+
+MIB = 1 << 20
+FIO_BYTES = 48 * MIB
+BLOCKS = 2048
+DB_BYTES = 192 * MIB
+
+
+class Addresses:
+    def __init__(self, number):
+        self.first, self.second, self.proxy = (f"127.0.{number}.{i}" for i in (2, 3, 4))
+
+    def portals(self):
+        return [f"{one}:{wire.ISCSI_PORT}" for one in (self.first, self.second, self.proxy)]
+
+
+def fill(path):
+    """Every block of a device written and flushed, so that later writes change nothing of the pool's file system."""
+    with open(path, "r+b") as device:
+        for offset in range(0, device.seek(0, os.SEEK_END), MIB):
+            device.seek(offset)
+            device.write(bytes(MIB))
+        device.flush()
+        os.fsync(device.fileno())
+
+
+class Lab:
+    """Made once; cases follow each other on it. close() says what was left over."""
+
+    def __init__(self, scratch, seed, long_mode=False, with_database=True, digests=True):
+        self.scratch, self.seed, self.long = scratch, seed, long_mode
+        self.filter = wire.Filter()
+        self.addresses = {f"s{number}": Addresses(number) for number in (1, 2)}
+        self.cluster = clusters.Cluster(scratch, servers=2, disks=("s1", "s2"), size="700MiB", loops=2)
+        for server in self.servers:
+            server.kill()
+            server.config["advertise"] = self.addresses[server.server_id].portals()
+            self.listen(server, self.addresses[server.server_id].first)
+            server.start()
+        self.node = self.cluster.node("n1", **({"header_digest": True} if digests else {}))
+        self.volumes = {name: self.cluster.create(name, server, size) for name, server, size in (
+            ("fio", "s1", FIO_BYTES), ("ledger", "s1", BLOCKS * loads.BLOCK), ("victim", "s2", BLOCKS * loads.BLOCK))}
+        self.paths = {name: self.node.attach(volume) for name, volume in self.volumes.items()}
+        for path in self.paths.values():
+            fill(path)
+        self.ledgers = {name: loads.Ledger(self.paths[name], f"{seed}-{name}", BLOCKS) for name in ("ledger", "victim")}
+        self.database = None
+        self.fio_count = 0
+        if with_database:
+            self.start_database()
+
+    @property
+    def servers(self):
+        return self.cluster.targets
+
+    @property
+    def controller(self):
+        return self.cluster.a
+
+    def server_of(self, name):
+        return self.cluster.target_of(self.volumes[name].volume_id)
+
+    def listen(self, server, address):
+        server.portal = f"{address}:{wire.ISCSI_PORT}"
+        server.config["portals"] = [server.portal]
+
+    # ---- loads ----
+
+    def start_database(self):
+        self.database = loads.MariaDb(self.scratch, self.seed)
+        self.volumes["db"] = self.cluster.create("db", "s2", DB_BYTES)
+        self.paths["db"] = self.node.attach(self.volumes["db"], block=False, fs_type="ext4")
+        self.database.start(self.paths["db"])
+
+    def start_fio(self):
+        self.fio_count += 1
+        return loads.Fio(self.scratch, self.paths["fio"], FIO_BYTES, self.seed + self.fio_count, f"fio-{self.fio_count}")
+
+    def wait_progress(self, completions=40):
+        """All loads go on."""
+        for ledger in self.ledgers.values():
+            ledger.wait_for(completions)
+        if self.database:
+            self.database.load.wait_for_commits(5)
+
+    # ---- processes ----
+
+    def pid(self, name, program):
+        """Of a volume's mooring-device or mooring-holder; None when it does not live."""
+        folder = self.node.dir / "state" / "volumes" / self.volumes[name].volume_id
+        try:
+            pid = int((folder / f"{program}.pid").read_text())
+            command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError, ValueError):
+            return None
+        return pid if str(self.node.dir).encode() in command else None
+
+    def status(self, name):
+        return self.node.device_status(self.volumes[name])
+
+    def device_serves(self, name):
+        now = self.status(name)
+        return now["state"] == "ready" and now.get("pid") == self.pid(name, "device") is not None
+
+    def wait_devices(self):
+        for name in self.volumes:
+            harness.wait_until(lambda one=name: self.device_serves(one), f"the device of {name} serves", 90)
+
+    def signal(self, name, program, number):
+        pid = self.pid(name, program)
+        if pid:
+            os.kill(pid, number)
+        return pid
+
+    # ---- the end ----
+
+    def abandon(self):
+        """After a failure: what hangs on a device ends with it, so that all can be taken away."""
+        for ledger in self.ledgers.values():
+            ledger.stopping.set()
+        if self.database and self.database.load:
+            self.database.load.stopping.set()
+        self.node.remove()
+
+    def close(self):
+        """Everything detached and deleted, in order. AssertionError: what was left over, or what was lost."""
+        problems = []
+        if self.database:
+            self.database.check()
+            self.database.end_load()
+            self.database.stop()
+            if self.database.process.returncode:
+                problems.append(f"mariadbd's exit status {self.database.process.returncode}")
+        for ledger in self.ledgers.values():
+            ledger.stop()
+            ledger.check()
+        for volume in self.volumes.values():
+            self.node.detach(volume)
+            clusters.settle(self.controller.csi.DeleteVolume, volume_id=volume.volume_id)
+        problems += self.leftovers()
+        if problems:
+            raise AssertionError(f"left over: {problems}")
+
+    def leftovers(self):
+        found = [f"process {pid}" for pid in self.node.pids()]
+        found += [f"volume {volume.volume_id}" for volume in self.cluster.volumes()]
+        for server in self.servers:
+            found += [f"session on {server.server_id}" for _ in server.operator.ListSessions().sessions]
+            found += [str(path) for part in ("volumes", "trash") for path in (server.pool.path / part).glob("*")]
+        found += [str(path) for path in (self.node.dir / "state" / "volumes").glob("*")]
+        with open("/proc/self/mounts", encoding="utf-8") as table:
+            found += [line.split()[1] for line in table if line.split()[1].startswith(f"{self.node.dir}/")]
+        loops = harness.run("losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE").stdout
+        found += [line for line in loops.splitlines() if f"{self.node.dir}/" in line]
+        return found
+
+
+def seconds(choice, lab, short, long):
+    """How long something lasts, drawn; in the short mode at most `short`."""
+    return round(choice.uniform(0.2, long if lab.long else short), 1)
+
+
+def pause(choice, longest_s=0.6):
+    time.sleep(choice.uniform(0, longest_s))
