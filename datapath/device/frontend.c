@@ -4,6 +4,7 @@
 #include <stddef.h>
 
 #include "datapath/device/fuse_attach.h"
+#include "datapath/device/ublk_attach.h"
 
 int frontend_new(struct frontend **ret, const struct frontend_parts *parts, struct error *err)
 {
@@ -11,9 +12,9 @@ int frontend_new(struct frontend **ret, const struct frontend_parts *parts, stru
     case DEVICE_ATTACH_FUSE:
         return fuse_attach_new(ret, parts, err);
     case DEVICE_ATTACH_UBLK:
-        break;
+        return ublk_attach_new(ret, parts, err);
     }
-    return error_set(err, E_UNIMPLEMENTED, "\"attach\": \"ublk\" is not built in");
+    return error_set(err, E_INVALID_ARGUMENT, "attach");
 }
 
 struct frontend *frontend_free(struct frontend *frontend)

@@ -17,6 +17,7 @@
 #include "common/log.h"
 #include "common/options.h"
 #include "common/size.h"
+#include "datapath/device/attach_check.h"
 #include "datapath/device/device.h"
 
 #define THREAD_STACK_BYTES (256 * 1024)
@@ -91,11 +92,33 @@ static int run(const struct device_state *state, int signal_fd, struct error *er
     return r;
 }
 
+static int run_state(const char *dir, bool remove, struct error *err)
+{
+    struct device_state state;
+    int r = device_state_load(&state, dir, err);
+    if (r)
+        return r;
+    if (remove) {
+        r = attach_check_remove(&state, err);
+    } else {
+        int signal_fd = signals_new(err);
+        r = signal_fd < 0 ? signal_fd : run(&state, signal_fd, err);
+        fd_close(signal_fd);
+    }
+    device_state_done(&state);
+    return r;
+}
+
 int main(int argc, char **argv)
 {
     const char *dir = NULL, *level_name = "info";
+    bool check = false, remove = false;
     const struct option_spec options[] = {
-        {"state", "DIR", "the volume's state directory, with device.json and holder.sock", &dir, NULL, true},
+        {"state", "DIR", "the volume's state directory, with device.json and holder.sock", &dir, NULL, false},
+        {"check", NULL, "print which ways to attach work on this machine, and why others do not", NULL,
+         &check, false},
+        {"remove", NULL, "remove the volume's ublk device, left by a process that is gone", NULL, &remove,
+         false},
         {"log-level", "LEVEL", "error, warning, info (default) or debug", &level_name, NULL, false},
     };
     const struct program_spec program = {"mooring-device", "Attach one volume as a local block device.", NULL,
@@ -107,16 +130,14 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s\n", err.code ? error_text(&err) : "--log-level: error, warning, info or debug");
         return 2;
     }
-    log_init("mooring-device", level);
-    harden_early();
-    struct device_state state;
-    int r = device_state_load(&state, dir, &err);
-    if (r == 0) {
-        int signal_fd = signals_new(&err);
-        r = signal_fd < 0 ? signal_fd : run(&state, signal_fd, &err);
-        fd_close(signal_fd);
-        device_state_done(&state);
+    if (!check && !dir) {
+        fprintf(stderr, "--state is required; see mooring-device --help\n");
+        return 2;
     }
+    log_init("mooring-device", level);
+    if (!check)
+        harden_early();
+    int r = check ? attach_check_print(&err) : run_state(dir, remove, &err);
     if (err.code)
         log_error("%s", error_text(&err));
     return r ? 1 : 0;

@@ -89,6 +89,20 @@ fail:
     return rc;
 }
 
+/* Whose completion this is (NULL: nobody's), no longer counted as in flight unless more of it follow. */
+static struct loop_op *loop_settle(struct loop *loop, const struct io_uring_cqe *cqe)
+{
+    uintptr_t data = (uintptr_t)cqe->user_data;
+
+    if (!data)
+        return NULL;
+    if (data & LOOP_COMMAND_TAG)
+        loop->commands--;
+    else if (!(cqe->flags & IORING_CQE_F_MORE))
+        loop->inflight--;
+    return (struct loop_op *)(data & ~(uintptr_t)LOOP_COMMAND_TAG); /* NOLINT(performance-no-int-to-ptr) */
+}
+
 /* Cancel everything, then wait for what cannot be cancelled: the kernel may be writing to the owners' memory.
  */
 static void loop_cancel_all(struct loop *loop)
@@ -105,8 +119,7 @@ static void loop_cancel_all(struct loop *loop)
         }
         io_uring_submit_and_wait(&loop->ring, 1);
         while (loop->inflight > 0 && io_uring_peek_cqe(&loop->ring, &cqe) == 0) {
-            if (io_uring_cqe_get_data(cqe) && !(cqe->flags & IORING_CQE_F_MORE))
-                loop->inflight--;
+            loop_settle(loop, cqe);
             io_uring_cqe_seen(&loop->ring, cqe);
         }
     }
@@ -264,15 +277,11 @@ static void loop_arm_wake(struct loop *loop)
 
 static void loop_dispatch(struct loop *loop, const struct io_uring_cqe *cqe)
 {
-    struct loop_op *op = io_uring_cqe_get_data(cqe);
-    unsigned flags = 0;
+    struct loop_op *op = loop_settle(loop, cqe);
+    unsigned flags = cqe->flags & IORING_CQE_F_MORE ? LOOP_MORE : 0;
 
     if (!op)
         return;
-    if (cqe->flags & IORING_CQE_F_MORE)
-        flags |= LOOP_MORE;
-    else
-        loop->inflight--;
     if (cqe->flags & IORING_CQE_F_BUFFER)
         flags |= LOOP_BUFFER | (cqe->flags >> IORING_CQE_BUFFER_SHIFT) << LOOP_FLAG_SHIFT;
     op->done(op, cqe->res, flags);

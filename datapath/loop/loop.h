@@ -152,6 +152,18 @@ void loop_connect(struct loop *loop, struct loop_op *op, int fd, const struct so
 /* Wait for poll(2) events once; res = revents. */
 void loop_poll(struct loop *loop, struct loop_op *op, int fd, unsigned events);
 
+/* ---- drivers ---- */
+
+#define LOOP_COMMAND_BYTES 16
+
+/*
+ * Send a driver a command of LOOP_COMMAND_BYTES, read at once (IORING_OP_URING_CMD; ublk's I/O commands);
+ * done(res = what the driver answers), which may be hours later. Only the driver ends it: loop_cancel() does
+ * not reach it, and loop_drain() does not wait for it; done() is not called then, and the driver gives it up
+ * when the ring goes away. The fake loop has no drivers: a test defines this function.
+ */
+void loop_command(struct loop *loop, struct loop_op *op, int fd, uint32_t code, const void *command);
+
 /* ---- ending ---- */
 
 /* Ask the kernel to cancel op. op still completes (-ECANCELED, or its own result if that came first). No

@@ -13,6 +13,7 @@
 #define LOOP_BUFFER_GROUP 0   /* of the provided receive buffers */
 #define LOOP_OFFLOAD_MAX 64u  /* offload threads */
 #define LOOP_ENTRIES_MAX 4096 /* submission ring */
+#define LOOP_COMMAND_TAG 1u   /* in user_data, beside the op: counted in `commands` */
 
 /* Threads for blocking work. They start when work first needs them, up to a limit. */
 struct loop_offloading {
@@ -37,10 +38,11 @@ struct loop_spinning {
 
 struct loop {
     struct io_uring ring;
-    bool enabled;     /* the ring has its thread */
-    bool drained;     /* and has left it */
-    pthread_t thread; /* once enabled */
-    unsigned inflight;
+    bool enabled;      /* the ring has its thread */
+    bool drained;      /* and has left it */
+    pthread_t thread;  /* once enabled */
+    unsigned inflight; /* without: */
+    unsigned commands; /* loop_command() */
     uint64_t now_ns;
     struct loop_spinning spin;
 

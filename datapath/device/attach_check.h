@@ -1,0 +1,20 @@
+/* mooring-device --check and --remove. */
+#pragma once
+
+#include "common/error.h"
+#include "datapath/device/state.h"
+
+/*
+ * Print which ways to attach work on this machine, for mooring-node and for people:
+ *
+ *   { "auto": "fuse", "kernel": "6.1.0-28-amd64", "fuse": { "usable": true, "why": "" },
+ *     "ublk": { "usable": false, "why": "Linux 6.1.0-28-amd64: before Linux 6.5, …" } }
+ *
+ * "auto": the way that attach=auto takes, "" for none. "why": words, unless usable. Nothing is changed, no
+ * module is loaded.
+ */
+int attach_check_print(struct error *err);
+
+/* End what processes that are gone left of the volume's ublk device, its users' I/O included. 0 also when
+ * there is nothing. Blocks, up to a minute where the kernel has not noticed yet that they are gone. */
+int attach_check_remove(const struct device_state *state, struct error *err);
