@@ -27,7 +27,7 @@ from debian import ROOT, Unavailable
 
 HERE = pathlib.Path(__file__).resolve().parent
 BUILD = pathlib.Path(os.environ.get("MOORING_BUILD", ROOT / "build" / "release"))
-BOOT_LIMIT_S = 120
+BOOT_LIMIT_S = 300
 MODULES = ["crc32c_generic", "virtio_pci", "virtio_blk", "virtio_console", "virtio_rng", "9p", "9pnet_virtio", "overlay",
            "ext4"]
 PROGRAMS = ["sh", "cp", "mount", "mkdir", "insmod", "switch_root"]
@@ -191,7 +191,7 @@ class Guest:
     def _command(self, initramfs):
         words = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35,accel=tcg",
                  "-cpu", "Nehalem", "-smp", "2", "-m", self.memory, "-no-reboot", "-kernel", self.kernel.image, "-initrd",
-                 initramfs, "-append", "console=ttyS0 loglevel=4 panic=-1 rdinit=/init net.ifnames=0 "
+                 initramfs, "-append", "console=ttyS0 loglevel=4 panic=-1 no_timer_check rdinit=/init net.ifnames=0 "
                  "systemd.show_status=0 audit=0 mitigations=off",
                  "-serial", f"file:{self.console}", "-device", "virtio-rng-pci",
                  "-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap",
