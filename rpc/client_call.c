@@ -34,6 +34,7 @@ struct client_call {
     char id[17];
     gpr_timespec deadline;
     bool retry;
+    unsigned attempts; /* so far */
     /* Takes each response, and owns it. */
     int (*receive)(struct client_call *call, ProtobufCMessage *response);
     bool received; /* one arrived: no more retries */
@@ -45,6 +46,7 @@ struct client_call {
 
 /* One try; gRPC writes its results here. */
 struct client_attempt {
+    struct client_channel *channel; /* a reference */
     grpc_completion_queue *cq;
     grpc_call *grpc;
     grpc_metadata_array initial, trailing;
@@ -80,8 +82,11 @@ static void attempt_init(struct client_attempt *attempt, struct client_call *cal
     grpc_slice method = grpc_slice_from_copied_string(call->path);
 
     memset(attempt, 0, sizeof(*attempt));
+    attempt->channel = client_channel_get(call->client);
+    if (call->attempts++ > 0)
+        grpc_channel_reset_connect_backoff(attempt->channel->grpc);
     attempt->cq = grpc_completion_queue_create_for_pluck(NULL);
-    attempt->grpc = grpc_channel_create_call(call->client->channel, NULL, GRPC_PROPAGATE_DEFAULTS,
+    attempt->grpc = grpc_channel_create_call(attempt->channel->grpc, NULL, GRPC_PROPAGATE_DEFAULTS,
                                              attempt->cq, method, NULL, call->deadline, NULL);
     attempt->details = grpc_empty_slice();
     grpc_metadata_array_init(&attempt->initial);
@@ -89,9 +94,10 @@ static void attempt_init(struct client_attempt *attempt, struct client_call *cal
     grpc_slice_unref(method);
 }
 
-static void attempt_done(struct client_attempt *attempt)
+static void attempt_done(struct client_attempt *attempt, struct client_call *call)
 {
     grpc_call_unref(attempt->grpc);
+    client_channel_put(call->client, attempt->channel);
     grpc_completion_queue_shutdown(attempt->cq);
     grpc_completion_queue_destroy(attempt->cq);
     grpc_metadata_array_destroy(&attempt->initial);
@@ -195,7 +201,7 @@ static void attempt_explain(const struct client_attempt *attempt, const struct c
 
 static int attempt_result(struct client_attempt *attempt, struct client_call *call, struct error *err)
 {
-    grpc_channel *channel = call->client->channel;
+    grpc_channel *channel = attempt->channel->grpc;
     char *text = grpc_slice_to_c_string(attempt->details);
     int code = attempt_code(attempt);
 
@@ -228,7 +234,7 @@ static int call_attempt(struct client_call *call, struct error *err)
     attempt_pluck(&attempt, TAG_SEND);
     code = received ? received : attempt_result(&attempt, call, err);
     grpc_byte_buffer_destroy(request);
-    attempt_done(&attempt);
+    attempt_done(&attempt, call);
     return code;
 }
 
@@ -267,10 +273,8 @@ static int call_run(struct client_call *call, struct error *err)
     _cleanup_error_ struct error last = {0};
     int code = call_attempt(call, &last);
 
-    while (code == E_UNAVAILABLE && call->retry && !call->received && call_back_off(call, &backoff_ms)) {
-        grpc_channel_reset_connect_backoff(call->client->channel);
+    while (code == E_UNAVAILABLE && call->retry && !call->received && call_back_off(call, &backoff_ms))
         code = call_attempt(call, &last);
-    }
     if (code)
         error_move(err, &last);
     return code;

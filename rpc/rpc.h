@@ -34,8 +34,9 @@ struct rpc_peer {
 };
 
 /* TLS files, PEM. Peers prove themselves with a certificate of the same private CA; a client takes no server
- * but one with RPC_ROLE_SERVER. TLS 1.3 between ours; libgrpc's floor is 1.2. Read once: a new certificate
- * needs a new object.
+ * but one with RPC_ROLE_SERVER. TLS 1.3 between ours; libgrpc's floor is 1.2. Files that are replaced are
+ * taken at a server's next handshake and a client's next call; connections that stand are not ended. Where
+ * the new ones cannot be used (one of them is not there yet, say), which is logged, the old ones stay in use.
  */
 struct rpc_tls {
     const char *ca_file;

@@ -30,6 +30,7 @@ struct rpc_server {
     grpc_server *grpc;
     grpc_completion_queue *shutdown_cq; /* only for the notice of the end: server_shutdown() empties it */
     bool started;
+    struct tls_files *tls;           /* NULL on a unix socket */
     struct server_service *services; /* the last one answers for all methods that are not served */
     size_t services_count;
 };
@@ -141,7 +142,9 @@ static int server_listen_tcp(struct rpc_server *server, const struct rpc_tls *tl
     if (!tls)
         return error_set(err, E_INVALID_ARGUMENT, "endpoint %s: TCP needs TLS files",
                          server->endpoint.target);
-    code = rpc_tls_server_credentials(tls, &credentials, err);
+    code = tls_files_new(&server->tls, tls, err);
+    if (!code)
+        code = rpc_tls_server_credentials(server->tls, &credentials, err);
     if (code)
         return code;
     port = grpc_server_add_http2_port(server->grpc, server->endpoint.target, credentials);
@@ -224,6 +227,7 @@ struct rpc_server *rpc_server_free(struct rpc_server *server, unsigned grace_ms)
     grpc_completion_queue_shutdown(server->shutdown_cq);
     server_wait(server, gpr_inf_future(GPR_CLOCK_MONOTONIC));
     grpc_completion_queue_destroy(server->shutdown_cq);
+    tls_files_free(server->tls); /* no handshake can ask for them any more */
     free(server->services);
     rpc_endpoint_done(&server->endpoint);
     rpc_library_unref();

@@ -1,8 +1,8 @@
 /*
  * TLS of both sides. gRPC reports a bad PEM file only by failing handshakes later, so the files are parsed
  * here first. gRPC negotiates TLS 1.3 between ours; its C surface has no way to raise the floor above 1.2.
- * Blocking; called where a server or client is made, but for the client's check of its peer, which a
- * handshake calls.
+ * Blocking; called where a server or client is made and where files have changed, but for the client's check
+ * of its peer and the server's look at its files, which a handshake calls.
  */
 #include "rpc/tls.h"
 
@@ -123,21 +123,42 @@ static int tls_load(const struct rpc_tls *tls, struct tls_pem *ret_pem, struct e
     return 0;
 }
 
-int rpc_tls_server_credentials(const struct rpc_tls *tls, grpc_server_credentials **ret_credentials,
+/* Called at a handshake, by one of gRPC's threads. */
+static grpc_ssl_certificate_config_reload_status
+tls_fetch_config(void *context, grpc_ssl_server_certificate_config **ret_config)
+{
+    struct tls_files *files = context;
+    _cleanup_error_ struct error err = {0};
+    grpc_ssl_pem_key_cert_pair pair;
+    struct tls_pem pem;
+
+    if (!tls_files_changed(files))
+        return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
+    if (tls_load(tls_files_paths(files), &pem, &err)) {
+        log_warning("new TLS files are not taken, those from before stay in use: %s", error_text(&err));
+        return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
+    }
+    pair = (grpc_ssl_pem_key_cert_pair){.private_key = pem.key, .cert_chain = pem.cert};
+    *ret_config = grpc_ssl_server_certificate_config_create(pem.ca, &pair, 1);
+    tls_pem_done(&pem);
+    log_info("serving with new TLS files: %s", tls_files_paths(files)->cert_file);
+    return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW;
+}
+
+int rpc_tls_server_credentials(struct tls_files *files, grpc_server_credentials **ret_credentials,
                                struct error *err)
 {
-    struct tls_pem pem;
-    grpc_ssl_pem_key_cert_pair pair;
+    const struct rpc_tls *tls = tls_files_paths(files);
     grpc_server_credentials *credentials;
-    int code = tls_load(tls, &pem, err);
+    struct tls_pem pem;
+    int code = tls_load(tls, &pem, err); /* for its words: what gRPC fetches it cannot refuse in words */
 
     if (code)
         return code;
-    pair.private_key = pem.key;
-    pair.cert_chain = pem.cert;
-    credentials = grpc_ssl_server_credentials_create_ex(
-        pem.ca, &pair, 1, GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY, NULL);
     tls_pem_done(&pem);
+    credentials = grpc_ssl_server_credentials_create_with_options(
+        grpc_ssl_server_credentials_create_options_using_config_fetcher(
+            GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY, tls_fetch_config, files));
     if (!credentials)
         return error_set(err, E_INVALID_ARGUMENT, "TLS files %s, %s: gRPC refuses them", tls->cert_file,
                          tls->key_file);

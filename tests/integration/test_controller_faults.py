@@ -208,9 +208,38 @@ def test_bad_configuration(stack):
     status("OK", stack.a.csi.GetPluginInfo)
 
 
+def test_certificates_renewed(stack):
+    """Certificates that expire are replaced while the programs run: new connections are made with the new ones."""
+    target, csi, valid_s = stack.targets[0], stack.a.csi, 4
+    server, controller = ("mooring:server:s1", ["s1", "localhost"]), ("mooring:controller", ())
+
+    def newcomer():
+        client = harness.Storage(stack.scratch, stack.tls, target.address, "mooring:operator", "s1")
+        return harness.status_of(client.GetServer, wait_for_ready=False)
+
+    volume_id = settle(csi.create, "renewed", parameters={"zone": "a"}).volume_id
+    for name, dns in (server, controller):
+        stack.tls.renew(name, dns, valid_s)
+    expired = time.monotonic() + valid_s + 1.5  # what a certificate says is in whole seconds
+    equal(newcomer(), "OK", "before it expires")
+    status("OK", csi.ControllerGetVolume, volume_id=volume_id)
+    time.sleep(max(0, expired - time.monotonic()))
+    equal(newcomer(), "UNAVAILABLE", "a new connection to a server whose certificate has expired")
+    status("OK", csi.ControllerGetVolume, volume_id=volume_id)  # on a connection that stands
+    stack.tls.renew(*server, 3600)
+    equal(newcomer(), "OK", "after the server's renewal")
+    target.kill()
+    target.start(wait=False)
+    harness.wait_until(lambda: newcomer() == "OK", "the server is back")
+    status("UNAVAILABLE", csi.ControllerGetVolume, volume_id=volume_id, contains="certificate")
+    stack.tls.renew(*controller, 3600)
+    settle(csi.ControllerGetVolume, volume_id=volume_id)
+    settle(csi.DeleteVolume, volume_id=volume_id)
+
+
 TESTS = [test_two_controllers, test_controller_killed, test_server_away, test_declared_gone, test_wrong_pool,
          test_other_server_at_address, test_unconfigured_server, test_fenced, test_claims_survive_crash,
-         test_bad_configuration]
+         test_bad_configuration, test_certificates_renewed]
 
 
 def main():

@@ -5,6 +5,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -153,6 +154,83 @@ static void test_node_cannot_serve(void **state)
     rpc_server_free(server, 1000);
 }
 
+/* Certificate name becomes certificate "live", a file at a time, as a renewal does it. */
+static void tls_put_live(const char *name)
+{
+    static const char *const suffixes[] = {".crt", ".key"};
+
+    for (size_t i = 0; i < 2; i++) {
+        char command[512];
+
+        snprintf(command, sizeof(command), "cp %s %s && mv %s %s", rpc_test_path(name, suffixes[i]),
+                 rpc_test_path("live.new", suffixes[i]), rpc_test_path("live.new", suffixes[i]),
+                 rpc_test_path("live", suffixes[i]));
+        assert_int_equal(system(command), 0);
+    }
+}
+
+/* A key that belongs to another certificate: half of a renewal. */
+static void tls_break_live(void)
+{
+    assert_int_equal(rename(rpc_test_path("live", ".key"), rpc_test_path("live.kept", ".key")), 0);
+    assert_int_equal(link(rpc_test_path("stranger", ".key"), rpc_test_path("live", ".key")), 0);
+}
+
+static void test_server_renewed(void **state)
+{
+    struct rpc_server *server;
+    struct error err = {0};
+
+    (void)state;
+    tls_put_live("server");
+    server = tls_serve("live");
+    rpc_test_expect(0, tls_call("ca", "controller", NULL, "GetServer", &err), &err);
+    tls_put_live("named");
+    rpc_test_expect(0, tls_call("ca", "controller", "store-1.example", "GetServer", &err), &err);
+    rpc_test_expect(E_UNAVAILABLE, tls_call("ca", "controller", NULL, "GetServer", &err), &err);
+    tls_expect_text(&err, "does not carry the name");
+    tls_break_live();
+    rpc_test_expect(0, tls_call("ca", "controller", "store-1.example", "GetServer", &err), &err);
+    tls_put_live("server");
+    rpc_test_expect(0, tls_call("ca", "controller", NULL, "GetServer", &err), &err);
+    rpc_server_free(server, 1000);
+}
+
+static void tls_expect_role(struct rpc_client *client, enum rpc_role role)
+{
+    Mooring__Storage__V1__GetServerRequest get = MOORING__STORAGE__V1__GET_SERVER_REQUEST__INIT;
+    ProtobufCMessage *response;
+    struct error err = {0};
+
+    rpc_test_expect(0, rpc_client_call(client, STORAGE, "GetServer", &get.base, NULL, &response, &err), &err);
+    protobuf_c_message_free_unpacked(response, NULL);
+    assert_int_equal(tls_test.peer.role, role);
+}
+
+static void test_client_renewed(void **state)
+{
+    struct rpc_server *server = tls_serve("server");
+    struct rpc_client_options options = {.endpoint = rpc_test_tcp};
+    struct rpc_client *client;
+    struct error err = {0};
+    struct rpc_tls tls;
+
+    (void)state;
+    tls_put_live("controller");
+    tls = rpc_test_tls("ca", "live");
+    options.tls = &tls;
+    rpc_test_expect(0, rpc_client_new(&client, &options, &err), &err);
+    tls_expect_role(client, RPC_ROLE_CONTROLLER);
+    tls_put_live("operator");
+    tls_expect_role(client, RPC_ROLE_OPERATOR);
+    tls_break_live();
+    tls_expect_role(client, RPC_ROLE_OPERATOR);
+    tls_put_live("node");
+    tls_expect_role(client, RPC_ROLE_NODE);
+    rpc_client_free(client);
+    rpc_server_free(server, 1000);
+}
+
 static void test_unreachable(void **state)
 {
     struct error err = {0};
@@ -295,6 +373,8 @@ int rpc_tls_tests(void)
         cmocka_unit_test(test_other_ca_server_refused),
         cmocka_unit_test(test_server_name),
         cmocka_unit_test(test_node_cannot_serve),
+        cmocka_unit_test(test_server_renewed),
+        cmocka_unit_test(test_client_renewed),
         cmocka_unit_test(test_unreachable),
         cmocka_unit_test(test_silent),
         cmocka_unit_test(test_port_taken),
