@@ -60,6 +60,12 @@ void device_tell(struct device *device, const char *why)
         why = device->requests.refusal == ENOSPC
                   ? "only reads are served: the storage server has no space for the replay of answered writes"
                   : "only reads are served: the storage server refuses the replay of answered writes";
+    char words[256];
+    if (device->requests.expired && !device->failed) {
+        snprintf(words, sizeof words, "I/O ends with an error, for the storage server is away too long%s%s",
+                 why ? ": " : "", why ? why : "");
+        why = words;
+    }
     if (device->phase > DEVICE_PHASE_SERVE)
         code = DEVICE_ENDING;
     else if (device->phase == DEVICE_PHASE_SERVE && (gate == REQUESTS_OPEN || gate == REQUESTS_REFUSED))
@@ -125,6 +131,11 @@ static void log_relieved(void *context, int result)
 
 /* ---- the session ---- */
 
+static void path_expired(void *context)
+{
+    device_tell(context, NULL);
+}
+
 static void session_up(void *context)
 {
     struct device *device = context;
@@ -163,6 +174,7 @@ static void session_open(struct device *device, const char *boot_id)
     if (boot_id[0])
         replay_log_set_boot_id(&device->log, boot_id);
     device->replay_wait_ms = REPLAY_WAIT_MIN_MS;
+    path_back(&device->path);
     requests_session_open(&device->requests);
     session_usable(device);
 }
@@ -174,6 +186,7 @@ static void session_refused(struct device *device, int number)
     if (device->requests.gate != REQUESTS_REFUSED)
         log_error("the storage server refuses the replay of answered writes (%s): changes and flushes fail",
                   error_name(-number));
+    path_back(&device->path);
     requests_session_refused(&device->requests, number);
     if (!device->replay_timer_armed) {
         device->replay_timer_armed = true;
@@ -215,10 +228,12 @@ static void session_lost(void *context, const char *why, bool fatal)
     }
     if (device->failed)
         return;
-    if (fatal)
+    if (fatal) {
         device_fail(device, why);
-    else
-        device_tell(device, why);
+        return;
+    }
+    path_lost(&device->path);
+    device_tell(device, why);
 }
 
 /* ---- bringing the block device up ---- */
@@ -380,6 +395,13 @@ static int init_parts(struct device *device, struct error *err)
     requests_init(&device->requests, device->loop, &device->initiator, &device->log, log_relieved, device);
     identify_init(&device->identify, &device->initiator, session_identified, device);
     replay_init(&device->replay, &device->requests, session_replayed, device);
+    device->path = (struct path){.loop = device->loop,
+                                 .requests = &device->requests,
+                                 .initiator = &device->initiator,
+                                 .timeout_ms = state->path_timeout_ms,
+                                 .lease_ms = state->lease_ms,
+                                 .expired = path_expired,
+                                 .context = device};
     int r = initiator_init(&device->initiator, device->loop, state, &events, device, err);
     r = r ? r : buffers_init(&device->buffers, state->buffers_size_bytes, err);
     return r;
@@ -421,6 +443,7 @@ void device_start(struct device *device)
     loop_read(device->loop, &device->signal_op, device->signal_fd, device->signal_info,
               sizeof device->signal_info);
     initiator_start(&device->initiator);
+    path_start(&device->path);
 }
 
 void device_done(struct device *device)

@@ -10,6 +10,7 @@
 #include "datapath/device/holder_watch.h"
 #include "datapath/device/identify.h"
 #include "datapath/device/initiator.h"
+#include "datapath/device/path.h"
 #include "datapath/device/replay.h"
 #include "datapath/device/replay_log.h"
 #include "datapath/device/requests.h"
@@ -37,6 +38,7 @@ struct device {
     struct identify identify;
     struct requests requests;
     struct replay replay;
+    struct path path;
     struct frontend *frontend;
     struct status_writer status;
 

@@ -81,7 +81,7 @@ static void detach_done(struct loop_op *op, int res, unsigned flags)
 static void end_flush(struct device *device)
 {
     device->phase = DEVICE_PHASE_END_FLUSH;
-    device->last_flush = (struct request){.verb = REQUEST_FLUSH, .done = end_flush_done};
+    device->last_flush = (struct request){.verb = REQUEST_FLUSH, .patient = true, .done = end_flush_done};
     requests_submit(&device->requests, &device->last_flush);
     requests_kick(&device->requests);
 }

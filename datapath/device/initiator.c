@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "common/cleanup.h"
 #include "common/io.h"
@@ -29,6 +30,7 @@
 #define NOP_INTERVAL_MS 1500u
 #define NOPS_UNANSWERED_MAX 3
 #define TCP_USER_TIMEOUT_MS 5000 /* also for probes that nobody answers */
+#define LEASE_OVER "the lease ran out: the storage server has not answered in time"
 #define KEEPALIVE_S 1
 #define KEEPALIVE_PROBES 3
 
@@ -44,6 +46,19 @@ static void phase_set(struct initiator *initiator, enum initiator_phase phase)
 {
     initiator->phase = phase;
     initiator->phase_since_ms = time_now_ms();
+}
+
+static uint64_t lease_now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+bool initiator_lease_holds(const struct initiator *initiator)
+{
+    uint64_t lease_ms = initiator->state->lease_ms;
+    return lease_ms == 0 || lease_now_ms() - initiator->reached_ms < lease_ms;
 }
 
 void initiator_drop(struct initiator *initiator, const char *why)
@@ -64,6 +79,10 @@ static void poll_in_done(struct loop_op *op, int res, unsigned flags)
     initiator->poll_in_armed = false;
     if (initiator->phase == INITIATOR_CLOSING) {
         session_closed(initiator);
+        return;
+    }
+    if (initiator->phase == INITIATOR_UP && !initiator_lease_holds(initiator)) {
+        initiator_drop(initiator, LEASE_OVER);
         return;
     }
     initiator->heard_ms = time_now_ms();
@@ -164,6 +183,7 @@ static void session_connected(struct iscsi_context *iscsi, int status, void *dat
         return;
     }
     phase_set(initiator, INITIATOR_LOGIN);
+    initiator->probe_sent_ms = lease_now_ms();
     if (iscsi_login_async(iscsi, session_logged_in, initiator) != 0)
         initiator_drop(initiator, iscsi_get_error(iscsi));
 }
@@ -181,6 +201,8 @@ static void session_logged_in(struct iscsi_context *iscsi, int status, void *dat
     }
     phase_set(initiator, INITIATOR_UP);
     initiator->heard_ms = initiator->nop_sent_ms = time_now_ms();
+    initiator->reached_ms = initiator->probe_sent_ms;
+    initiator->probe_in_flight = false;
     initiator->announce_up = true;
 }
 
@@ -272,8 +294,36 @@ static void nop_answered(struct iscsi_context *iscsi, int status, void *data, vo
     (void)private_data;
 }
 
+static void probe_answered(struct iscsi_context *iscsi, int status, void *data, void *private_data)
+{
+    (void)iscsi;
+    (void)data;
+    struct initiator *initiator = private_data;
+    initiator->probe_in_flight = false;
+    if (status == SCSI_STATUS_GOOD)
+        initiator->reached_ms = initiator->probe_sent_ms;
+}
+
+static void lease_probe(struct initiator *initiator)
+{
+    uint64_t now_ms = lease_now_ms(), lease_ms = initiator->state->lease_ms;
+    if (lease_ms == 0 || initiator->probe_in_flight || now_ms - initiator->reached_ms < lease_ms / 4)
+        return;
+    initiator->probe_sent_ms = now_ms;
+    initiator->probe_in_flight =
+        iscsi_nop_out_async(initiator->iscsi, probe_answered, NULL, 0, initiator) == 0;
+    initiator_kick(initiator);
+}
+
 static void up_check(struct initiator *initiator, uint64_t now_ms)
 {
+    if (!initiator_lease_holds(initiator)) {
+        initiator_drop(initiator, LEASE_OVER);
+        return;
+    }
+    lease_probe(initiator);
+    if (initiator->phase != INITIATOR_UP)
+        return;
     if (now_ms - initiator->heard_ms < NOP_INTERVAL_MS || now_ms - initiator->nop_sent_ms < NOP_INTERVAL_MS)
         return;
     if (iscsi_get_nops_in_flight(initiator->iscsi) >= NOPS_UNANSWERED_MAX) {
@@ -344,6 +394,7 @@ int initiator_init(struct initiator *initiator, struct loop *loop, const struct 
 
 void initiator_start(struct initiator *initiator)
 {
+    initiator->reached_ms = lease_now_ms(); /* by the predecessor, perhaps; it is not known when */
     initiator->tick_armed = true;
     loop_timeout(initiator->loop, &initiator->tick, TICK_MS);
     session_open(initiator);

@@ -54,6 +54,8 @@ struct initiator {
     bool announce_up;     /* up() is due as soon as libiscsi returns */
     bool fatal, stopping; /* no further attempt */
     uint64_t phase_since_ms, heard_ms, nop_sent_ms;
+    uint64_t reached_ms, probe_sent_ms; /* of the lease; time also counts while the host is suspended */
+    bool probe_in_flight;
     char why[256];
 };
 
@@ -68,6 +70,15 @@ bool initiator_send(struct initiator *initiator, struct scsi_task *task, iscsi_c
 
 /* Write what is queued to the socket now; once a batch. */
 void initiator_kick(struct initiator *initiator);
+
+/*
+ * Whether the server admitted us less than lease_ms ago (true where there is no lease). What proves that is
+ * an answer in a session, and only for the moment at which its question was asked: an answer may have lain in
+ * the socket for as long as this process was stopped. So a NOP-Out of its own is sent every quarter of the
+ * lease, a login counts from its begin, and a session whose lease is over is given up before anything else is
+ * read from it.
+ */
+bool initiator_lease_holds(const struct initiator *initiator);
 
 /* Give the session up, and try again after the back-off. Safe from libiscsi's callbacks. */
 void initiator_drop(struct initiator *initiator, const char *why);

@@ -264,6 +264,11 @@ void requests_init(struct requests *requests, struct loop *loop, struct initiato
     requests->finish.run = finish_run;
 }
 
+static bool request_is_impatient(const struct request *request)
+{
+    return !request->internal && !request->patient;
+}
+
 void requests_submit(struct requests *requests, struct request *request)
 {
     if (request->state == REQUEST_IDLE) {
@@ -272,6 +277,10 @@ void requests_submit(struct requests *requests, struct request *request)
         request->task = NULL;
     }
     if (requests->gate == REQUESTS_FAILED) {
+        request_finish_later(requests, request, -EIO);
+        return;
+    }
+    if (requests->expired && requests->gate < REQUESTS_OPEN && request_is_impatient(request)) {
         request_finish_later(requests, request, -EIO);
         return;
     }
@@ -355,6 +364,17 @@ void requests_session_lost(struct requests *requests)
         next = request->next;
         if (request->internal)
             request_move(requests, request, REQUEST_IDLE);
+    }
+}
+
+void requests_expire(struct requests *requests)
+{
+    assert(requests->gate < REQUESTS_OPEN || requests->gate == REQUESTS_FAILED);
+    requests->expired = true;
+    for (struct request *request = requests->waiting.first, *next; request; request = next) {
+        next = request->next;
+        if (request_is_impatient(request))
+            request_finish_later(requests, request, -EIO);
     }
 }
 

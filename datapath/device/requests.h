@@ -1,7 +1,7 @@
 /*
  * The requests under way on the volume: each becomes SCSI commands one after the other (a READ or WRITE is
  * split by the target's limits), is sent again on the session that reinstates a lost one and only there, and
- * waits as long as there is none. Nothing here fails for time.
+ * waits as long as there is none, or until requests_expire().
  *
  * The gate: CLOSED (no session), INTERNAL (identification and replay only), OPEN, REFUSED (the target refused
  * the replay: reads pass, with what the log holds laid over them; changes and flushes end with its errno),
@@ -29,6 +29,7 @@ struct request {
     bool internal;           /* of the replay: goes through INTERNAL, is dropped when the session is lost */
     uint64_t offset, length; /* bytes, multiples of the block size; 0 for a flush */
     void *data;              /* read into, written from */
+    bool patient;            /* waits for the path for ever, whatever limits the others' waiting */
     struct replay_entry *entry;                            /* of a change that is in the log */
     void (*settling)(struct request *request, int result); /* or NULL: before the log learns of the result */
     void (*done)(struct request *request, int result);     /* 0 or a negative errno for the kernel */
@@ -65,6 +66,7 @@ struct requests {
     struct replay_log *log;
     struct volume_limits limits;
     enum requests_gate gate;
+    bool expired;    /* while there is no path: I/O ends with EIO instead of waiting; path.c's */
     bool distrusted; /* a flush failed: the session is being dropped, its answers do not count */
     int refusal;     /* of the gate REFUSED: EIO or ENOSPC */
     struct request_list waiting, sent, delayed, finished;
@@ -93,6 +95,9 @@ void requests_session_identified(struct requests *requests, const struct volume_
 
 /* After the replay, or where there was none: from INTERNAL, or from REFUSED when a later replay succeeded. */
 void requests_session_open(struct requests *requests);
+
+/* No path for too long: what waits ends with EIO, and so does what comes until `expired` is taken back. */
+void requests_expire(struct requests *requests);
 
 /* The target answered the replay with this errno. The next one may run in this gate. */
 void requests_session_refused(struct requests *requests, int number);

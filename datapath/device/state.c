@@ -127,8 +127,12 @@ static int get_numbers(json_t *object, struct device_state *state, struct error 
     r = r ? r : record_get_optional_bool(object, "read_only", &state->read_only, err);
     r = r ? r : record_get_optional_bool(object, "replay", &state->replay, err);
     r = r ? r : record_get_optional_bool(object, "resend", &state->resend, err);
+    r = r ? r : record_get_optional_uint64(object, "path_timeout_ms", &state->path_timeout_ms, err);
+    r = r ? r : record_get_optional_uint64(object, "lease_ms", &state->lease_ms, err);
     if (r)
         return r;
+    if (state->lease_ms && state->lease_ms < 1000)
+        return error_set(err, E_CORRUPT, "lease_ms must be 0 or at least 1000");
     if (state->block_size_bytes != 512 && state->block_size_bytes != 4096)
         return error_set(err, E_CORRUPT, "block_size_bytes must be 512 or 4096");
     if (state->size_bytes == 0 || state->size_bytes % state->block_size_bytes)

@@ -15,7 +15,8 @@
  *   read again, at the signal.
  *
  *   Optional: "log_size_bytes" and "buffers_size_bytes" (32 MiB each), "replay" and "resend" (true; false in
- *   tests only: FUSE_NOTIFY_RESEND is not asked for, as if this were a kernel before 6.9).
+ *   tests only: FUSE_NOTIFY_RESEND is not asked for, as if this were a kernel before 6.9),
+ *   "path_timeout_ms" and "lease_ms" (0, none; see path.h; a lease is 1000 at least).
  *
  * status.json (0600): written by mooring-device on each change.
  *
@@ -58,7 +59,7 @@ struct device_state {
     char target_name[ID_IQN_MAX + 1];
     char initiator_name[ID_IQN_MAX + 1];
     uint64_t lun;
-    bool header_digest; /* optional, false: CRC32C over each iSCSI header */
+    bool header_digest;               /* optional, false: CRC32C over each iSCSI header */
     char *portals[STATE_PORTALS_MAX]; /* "address:port", "[v6]:port" */
     unsigned portals_count;
     uint64_t epoch, generation;
@@ -69,6 +70,7 @@ struct device_state {
     bool replay, resend;
     uint64_t block_size_bytes, size_bytes;
     uint64_t log_size_bytes, buffers_size_bytes;
+    uint64_t path_timeout_ms, lease_ms; /* 0: none; see path.h */
     enum device_attach attach;
     char *mount_point;
 };

@@ -9,7 +9,8 @@ import threading
 import time
 
 import harness
-from device_fixture import KIB, MIB, Device, Load, errno_of, read_direct, run_suite, write_direct
+from device_fixture import (KIB, MIB, Device, Load, continue_process, errno_of, read_direct, run_suite, stop_process,
+                            write_direct)
 
 
 def kill_under_load(scratch, target, **config):
@@ -106,6 +107,107 @@ def test_device_and_holder_killed(scratch, target):
         assert status["state"] == "failed" and "that nobody took over" in status["error"], status
     finally:
         os.close(fd)
+
+
+def wait_expired(device):
+    status = harness.wait_until(lambda: "away too long" in device.status()["error"] and device.status(), "the limit is told")
+    assert status["state"] in ("waiting", "ending"), status
+
+
+def test_path_timeout(scratch, target):
+    """I/O that waited for the server that long ends with an error, what comes then at once; nothing answered is lost."""
+    device = Device(scratch, target, path_timeout_ms=500)
+    pattern = os.urandom(64 * KIB)
+    write_direct(device.path, MIB, pattern)
+    target.kill()
+    assert errno_of(read_direct, device.path, MIB, 4 * KIB)[0] == errno.EIO
+    wait_expired(device)
+    assert errno_of(write_direct, device.path, MIB, bytes(4 * KIB))[0] == errno.EIO
+    target.start()
+    device.wait_state("ready")
+    assert not device.status()["error"], device.status()
+    assert read_direct(device.path, MIB, len(pattern))[4 * KIB:] == pattern[4 * KIB:]
+    assert "replayed" in device.log_text()
+    write_direct(device.path, 0, bytes(4 * KIB), flush=True)
+
+
+def test_path_timeout_and_the_end(scratch, target):
+    """The end waits for the server all the same: answered writes are not given up for a limit on waiting."""
+    device = Device(scratch, target, path_timeout_ms=100)
+    pattern = os.urandom(64 * KIB)
+    write_direct(device.path, MIB, pattern)
+    target.kill()
+    wait_expired(device)
+    device.ask_end()
+    device.wait_state("ending")
+    target.start()
+    assert device.process.wait(30) == 0, device.status()
+    assert device.status()["state"] == "ended" and not device.status()["error"], device.status()
+
+
+def read_in_background(path, numbers):
+    reader = threading.Thread(target=lambda: numbers.append(errno_of(read_direct, path, MIB, 4 * KIB)[0]))
+    reader.start()
+    return reader
+
+
+def test_lease(scratch, target):
+    """A server that says nothing, with a session that stands: I/O ends with an error, then goes on."""
+    device = Device(scratch, target, lease_ms=1500)
+    time.sleep(2)
+    assert device.status()["state"] == "ready" and not device.status()["error"], "an idle session loses its lease"
+    numbers = []
+    stop_process(target.process)
+    try:
+        read_in_background(device.path, numbers).join(30)
+        assert numbers == [errno.EIO], numbers
+        wait_expired(device)
+    finally:
+        continue_process(target.process)
+    harness.wait_until(lambda: not device.status()["error"], "the server is back")
+    write_direct(device.path, 0, bytes(4 * KIB), flush=True)
+
+
+def test_lease_and_an_old_answer(scratch, target):
+    """An answer that lay in the socket for longer than the lease is not given to anyone."""
+    device = Device(scratch, target, lease_ms=1500)
+    numbers = []
+    try:
+        stop_process(target.process)
+        reader = read_in_background(device.path, numbers)
+        time.sleep(0.3)  # the command is in the server's socket
+        stop_process(device.process)
+        continue_process(target.process)
+        time.sleep(2)
+    finally:
+        continue_process(target.process)
+        continue_process(device.process)
+    reader.join(30)
+    assert numbers == [errno.EIO], numbers
+    assert "the lease ran out" in device.log_text() or "the lease is over" in device.log_text()
+    harness.wait_until(lambda: not device.status()["error"], "the server is back")
+
+
+def test_device_stopped(scratch, target):
+    """For as long as it is stopped, its I/O waits; then it goes on, with a session that may be gone."""
+    device = Device(scratch, target)
+    load = Load(scratch, device, seconds=4)
+    time.sleep(1)
+    stop_process(device.process)
+    time.sleep(2)
+    continue_process(device.process)
+    load.wait()
+    assert not device.status()["error"], device.status()
+
+
+def test_second_portal(scratch, target):
+    """Portals are tried in turn, at the start and after a loss."""
+    device = Device(scratch, target, portals=["127.0.0.1:1", target.portal, "127.0.0.1:2"])
+    target.kill()
+    device.wait_state("waiting")
+    target.start()
+    device.wait_state("ready")
+    write_direct(device.path, 0, bytes(4 * KIB), flush=True)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,12 @@ void initiator_kick(struct initiator *initiator)
     (void)initiator;
 }
 
+bool initiator_lease_holds(const struct initiator *initiator)
+{
+    (void)initiator;
+    return !fake_session.lease_over;
+}
+
 void initiator_drop(struct initiator *initiator, const char *why)
 {
     (void)initiator;

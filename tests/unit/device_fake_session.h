@@ -16,6 +16,7 @@ struct fake_session {
     struct fake_sent sent[FAKE_SENT_MAX];
     unsigned count, dropped;
     bool no_memory;
+    bool lease_over;
 };
 
 extern struct fake_session fake_session;
