@@ -25,6 +25,7 @@ struct controller {
 struct size_range {
     uint64_t required_bytes;
     uint64_t limit_bytes;
+    uint64_t floor_bytes; /* the least that the file system can be made on; 0: any */
 };
 
 /* CSI VolumeCapability. mode has CSI's numbers, which are mooring.storage.v1's. */

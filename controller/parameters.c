@@ -9,15 +9,18 @@
 
 #include "common/cleanup.h"
 #include "common/strings.h"
+#include "common/time.h"
 #include "proto/context.h"
 
 #define FS_TYPE_ALIAS "csi.storage.k8s.io/fstype"
 #define WORDS_MAX 1024
 #define ZONE_MAX 63
+#define TIME_LENGTH_MAX 16
 
 static const char *const text_keys[PARAMETER_TEXT_COUNT] = {
     [PARAMETER_ATTACH] = CONTEXT_ATTACH,
     [PARAMETER_FS_TYPE] = CONTEXT_FS_TYPE,
+    [PARAMETER_LEASE] = CONTEXT_LEASE,
     [PARAMETER_MKFS_OPTIONS] = CONTEXT_MKFS_OPTIONS,
     [PARAMETER_MOUNT_OPTIONS] = CONTEXT_MOUNT_OPTIONS,
     [PARAMETER_PATH_TIMEOUT] = CONTEXT_PATH_TIMEOUT,
@@ -52,7 +55,7 @@ static bool one_of(const char *value, const char *const *words)
 
 static bool valid_attach(const char *value)
 {
-    return one_of(value, (const char *const[]){"auto", "fuse", NULL});
+    return one_of(value, (const char *const[]){"auto", "ublk", "fuse", "iscsi", NULL});
 }
 
 static bool valid_fs_type(const char *value)
@@ -94,12 +97,24 @@ static bool valid_mount_options(const char *value)
     return valid_words(value, "-_=,.:+");
 }
 
-/* What a node does not do yet is refused, not stored and forgotten. */
-static bool valid_path_timeout(const char *value)
+static bool valid_time(const char *value, uint64_t min_ms)
 {
-    return str_equal(value, "0");
+    uint64_t ms;
+
+    return strlen(value) <= TIME_LENGTH_MAX && time_parse_ms(value, &ms) && (ms == 0 || ms >= min_ms);
 }
 
+static bool valid_path_timeout(const char *value)
+{
+    return valid_time(value, CONTEXT_PATH_TIMEOUT_MIN_MS);
+}
+
+static bool valid_lease(const char *value)
+{
+    return valid_time(value, CONTEXT_LEASE_MIN_MS);
+}
+
+/* What a node does not do yet is refused, not stored and forgotten. */
 static bool valid_sessions(const char *value)
 {
     return str_equal(value, "1");
@@ -121,12 +136,14 @@ struct parameter_rule {
 };
 
 static const struct parameter_rule rules[] = {
-    {CONTEXT_ATTACH, valid_attach, "auto or fuse"},
+    {CONTEXT_ATTACH, valid_attach, "auto, ublk, fuse or iscsi"},
     {CONTEXT_BLOCK_SIZE, valid_block_size, "512 or 4096"},
     {CONTEXT_FS_TYPE, valid_fs_type, "ext4 or xfs"},
+    {CONTEXT_LEASE, valid_lease, "0 (none), or a time of at least 5s, with ms, s, m or h after the number"},
     {CONTEXT_MKFS_OPTIONS, valid_mkfs_options, "words of letters, digits and - _ = , . : ^ +, no file names"},
     {CONTEXT_MOUNT_OPTIONS, valid_mount_options, "mount options separated by commas, no file names"},
-    {CONTEXT_PATH_TIMEOUT, valid_path_timeout, "0: I/O waits for its storage server, however long"},
+    {CONTEXT_PATH_TIMEOUT, valid_path_timeout,
+     "0 (I/O waits, however long), or a time of at least 1s, with ms, s, m or h after the number"},
     {"provisioning", valid_provisioning, "thin or thick"},
     {CONTEXT_SESSIONS, valid_sessions, "1"},
     {"zone", valid_zone, "up to 63 letters, digits and - _ ., a letter or digit at both ends"},

@@ -6,7 +6,9 @@
 
 #include <string.h>
 
+#include "common/strings.h"
 #include "controller/capability.h"
+#include "controller/size_range.h"
 #include "proto/map.h"
 
 #define MOUNT_FLAGS_MAX 4096
@@ -157,7 +159,7 @@ static int take_range(const Csi__V1__CapacityRange *message, struct size_range *
 
 /* Each capability must be served; the file system types of those that mount become the parameter. */
 static int take_capabilities(const Csi__V1__CreateVolumeRequest *message, struct parameters *parameters,
-                             struct error *err)
+                             bool *ret_mounts, struct error *err)
 {
     int r = E_OK;
 
@@ -169,6 +171,8 @@ static int take_capabilities(const Csi__V1__CreateVolumeRequest *message, struct
         r = request_capability(message->volume_capabilities[i], &capability, err);
         if (r == E_OK)
             r = parameters_set_fs_type(parameters, capability.fs_type, err);
+        if (r == E_OK)
+            *ret_mounts |= !capability.block;
     }
     return r;
 }
@@ -189,6 +193,7 @@ static int refuse_unserved(const Csi__V1__CreateVolumeRequest *message, struct e
 
 int request_create(const Csi__V1__CreateVolumeRequest *message, struct create_request *ret, struct error *err)
 {
+    bool mounts = false;
     int r;
 
     *ret = (struct create_request){.name = message->name};
@@ -198,11 +203,14 @@ int request_create(const Csi__V1__CreateVolumeRequest *message, struct create_re
     if (r == E_OK)
         r = parameters_parse(message->parameters, message->n_parameters, &ret->parameters, err);
     if (r == E_OK)
-        r = take_capabilities(message, &ret->parameters, err);
+        r = take_capabilities(message, &ret->parameters, &mounts, err);
     if (r == E_OK)
         r = refuse_unserved(message, err);
     if (r == E_OK)
         r = take_range(message->capacity_range, &ret->range, err);
+    if (r == E_OK && mounts && ret->parameters.text[PARAMETER_FS_TYPE] &&
+        str_equal(ret->parameters.text[PARAMETER_FS_TYPE], "xfs"))
+        ret->range.floor_bytes = SIZE_XFS_MIN_BYTES;
     if (r == E_OK)
         r = take_wish(message->accessibility_requirements, &ret->wish, err);
     ret->wish.zone = ret->parameters.text[PARAMETER_ZONE];

@@ -3,8 +3,9 @@
 
 #include "controller/controller.h"
 
-#define SIZE_STEP_BYTES UINT64_C(1048576)       /* every volume is a multiple of it, and at least one */
-#define SIZE_DEFAULT_BYTES UINT64_C(1073741824) /* when the CO leaves it to us */
+#define SIZE_STEP_BYTES UINT64_C(1048576)          /* every volume is a multiple of it, and at least one */
+#define SIZE_XFS_MIN_BYTES (300 * SIZE_STEP_BYTES) /* mkfs.xfs makes nothing smaller */
+#define SIZE_DEFAULT_BYTES UINT64_C(1073741824)    /* when the CO leaves it to us */
 
 /* The size to make. E_OUT_OF_RANGE when no multiple of the step fits the range. */
 int size_range_choose(const struct size_range *range, uint64_t *ret_size_bytes, struct error *err);

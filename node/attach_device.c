@@ -18,6 +18,7 @@
 #include "node/loop_device.h"
 #include "node/process.h"
 #include "node/takeover.h"
+#include "node/ublk_device.h"
 
 #define POLL_MS 10
 #define HOLDER_MS 5000
@@ -28,6 +29,45 @@ unsigned attach_device_left_ms(uint64_t deadline_ms)
     uint64_t now_ms = time_now_ms();
 
     return deadline_ms > now_ms ? (unsigned)(deadline_ms - now_ms) : 1;
+}
+
+/* "loop_device" is what a mooring-device of before "block_device" writes: it may be older than we are. */
+static int attach_device_path(json_t *status, const char **ret, struct error *err)
+{
+    int r = record_get_optional_string(status, "block_device", ret, err);
+
+    return r || *ret ? r : record_get_optional_string(status, "loop_device", ret, err);
+}
+
+/* The block device that status.json names, on the heap; NULL when it names none. */
+static char *attach_device_named(const struct attach_files *paths)
+{
+    _cleanup_json_ json_t *status = NULL;
+    const char *device = NULL;
+
+    if (attach_files_load(paths, "status.json", &status, NULL) || attach_device_path(status, &device, NULL) ||
+        !device || !*device)
+        return NULL;
+    return strdup(device);
+}
+
+/* Of ublk the kernel keeps the block device, and the holder the log; of FUSE the holder keeps both. */
+bool attach_device_holds(const struct attach_files *paths)
+{
+    _cleanup_free_ char *device = attach_device_named(paths);
+
+    if (device && ublk_device_is_name(device))
+        return process_alive(paths->holder_pid, NULL) && ublk_device_verify(device, NULL) == 0;
+    return takeover_holds(paths->holder_pid, paths->mount_point);
+}
+
+bool attach_device_keeps(const struct attach_files *paths)
+{
+    _cleanup_free_ char *device = attach_device_named(paths);
+
+    if (device && ublk_device_is_name(device))
+        return attach_device_holds(paths);
+    return takeover_keeps_device(paths->holder_pid, paths->mount_point);
 }
 
 /* ---- starting ---- */
@@ -81,14 +121,6 @@ static int attach_device_grant(const struct node_config *config, struct storage 
 }
 
 /* ---- waiting until it serves ---- */
-/* "loop_device" is what a mooring-device of before "block_device" writes: it may be older than we are. */
-static int attach_device_path(json_t *status, const char **ret, struct error *err)
-{
-    int r = record_get_optional_string(status, "block_device", ret, err);
-
-    return r || *ret ? r : record_get_optional_string(status, "loop_device", ret, err);
-}
-
 /* One look at status.json. 0: ready, ret is set. E_UNAVAILABLE: not yet, why in the text. */
 static int attach_device_look_at(const struct attach_files *paths, struct attach_device *ret,
                                  struct error *err)
@@ -117,7 +149,8 @@ static int attach_device_look_at(const struct attach_files *paths, struct attach
         return error_set(err, E_PRECONDITION, "the storage server refused the device: %s", problem);
     if (!str_equal(state, "ready") || !device)
         return error_set(err, E_UNAVAILABLE, "mooring-device is %s: %s", state, problem);
-    r = loop_device_verify(device, paths->mount_point, err);
+    r = ublk_device_is_name(device) ? ublk_device_verify(device, err)
+                                    : loop_device_verify(device, paths->mount_point, err);
     if (r)
         return r;
     ret->path = strdup(device);
@@ -154,7 +187,7 @@ static int attach_device_launch(const struct node_config *config, struct storage
 {
     int r = attach_device_grant(config, storage, paths, attachment, timeout_ms, err);
 
-    if (!r && !takeover_holds(paths->holder_pid, paths->mount_point))
+    if (!r && !attach_device_holds(paths))
         r = attach_device_spawn_holder(config, paths, attachment->volume_id, err);
     return r ? r : attach_device_spawn(config, paths, attachment->volume_id, err);
 }
@@ -223,8 +256,7 @@ static int attach_device_check_kept(const struct node_config *config, const char
     int r = attach_files_init(&paths, config, volume_id, err);
     if (r || process_alive(paths.device_pid, NULL))
         return r;
-    bool kept = published ? takeover_keeps_device(paths.holder_pid, paths.mount_point)
-                          : takeover_holds(paths.holder_pid, paths.mount_point);
+    bool kept = published ? attach_device_keeps(&paths) : attach_device_holds(&paths);
     return kept ? 0 : attach_device_explain_lost(volume_id, err);
 }
 
@@ -286,8 +318,12 @@ static bool attach_device_owns(const struct node_config *config, const char *vol
 {
     _cleanup_attach_files_ struct attach_files paths = {0};
 
-    return attach_files_init(&paths, config, volume_id, NULL) == 0 &&
-           loop_device_is_ours(number, paths.mount_point);
+    if (attach_files_init(&paths, config, volume_id, NULL))
+        return false;
+    if (loop_device_is_ours(number, paths.mount_point))
+        return true;
+    _cleanup_free_ char *device = attach_device_named(&paths);
+    return device && ublk_device_is_name(device) && ublk_device_is(device, number);
 }
 
 const struct attach_way attach_device_way = {

@@ -18,7 +18,6 @@
 #include "node/loop_device.h"
 #include "node/mount.h"
 #include "node/process.h"
-#include "node/takeover.h"
 
 #define KILL_MS 10000
 #define HOLDER_MS 5000
@@ -62,7 +61,7 @@ static int attach_device_finish(const struct attach_files *paths, uint64_t deadl
 
     if (!r)
         r = process_stop(paths->device_pid, SIGTERM, attach_device_left_ms(deadline_ms), err);
-    if (!r && takeover_holds(paths->holder_pid, paths->mount_point))
+    if (!r && attach_device_holds(paths))
         return error_set(err, E_UNAVAILABLE, "mooring-device died before its end: try again");
     return r;
 }
@@ -105,7 +104,7 @@ int attach_device_end(const struct node_config *config, struct storage *storage,
     _cleanup_attach_files_ struct attach_files paths = {0};
 
     int r = attach_files_init(&paths, config, volume_id, err);
-    if (!r && !process_alive(paths.device_pid, NULL) && takeover_holds(paths.holder_pid, paths.mount_point))
+    if (!r && !process_alive(paths.device_pid, NULL) && attach_device_holds(&paths))
         r = attach_device_deliver(config, storage, &paths, volume_id, deadline_ms, err);
     if (r == E_NOT_FOUND) {
         log_warning("volume %s: what its device had not flushed is dropped: %s", volume_id, error_text(err));
@@ -124,6 +123,31 @@ int attach_device_end(const struct node_config *config, struct storage *storage,
     return attach_device_sweep(config, volume_id, err);
 }
 
+/* A ublk device waits for a successor that will not come: mooring-device finds it by the mark that it
+ * carries. */
+static int attach_device_remove_ublk(const struct node_config *config, const struct attach_files *paths,
+                                     struct error *err)
+{
+    _cleanup_free_ char *program = str_format("%s/mooring-device", config->libexec_dir);
+    const char *argv[] = {program, "--remove", "--state", paths->dir, NULL};
+    _cleanup_json_ json_t *device = NULL;
+    _cleanup_free_ char *output = NULL;
+    const char *attach = "fuse";
+    int status = 0;
+
+    if (!program)
+        return error_errno(err, ENOMEM, "cannot remove a ublk device");
+    if (attach_files_load(paths, "device.json", &device, NULL))
+        return 0; /* none was ever started */
+    record_get_optional_string(device, "attach", &attach, NULL);
+    bool ublk = str_equal(attach, "ublk");
+    attach_files_wipe(device);
+    int r = ublk ? process_run(argv, NULL, &status, &output, err) : 0;
+    if (!r && status)
+        r = error_set(err, -EIO, "cannot remove its ublk device: %s", output);
+    return r;
+}
+
 int attach_device_kill(const struct node_config *config, const char *volume_id, struct error *err)
 {
     _cleanup_attach_files_ struct attach_files paths = {0};
@@ -137,6 +161,8 @@ int attach_device_kill(const struct node_config *config, const char *volume_id, 
     r = process_stop(paths.device_pid, SIGKILL, KILL_MS, err);
     if (!r)
         r = process_stop(paths.holder_pid, SIGKILL, KILL_MS, err);
+    if (!r)
+        r = attach_device_remove_ublk(config, &paths, err);
     return r ? error_wrap(err, "volume %s", volume_id) : 0;
 }
 

@@ -10,6 +10,7 @@
 #include "common/io.h"
 #include "common/record.h"
 #include "common/strings.h"
+#include "node/choose.h"
 
 #ifndef MOORING_LIBEXEC_DIR
 #define MOORING_LIBEXEC_DIR "/usr/local/libexec/mooring"
@@ -36,18 +37,13 @@ static int node_config_read_boot_id(struct node_config *config, struct error *er
 
 static int node_config_check(struct node_config *config, const char *path, struct error *err)
 {
-    static const char *const attaches[] = {"auto", "ublk", "fuse", "iscsi"};
-    bool known = false;
-
     if (!id_node_valid(config->node_id))
         return error_set(err, E_INVALID_ARGUMENT, "%s: node_id \"%s\" is not 1-%d of [a-z0-9.-]", path,
                          config->node_id, ID_NODE_MAX);
-    for (size_t i = 0; i < ARRAY_SIZE(attaches); i++)
-        known |= str_equal(config->attach, attaches[i]);
     int r = place_parse(config->place_name, &config->place, err);
     if (r)
         return error_wrap(err, "%s: place", path);
-    if (!known)
+    if (!choose_is_way(config->attach))
         return error_set(err, E_INVALID_ARGUMENT, "%s: attach \"%s\" is not one of auto, ublk, fuse, iscsi",
                          path, config->attach);
     if (config->state_dir[0] != '/')

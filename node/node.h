@@ -30,6 +30,8 @@ struct stage_request {
     const char *fs_type;       /* "" : FILESYSTEM_DEFAULT for a blank volume, what is found otherwise */
     const char *mount_options; /* comma-separated */
     const char *mkfs_options;
+    const char *attach; /* "" or a way (node/choose.h) */
+    uint64_t path_timeout_ms, lease_ms, sessions;
     uint64_t deadline_ms; /* by time_now_ms() */
 };
 

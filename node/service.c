@@ -11,6 +11,7 @@
 #include "common/size.h"
 #include "common/strings.h"
 #include "common/time.h"
+#include "node/choose.h"
 #include "node/filesystem.h"
 #include "node/node.h"
 #include "proto/context.h"
@@ -132,6 +133,41 @@ static int service_fs_type(const Csi__V1__NodeStageVolumeRequest *request, const
     return 0;
 }
 
+static int service_parse_time(const Csi__V1__NodeStageVolumeRequest *request, const char *key,
+                              uint64_t min_ms, uint64_t *ret_ms, struct error *err)
+{
+    const char *text = map_get(request->volume_context, request->n_volume_context, key);
+    uint64_t ms = 0;
+
+    if (text && (!time_parse_ms(text, &ms) || (ms && ms < min_ms)))
+        return error_set(err, E_INVALID_ARGUMENT,
+                         "volume_context \"%s\" is \"%s\": allowed are 0 and times of at least %llu ms", key,
+                         text, (unsigned long long)min_ms);
+    *ret_ms = ms;
+    return 0;
+}
+
+/* How to attach: StorageClass parameters, which a person may have written into a PersistentVolume by hand. */
+static int service_attach_options(const Csi__V1__NodeStageVolumeRequest *request, struct stage_request *stage,
+                                  struct error *err)
+{
+    const char *attach = map_get(request->volume_context, request->n_volume_context, CONTEXT_ATTACH);
+    const char *sessions = map_get(request->volume_context, request->n_volume_context, CONTEXT_SESSIONS);
+
+    stage->attach = attach ? attach : "";
+    stage->sessions = 1;
+    if (attach && !choose_is_way(attach))
+        return error_set(
+            err, E_INVALID_ARGUMENT,
+            "volume_context \"" CONTEXT_ATTACH "\" is \"%s\", not one of auto, ublk, fuse, iscsi", attach);
+    if (sessions && !str_equal(sessions, "1"))
+        return error_set(err, E_INVALID_ARGUMENT, "volume_context \"" CONTEXT_SESSIONS "\" is \"%s\", not 1",
+                         sessions);
+    int r = service_parse_time(request, CONTEXT_PATH_TIMEOUT, CONTEXT_PATH_TIMEOUT_MIN_MS,
+                               &stage->path_timeout_ms, err);
+    return r ? r : service_parse_time(request, CONTEXT_LEASE, CONTEXT_LEASE_MIN_MS, &stage->lease_ms, err);
+}
+
 static int service_stage(struct rpc_call *call, const ProtobufCMessage *message, ProtobufCMessage *response,
                          void *context, struct error *err)
 {
@@ -149,6 +185,8 @@ static int service_stage(struct rpc_call *call, const ProtobufCMessage *message,
         r = service_parse_epoch(request, &stage.epoch, err);
     if (!r)
         r = service_fs_type(request, &stage.fs_type, err);
+    if (!r)
+        r = service_attach_options(request, &stage, err);
     if (r)
         return r;
     _cleanup_free_ char *options = service_mount_options(request);

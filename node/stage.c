@@ -13,6 +13,7 @@
 #include "common/strings.h"
 #include "common/time.h"
 #include "node/attach.h"
+#include "node/choose.h"
 #include "node/filesystem.h"
 #include "node/mount.h"
 #include "node/node.h"
@@ -221,9 +222,10 @@ static int stage_record_begin(struct node *node, const struct stage_request *req
         return 0;
     str_copy(record->volume_id, sizeof(record->volume_id), request->volume_id);
     str_copy(record->boot_id, sizeof(record->boot_id), node->config.boot_id);
-    str_copy(record->attach, sizeof(record->attach), "fuse");
     record->epoch = request->epoch;
-    record->sessions = 1;
+    record->path_timeout_ms = request->path_timeout_ms;
+    record->lease_ms = request->lease_ms;
+    record->sessions = request->sessions;
     record->block = request->block;
     record->single = request->single;
     record->readonly = attachment->readonly;
@@ -232,7 +234,9 @@ static int stage_record_begin(struct node *node, const struct stage_request *req
     record->mount_options = strdup(request->mount_options);
     if (!record->staging_path || !record->fs_type || !record->mount_options)
         return error_errno(err, ENOMEM, "cannot stage volume %s", request->volume_id);
-    int r = io_make_dirs(request->staging_path, 0750, err);
+    int r = choose_way(&node->config, request->attach, record->attach, err);
+    if (!r)
+        r = io_make_dirs(request->staging_path, 0750, err);
     return r ? r : stage_record_save(node->config.state_dir, record, err);
 }
 
@@ -250,14 +254,41 @@ static int stage_forget_format(struct node *node, const struct storage_attachmen
     return device >= 0 ? 0 : attach_sweep(&node->config, record->volume_id, err);
 }
 
+/*
+ * A volume that takes no writes is good for who reads: a read-only attachment, or a block volume, whose user
+ * sees the error with the first write. A file system that is mounted for writing on it fails in the middle of
+ * a journal's replay, with words that name no cause.
+ */
+static int stage_check_writable(const struct storage_attachment *attachment,
+                                const struct stage_record *record, const char *problem, struct error *err)
+{
+    if (!problem || !*problem)
+        return 0;
+    log_warning("volume %s takes no writes: %s", attachment->volume_id, problem);
+    if (attachment->readonly || record->block || record->complete)
+        return 0;
+    return error_set(
+        err, E_PRECONDITION,
+        "volume %s takes no writes: %s; to read it, attach it read-only; once its data is looked "
+        "after, mooring volume clear-failed lets it be written again",
+        attachment->volume_id, problem);
+}
+
 static int stage_attach(struct node *node, const struct stage_request *request,
                         const struct storage_attachment *attachment, const struct stage_record *record,
                         struct attach_device *ret, struct error *err)
 {
-    int r = stage_forget_format(node, attachment, record, err);
+    const char *problem =
+        attachment->write_failed ? "it is write-failed, for a flush failed on its storage server" : "";
 
+    int r = stage_check_writable(attachment, record, problem, err);
+    if (r)
+        return r;
+    r = stage_forget_format(node, attachment, record, err);
     if (!r)
         r = attach_start(&node->config, node->storage, attachment, stage_left_ms(request), ret, err);
+    if (!r)
+        return stage_check_writable(attachment, record, ret->problem, err);
     if (r == E_PRECONDITION && !record->complete) /* refused for good: the next call starts with a new one */
         attach_sweep(&node->config, record->volume_id, NULL);
     return r;
@@ -382,6 +413,23 @@ static char *stage_options(const struct stage_record *record, const char *fs_typ
     return str_format("%s%s%s", ours, *record->mount_options ? "," : "", record->mount_options);
 }
 
+/* What the device says of itself, to an error whose own words come from a mount or an fsck that got EIO. */
+static int stage_explain(struct node *node, const struct stage_record *record, int r, struct error *err)
+{
+    _cleanup_attach_device_ struct attach_device device = {0};
+    _cleanup_error_ struct error why = {0};
+
+    if (!r || !err)
+        return r;
+    int looked = attach_find(&node->config, record->volume_id, &device, &why);
+    if (looked)
+        return error_wrap(err, "the device of volume %s does not serve (%s)", record->volume_id,
+                          error_text(&why));
+    if (device.problem && *device.problem)
+        return error_wrap(err, "volume %s takes no writes (%s)", record->volume_id, device.problem);
+    return r;
+}
+
 static int stage_mount(struct node *node, const struct stage_record *record,
                        const struct attach_device *device, const char *fs_type, struct error *err)
 {
@@ -396,7 +444,7 @@ static int stage_mount(struct node *node, const struct stage_record *record,
     if (!r)
         r = mount_device(device->path, record->staging_path, fs_type, options, record->readonly, err);
     volume_lock_reclaim(node->locks, record->volume_id);
-    return r;
+    return stage_explain(node, record, r, err);
 }
 
 static int stage_filesystem(struct node *node, const struct stage_request *request,

@@ -128,6 +128,7 @@ static int storage_attachment_fill(struct storage_attachment *to,
     to->generation = from->attachment->generation;
     to->removing = from->attachment->removing;
     to->readonly = from->attachment->readonly;
+    to->write_failed = from->volume->write_failed;
     to->size_bytes = volume->size_bytes;
     to->block_size_bytes = volume->block_size_bytes;
     to->lun = from->lun;

@@ -25,6 +25,7 @@ struct storage_attachment {
     uint64_t generation; /* the newest granted */
     bool removing;
     bool readonly;
+    bool write_failed; /* the volume is: a flush failed, and every write will until an operator clears it */
     enum storage_content content;
     uint64_t size_bytes;
     uint32_t block_size_bytes;

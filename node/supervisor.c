@@ -1,7 +1,8 @@
 /*
- * Successors for device processes that died. One thread: it watches a pidfd of each, and starts the next
- * generation when one ends while its volume stays staged. A volume that an RPC is working on is left to that
- * RPC, unless it lends us its lock because it waits for the volume's I/O.
+ * Successors for device processes that died. A thread a storage server, so that one that hangs delays no
+ * other's volumes: it watches a pidfd of each, and starts the next generation when one ends while its volume
+ * stays staged. A volume that an RPC is working on is left to that RPC, unless it lends us its lock because
+ * it waits for the volume's I/O.
  */
 #include <errno.h>
 #include <poll.h>
@@ -37,11 +38,13 @@ struct supervisor_volume {
     bool ended;          /* it did, too early: the pause is set */
 };
 
-struct supervisor {
+/* One thread, with the volumes of one server. */
+struct supervisor_server {
+    struct supervisor *supervisor;
     struct node *node;
+    size_t index; /* in the configuration */
     pthread_t thread;
     int wake_fd;
-    atomic_bool stopping;
 
     struct pollfd watched[1 + SUPERVISOR_VOLUMES_MAX];
     size_t watched_count;
@@ -51,42 +54,48 @@ struct supervisor {
     size_t ended_count;
 };
 
-static struct supervisor_volume *supervisor_find(struct supervisor *supervisor, const char *volume_id)
+struct supervisor {
+    atomic_bool stopping;
+    size_t count;
+    struct supervisor_server *servers[];
+};
+
+static struct supervisor_volume *supervisor_find(struct supervisor_server *server, const char *volume_id)
 {
-    for (size_t i = 0; i < supervisor->ended_count; i++) {
-        if (str_equal(supervisor->ended[i].id, volume_id)) {
-            supervisor->ended[i].visited = true;
-            return &supervisor->ended[i];
+    for (size_t i = 0; i < server->ended_count; i++) {
+        if (str_equal(server->ended[i].id, volume_id)) {
+            server->ended[i].visited = true;
+            return &server->ended[i];
         }
     }
     return NULL;
 }
 
 /* NULL when there are too many. */
-static struct supervisor_volume *supervisor_remember(struct supervisor *supervisor, const char *volume_id)
+static struct supervisor_volume *supervisor_remember(struct supervisor_server *server, const char *volume_id)
 {
-    struct supervisor_volume *volume = supervisor_find(supervisor, volume_id);
+    struct supervisor_volume *volume = supervisor_find(server, volume_id);
 
-    if (volume || supervisor->ended_count == SUPERVISOR_VOLUMES_MAX)
+    if (volume || server->ended_count == SUPERVISOR_VOLUMES_MAX)
         return volume;
-    volume = &supervisor->ended[supervisor->ended_count++];
+    volume = &server->ended[server->ended_count++];
     *volume = (struct supervisor_volume){.visited = true};
     str_copy(volume->id, sizeof(volume->id), volume_id);
     return volume;
 }
 
 /* Forget those that this round did not come by. */
-static void supervisor_forget(struct supervisor *supervisor)
+static void supervisor_forget(struct supervisor_server *server)
 {
     size_t kept = 0;
 
-    for (size_t i = 0; i < supervisor->ended_count; i++) {
-        if (!supervisor->ended[i].visited)
+    for (size_t i = 0; i < server->ended_count; i++) {
+        if (!server->ended[i].visited)
             continue;
-        supervisor->ended[kept] = supervisor->ended[i];
-        supervisor->ended[kept++].visited = false;
+        server->ended[kept] = server->ended[i];
+        server->ended[kept++].visited = false;
     }
-    supervisor->ended_count = kept;
+    server->ended_count = kept;
 }
 
 static int supervisor_restart(struct node *node, const char *volume_id, bool lent, struct error *err)
@@ -122,14 +131,14 @@ static void supervisor_report(struct supervisor_volume *volume, const char *volu
  * Whether a successor's time has come. One that ends before it serves is followed ever later, so that what
  * ends them all does not use up generations; one that had served for a while is followed at once.
  */
-static bool supervisor_may_start(struct supervisor *supervisor, struct supervisor_volume *volume)
+static bool supervisor_may_start(struct supervisor_server *server, struct supervisor_volume *volume)
 {
     uint64_t now_ms = time_now_ms();
 
     if (!volume || !volume->started_ms)
         return true;
     if (!volume->ended) {
-        bool served = attach_has_served(&supervisor->node->config, volume->id);
+        bool served = attach_has_served(&server->node->config, volume->id);
         unsigned longest_ms = served ? SUPERVISOR_BACKOFF_SERVED_MAX_MS : SUPERVISOR_BACKOFF_MAX_MS;
 
         if (served && now_ms - volume->started_ms >= SUPERVISOR_PROVEN_MS)
@@ -150,19 +159,19 @@ static void supervisor_started(struct supervisor_volume *volume)
     volume->ended = false;
 }
 
-static void supervisor_revive(struct supervisor *supervisor, const char *volume_id)
+static void supervisor_revive(struct supervisor_server *server, const char *volume_id)
 {
-    struct volume_locks *locks = supervisor->node->locks;
-    struct supervisor_volume *volume = supervisor_remember(supervisor, volume_id);
+    struct volume_locks *locks = server->node->locks;
+    struct supervisor_volume *volume = supervisor_remember(server, volume_id);
     _cleanup_error_ struct error err = {0};
 
-    supervisor->retry = true;
-    if (!supervisor_may_start(supervisor, volume))
+    server->retry = true;
+    if (!supervisor_may_start(server, volume))
         return;
     bool lent = volume_lock_try(locks, volume_id, "a device's restart", NULL) != 0;
     if (lent && !volume_lock_borrow(locks, volume_id))
         return;
-    int r = supervisor_restart(supervisor->node, volume_id, lent, &err);
+    int r = supervisor_restart(server->node, volume_id, lent, &err);
     if (lent)
         volume_lock_return(locks, volume_id);
     else
@@ -172,65 +181,100 @@ static void supervisor_revive(struct supervisor *supervisor, const char *volume_
     supervisor_report(volume, volume_id, r, &err);
 }
 
+/* Volumes of a server that is not configured any more go to the first: for them every call fails at once. */
+static bool supervisor_serves(const struct supervisor_server *server, const char *volume_id)
+{
+    const struct server_list *servers = &server->node->config.servers;
+    char id[ID_SERVER_MAX + 1];
+
+    if (id_volume_server(volume_id, id, NULL))
+        return false;
+    for (size_t i = 0; i < servers->count; i++) {
+        if (str_equal(servers->items[i].id, id))
+            return i == server->index;
+    }
+    return server->index == 0;
+}
+
 static void supervisor_visit(const char *volume_id, void *context)
 {
-    struct supervisor *supervisor = context;
-    int fd = attach_watch(&supervisor->node->config, volume_id);
+    struct supervisor_server *server = context;
 
-    struct supervisor_volume *volume = supervisor_find(supervisor, volume_id);
+    if (!supervisor_serves(server, volume_id) || !attach_has_process(&server->node->config, volume_id))
+        return;
+    int fd = attach_watch(&server->node->config, volume_id);
+    struct supervisor_volume *volume = supervisor_find(server, volume_id);
 
     if (fd >= 0 && volume)
         volume->lost = false;
     if (fd < 0) {
-        supervisor_revive(supervisor, volume_id);
-        fd = attach_watch(&supervisor->node->config, volume_id);
+        supervisor_revive(server, volume_id);
+        fd = attach_watch(&server->node->config, volume_id);
     }
     if (fd < 0)
         return;
-    if (supervisor->watched_count == ARRAY_SIZE(supervisor->watched)) {
+    if (server->watched_count == ARRAY_SIZE(server->watched)) {
         fd_close(fd);
         return;
     }
-    supervisor->watched[supervisor->watched_count++] = (struct pollfd){.fd = fd, .events = POLLIN};
+    server->watched[server->watched_count++] = (struct pollfd){.fd = fd, .events = POLLIN};
 }
 
 static void *supervisor_run(void *context)
 {
-    struct supervisor *supervisor = context;
+    struct supervisor_server *server = context;
 
-    while (!atomic_load(&supervisor->stopping)) {
+    while (!atomic_load(&server->supervisor->stopping)) {
         uint64_t count;
 
-        supervisor->watched[0] = (struct pollfd){.fd = supervisor->wake_fd, .events = POLLIN};
-        supervisor->watched_count = 1;
-        supervisor->retry = false;
-        stage_record_each(supervisor->node->config.state_dir, supervisor_visit, supervisor, NULL);
-        supervisor_forget(supervisor);
-        poll(supervisor->watched, supervisor->watched_count,
-             supervisor->retry ? SUPERVISOR_RETRY_MS : SUPERVISOR_IDLE_MS);
-        if (supervisor->watched[0].revents)
-            (void)!read(supervisor->wake_fd, &count, sizeof(count));
-        for (size_t i = 1; i < supervisor->watched_count; i++)
-            fd_close(supervisor->watched[i].fd);
+        server->watched[0] = (struct pollfd){.fd = server->wake_fd, .events = POLLIN};
+        server->watched_count = 1;
+        server->retry = false;
+        stage_record_each(server->node->config.state_dir, supervisor_visit, server, NULL);
+        supervisor_forget(server);
+        poll(server->watched, server->watched_count,
+             server->retry ? SUPERVISOR_RETRY_MS : SUPERVISOR_IDLE_MS);
+        if (server->watched[0].revents)
+            (void)!read(server->wake_fd, &count, sizeof(count));
+        for (size_t i = 1; i < server->watched_count; i++)
+            fd_close(server->watched[i].fd);
     }
     return NULL;
 }
 
+static int supervisor_start(struct supervisor *supervisor, struct node *node, size_t index, struct error *err)
+{
+    struct supervisor_server *server = calloc(1, sizeof(*server));
+
+    if (!server)
+        return error_errno(err, ENOMEM, "cannot start the supervisor");
+    server->supervisor = supervisor;
+    server->node = node;
+    server->index = index;
+    server->wake_fd = eventfd(0, EFD_CLOEXEC);
+    int problem = server->wake_fd < 0 ? errno : pthread_create(&server->thread, NULL, supervisor_run, server);
+    if (problem) {
+        fd_close(server->wake_fd);
+        free(server);
+        return error_errno(err, problem, "cannot start the supervisor");
+    }
+    supervisor->servers[supervisor->count++] = server;
+    return 0;
+}
+
 int supervisor_new(struct supervisor **ret, struct node *node, struct error *err)
 {
-    struct supervisor *supervisor = calloc(1, sizeof(*supervisor));
+    size_t count = node->config.servers.count;
+    struct supervisor *supervisor = calloc(1, sizeof(*supervisor) + count * sizeof(supervisor->servers[0]));
+    int r = 0;
 
     if (!supervisor)
         return error_errno(err, ENOMEM, "cannot start the supervisor");
-    supervisor->node = node;
-    supervisor->wake_fd = eventfd(0, EFD_CLOEXEC);
-    int problem = supervisor->wake_fd < 0
-                      ? errno
-                      : pthread_create(&supervisor->thread, NULL, supervisor_run, supervisor);
-    if (problem) {
-        fd_close(supervisor->wake_fd);
-        free(supervisor);
-        return error_errno(err, problem, "cannot start the supervisor");
+    for (size_t i = 0; i < count && !r; i++)
+        r = supervisor_start(supervisor, node, i, err);
+    if (r) {
+        supervisor_free(supervisor);
+        return r;
     }
     *ret = supervisor;
     return 0;
@@ -242,8 +286,11 @@ struct supervisor *supervisor_free(struct supervisor *supervisor)
         return NULL;
     atomic_store(&supervisor->stopping, true);
     supervisor_wake(supervisor);
-    pthread_join(supervisor->thread, NULL);
-    fd_close(supervisor->wake_fd);
+    for (size_t i = 0; i < supervisor->count; i++) {
+        pthread_join(supervisor->servers[i]->thread, NULL);
+        fd_close(supervisor->servers[i]->wake_fd);
+        free(supervisor->servers[i]);
+    }
     free(supervisor);
     return NULL;
 }
@@ -252,6 +299,6 @@ void supervisor_wake(struct supervisor *supervisor)
 {
     static const uint64_t one = 1;
 
-    if (supervisor)
-        (void)!write(supervisor->wake_fd, &one, sizeof(one));
+    for (size_t i = 0; supervisor && i < supervisor->count; i++)
+        (void)!write(supervisor->servers[i]->wake_fd, &one, sizeof(one));
 }

@@ -152,6 +152,27 @@ static void prefixes(void **state)
     assert_false(str_starts_with("iq", "iqn."));
 }
 
+static void lengths_of_time(void **state)
+{
+    static const struct {
+        const char *text;
+        uint64_t ms;
+    } good[] = {{"0", 0}, {"30", 30000}, {"250ms", 250}, {"30s", 30000}, {"5m", 300000}, {"2h", 7200000}};
+    static const char *const bad[] = {
+        "", "s", "-1", "1 s", "1S", "1d", "1.5s", "9000h", "99999999999999999999"};
+    uint64_t ms = 77;
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
+        assert_true(time_parse_ms(good[i].text, &ms));
+        assert_int_equal(ms, good[i].ms);
+    }
+    ms = 77;
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+        assert_false(time_parse_ms(bad[i], &ms));
+    assert_int_equal(ms, 77);
+}
+
 static void utc_times(void **state)
 {
     char text[24];
@@ -178,6 +199,7 @@ int main(void)
         cmocka_unit_test(secrets_are_wiped),
         cmocka_unit_test(prefixes),
         cmocka_unit_test(utc_times),
+        cmocka_unit_test(lengths_of_time),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

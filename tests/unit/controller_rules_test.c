@@ -66,11 +66,14 @@ static void test_parameters_good(void **state)
 static void test_parameters_bad(void **state)
 {
     static const char *const bad[][2] = {
-        {"fsType", "btrfs"},      {"fsType", ""},          {"attach", "nbd"},       {"blockSize", "1024"},
-        {"provisioning", "fat"},  {"pathTimeout", "-1"},   {"pathTimeout", "30"},   {"pathTimeout", "5s"},
-        {"sessions", "0"},        {"sessions", "2"},       {"sessions", "1 "},      {"zone", "-a"},
-        {"mkfsOptions", "-d /x"}, {"mountOptions", "a b"}, {"mountOptions", "a;b"}, {"fstype", "ext4"},
-        {"FsType", "ext4"},       {"iops", "100"},         {"mkfsOptions", ""},     {"zone", ""},
+        {"fsType", "btrfs"},     {"fsType", ""},           {"attach", "nbd"},
+        {"blockSize", "1024"},   {"provisioning", "fat"},  {"pathTimeout", "-1"},
+        {"pathTimeout", "30d"},  {"pathTimeout", "5 s"},   {"pathTimeout", "999ms"},
+        {"lease", "4s"},         {"lease", "s"},           {"pathTimeout", "9999999h"},
+        {"sessions", "0"},       {"sessions", "2"},        {"sessions", "1 "},
+        {"zone", "-a"},          {"mkfsOptions", "-d /x"}, {"mountOptions", "a b"},
+        {"mountOptions", "a;b"}, {"fstype", "ext4"},       {"FsType", "ext4"},
+        {"iops", "100"},         {"mkfsOptions", ""},      {"zone", ""},
     };
 
     (void)state;
@@ -206,17 +209,22 @@ static void test_sizes(void **state)
         struct size_range range;
         uint64_t size_bytes; /* 0: OUT_OF_RANGE */
     } cases[] = {
-        {{0, 0}, SIZE_DEFAULT_BYTES},
-        {{1, 0}, SIZE_STEP_BYTES},
-        {{SIZE_STEP_BYTES, SIZE_STEP_BYTES}, SIZE_STEP_BYTES},
-        {{SIZE_STEP_BYTES + 1, 0}, 2 * SIZE_STEP_BYTES},
-        {{SIZE_STEP_BYTES + 1, 2 * SIZE_STEP_BYTES - 1}, 0},
-        {{2, 1}, 0},
-        {{0, SIZE_STEP_BYTES - 1}, 0},
-        {{0, 5 * SIZE_STEP_BYTES + 3}, 5 * SIZE_STEP_BYTES},
-        {{0, 3 * SIZE_DEFAULT_BYTES}, SIZE_DEFAULT_BYTES},
-        {{INT64_MAX, 0}, 0},
-        {{INT64_MAX, INT64_MAX}, 0},
+        {{0, 0, 0}, SIZE_DEFAULT_BYTES},
+        {{1, 0, 0}, SIZE_STEP_BYTES},
+        {{SIZE_STEP_BYTES, SIZE_STEP_BYTES, 0}, SIZE_STEP_BYTES},
+        {{SIZE_STEP_BYTES + 1, 0, 0}, 2 * SIZE_STEP_BYTES},
+        {{SIZE_STEP_BYTES + 1, 2 * SIZE_STEP_BYTES - 1, 0}, 0},
+        {{2, 1, 0}, 0},
+        {{0, SIZE_STEP_BYTES - 1, 0}, 0},
+        {{0, 5 * SIZE_STEP_BYTES + 3, 0}, 5 * SIZE_STEP_BYTES},
+        {{0, 3 * SIZE_DEFAULT_BYTES, 0}, SIZE_DEFAULT_BYTES},
+        {{INT64_MAX, 0, 0}, 0},
+        {{INT64_MAX, INT64_MAX, 0}, 0},
+        {{SIZE_STEP_BYTES, 0, SIZE_XFS_MIN_BYTES}, SIZE_XFS_MIN_BYTES},
+        {{SIZE_STEP_BYTES, SIZE_XFS_MIN_BYTES, SIZE_XFS_MIN_BYTES}, SIZE_XFS_MIN_BYTES},
+        {{SIZE_STEP_BYTES, SIZE_XFS_MIN_BYTES - 1, SIZE_XFS_MIN_BYTES}, 0},
+        {{0, SIZE_XFS_MIN_BYTES - 1, SIZE_XFS_MIN_BYTES}, 0},
+        {{0, 0, SIZE_XFS_MIN_BYTES}, SIZE_DEFAULT_BYTES},
     };
 
     (void)state;
@@ -229,8 +237,8 @@ static void test_sizes(void **state)
         if (r == E_OK)
             assert_true(size_range_holds(&cases[i].range, size_bytes));
     }
-    assert_false(size_range_holds(&(struct size_range){10, 0}, 9));
-    assert_false(size_range_holds(&(struct size_range){0, 10}, 11));
+    assert_false(size_range_holds(&(struct size_range){10, 0, 0}, 9));
+    assert_false(size_range_holds(&(struct size_range){0, 10, 0}, 11));
 }
 
 /* ---- placement ---- */
