@@ -69,17 +69,25 @@ def wait_until(condition, what, timeout_s=30, pause_s=0.02):
         time.sleep(pause_s)
 
 
+_given_ports = set()
+
+
 def free_port():
     """Below those that the kernel hands out: a client that tries a dead server's port again and again would in the
-    end get that very port as its own, connect to itself, and keep the server from starting."""
+    end get that very port as its own, connect to itself, and keep the server from starting. Programs that run at once
+    (tests/run tells them their slot) draw from slices of their own: a server that is down is not there to keep its port."""
     first_handed_out = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    slot, slots = int(os.environ.get("MOORING_TEST_SLOT", 0)) % 16, 16
     while True:
-        port = random.SystemRandom().randrange(first_handed_out // 2, first_handed_out)
+        port = random.SystemRandom().randrange(first_handed_out // 2 // slots, first_handed_out // slots) * slots + slot
+        if port in _given_ports:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+        _given_ports.add(port)
         return port
 
 

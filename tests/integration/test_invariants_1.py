@@ -8,7 +8,7 @@ import time
 
 import cluster as clusters
 import harness
-from cluster import BLOCK, Writer, equal, errno_of, read_block, write_block
+from cluster import BLOCK, Writer, equal, errno_of, read_block, settle, write_block
 
 
 def keeps_after_kill(cluster, choice):
@@ -145,7 +145,7 @@ def write_through(cluster, _choice):
         for block in range(16):
             equal(session.wait(session.read(block, 1))[1], bytes([block + 1]) * BLOCK, f"block {block}")
         equal(session.wait(session.read(24, 1))[1], b"\x5a" * BLOCK, "qemu-io's")
-    cluster.a.csi.ControllerUnpublishVolume(volume_id=volume.volume_id, node_id="vm")
+    settle(cluster.a.csi.ControllerUnpublishVolume, volume_id=volume.volume_id, node_id="vm")
 
 
 def make(scratch):

@@ -1,17 +1,26 @@
-# The parts of tests/run: building, lint, unit tests, fuzzers, integration tests and the long modes. A test runs
-# in a process group of its own with a time limit; what it leaves behind is a failure, and is removed.
-# Sourced by tests/run, whose seed, hours and long these read.
+# The parts of tests/run: building, lint, unit tests, fuzzers, integration tests and the long modes. Tests run several
+# at a time, each in a process group and with a TMPDIR of its own and a time limit; what one leaves behind is a failure,
+# and is removed. They are reported in their order. Sourced by tests/run, whose seed, hours and long these read.
 # shellcheck shell=bash disable=SC2016,SC2094,SC2154
 
 unit_limit_s=120
 integration_limit_s=600
 fuzz_time_s=10
+cpus=$(nproc)
+# Integration tests wait more than they compute: for time limits, restarts, a disk that holds a write.
+integration_jobs=$((cpus + 2))
+# Begun before the others, since these wait for minutes.
+integration_slow=(test_target_hardening test_node_hardening test_node_faults test_device)
 child=
 declare -A built=()
+declare -A running=()                # pid → name of each job that runs
+declare -A job_dir=() job_status=() # of each job by its name; job_left: what it left behind
+declare -A job_left=() job_slot=()
+jobs_begun=0
 
 suites_begin() {
     # Short, since unix sockets are made in it; exported, so that what tests leave can be told from other things.
-    TMPDIR=$(mktemp -d /tmp/mooring.XXXXXX)
+    TMPDIR=$(mktemp -d /tmp/mooring.XXXX)
     export TMPDIR
     export MOORING_SEED=$seed MOORING_HOURS=$hours
     ((!long)) || export MOORING_LONG=1
@@ -24,9 +33,10 @@ suites_begin() {
 
 interrupted() {
     trap '' INT TERM HUP
-    if [[ -n $child ]]; then
-        kill -INT "$child" 2>/dev/null || true # timeout(1) hands it to the test's process group
-        wait "$child" || true
+    local pids=("${!running[@]}" ${child:+"$child"})
+    if ((${#pids[@]} > 0)); then
+        kill -INT "${pids[@]}" 2>/dev/null || true # timeout(1) hands it to the test's process group
+        wait "${pids[@]}" || true
     fi
     echo "tests/run: stopped by SIG$1" >&2
     exit "$2"
@@ -44,22 +54,96 @@ run_limited() {
     return "$status"
 }
 
-# What tests left, a line each: processes whose program was built here, loop devices and mounts under TMPDIR.
+# job_start NAME SECONDS LOG COMMAND…: as run_limited, in the background. MOORING_TEST_RUN tells its processes from
+# those of the others, and MOORING_TEST_SLOT its ports (tests/integration/harness.py).
+job_start() {
+    local name=$1 limit=$2 log=$3 slot=0
+    shift 3
+    while [[ " ${job_slot[*]} " == *" $slot "* ]]; do
+        slot=$((slot + 1))
+    done
+    jobs_begun=$((jobs_begun + 1))
+    job_slot[$name]=$slot
+    job_dir[$name]=$TMPDIR/$jobs_begun
+    mkdir -p "${job_dir[$name]}"
+    TMPDIR=${job_dir[$name]} MOORING_TEST_RUN=${job_dir[$name]} MOORING_TEST_SLOT=$slot \
+        ASAN_OPTIONS="log_path=${job_dir[$name]}/sanitizer" \
+        UBSAN_OPTIONS="$UBSAN_OPTIONS:log_path=${job_dir[$name]}/sanitizer" \
+        env --default-signal=INT timeout --signal=INT --kill-after=60 "$limit" "$@" >"$log" 2>&1 </dev/null &
+    running[$!]=$name
+}
+
+# Wait for the end of any job; what it left is taken away before another one begins.
+job_wait() {
+    local pid='' name status=0
+    wait -n -p pid "${!running[@]}" || status=$?
+    name=${running[$pid]}
+    unset "running[$pid]" "job_slot[$name]"
+    job_status[$name]=$status
+    job_left[$name]=$(leftovers "${job_dir[$name]}")
+    remove_leftovers "${job_dir[$name]}"
+}
+
+# run_jobs AT_ONCE START REPORT FIRST NAME…: START NAME begins a job of that name; REPORT NAME STATUS tells of its end,
+# in the order of the names. FIRST holds names, separated by blanks, which begin before the others.
+run_jobs() {
+    local at_once=$1 start=$2 report=$3 first=" $4 " name
+    shift 4
+    local order=("$@") waiting=()
+    for name in "$@"; do
+        [[ $first != *" $name "* ]] || waiting+=("$name")
+    done
+    for name in "$@"; do
+        [[ $first == *" $name "* ]] || waiting+=("$name")
+    done
+    while ((${#order[@]} > 0)); do
+        while ((${#waiting[@]} > 0 && ${#running[@]} < at_once)); do
+            "$start" "${waiting[0]}"
+            waiting=("${waiting[@]:1}")
+        done
+        job_wait
+        while ((${#order[@]} > 0)) && [[ -n ${job_status[${order[0]}]:-} ]]; do
+            "$report" "${order[0]}" "${job_status[${order[0]}]}"
+            report_sanitizer "${order[0]}"
+            check_leftovers "${order[0]}" "${job_left[${order[0]}]}"
+            rm -rf --one-file-system "${job_dir[${order[0]}]}"
+            order=("${order[@]:1}")
+        done
+    done
+}
+
+# What the sanitizers wrote of a job's processes is kept beside its log.
+report_sanitizer() {
+    local name=$1 report kept
+    for report in "${job_dir[$name]}"/sanitizer.*; do
+        [[ -e $report ]] || continue
+        kept=$report_dir/${name//\//-}.${report##*/}
+        mv "$report" "$kept"
+        report_fail "$name is clean under the sanitizers" "a process reported an error" "$kept"
+    done
+}
+
+# What the job with this TMPDIR left, a line each: its processes whose program was built here, loop devices and mounts
+# under it. Of the whole run (TMPDIR itself), every process of such a program.
 leftovers() {
-    local exe
+    local dir=$1 exe pid
     for exe in /proc/[0-9]*/exe; do
         case $(readlink "$exe" 2>/dev/null) in
-        "$root"/build/*) printf 'process %s %s\n' "$(cut -d/ -f3 <<<"$exe")" "$(readlink "$exe")" ;;
+        "$root"/build/*) ;;
+        *) continue ;;
         esac
+        pid=$(cut -d/ -f3 <<<"$exe")
+        [[ $dir == "$TMPDIR" ]] || grep -qzxF "MOORING_TEST_RUN=$dir" "/proc/$pid/environ" 2>/dev/null || continue
+        printf 'process %s %s\n' "$pid" "$(readlink "$exe")"
     done
-    awk -v under="$TMPDIR/" 'index($2, under) == 1 { print "mount " $2 }' /proc/self/mounts | tac
+    awk -v under="$dir/" 'index($2, under) == 1 { print "mount " $2 }' /proc/self/mounts | tac
     losetup --list --noheadings --output NAME,BACK-FILE |
-        awk -v under="$TMPDIR/" 'index($2, under) == 1 { print "loop " $1 " " $2 }'
+        awk -v under="$dir/" 'index($2, under) == 1 { print "loop " $1 " " $2 }'
 }
 
 remove_leftovers() {
     local kind what _rest
-    leftovers | while read -r kind what _rest; do
+    leftovers "$1" | while read -r kind what _rest; do
         case $kind in
         process) kill -KILL "$what" 2>/dev/null || true ;;
         mount) umount --lazy "$what" || true ;;
@@ -69,20 +153,17 @@ remove_leftovers() {
 }
 
 check_leftovers() {
-    local name=$1 left
-    left=$(leftovers)
-    [[ -n $left ]] || return 0
-    report_fail "$name leaves nothing behind" "$(head -n 5 <<<"$left" | tr '\n' ';')"
-    remove_leftovers
+    local name=$1 left=$2
+    [[ -z $left ]] || report_fail "$name leaves nothing behind" "$(head -n 5 <<<"$left" | tr '\n' ';')"
 }
 
 suites_clean() {
-    remove_leftovers
+    remove_leftovers "$TMPDIR"
     rm -rf --one-file-system "$TMPDIR"
 }
 
 suites_end() {
-    check_leftovers "the whole run"
+    check_leftovers "the whole run" "$(leftovers "$TMPDIR")"
 }
 
 # Configured afresh: a folder left from other settings must not decide what is tested. What is up to date stays built.
@@ -153,37 +234,72 @@ for test in json.load(sys.stdin)["tests"]:
     print(test["name"], *test.get("command", ["not-built"]), sep="\t")'
 }
 
+declare -A unit_command=()
+
+unit_log() {
+    echo "$report_dir/${1//\//-}.log"
+}
+
+unit_start() {
+    local words
+    IFS=$'\t' read -r -a words <<<"${unit_command[$1]}"
+    CMOCKA_MESSAGE_OUTPUT=TAP job_start "$1" "$unit_limit_s" "$(unit_log "$1")" "${words[@]}"
+}
+
+unit_done() {
+    local name=$1 status=$2 log
+    log=$(unit_log "$name")
+    if ((status == 0)) && ! grep -q '^1\.\.' "$log"; then
+        report_pass "$name" # not of cmocka
+    else
+        unit_report "$name" "$status" "$log"
+    fi
+}
+
 suite_unit() {
-    local words name status log
+    local name command names=()
     is_built "$1" unit || return 0
-    while IFS=$'\t' read -r -a words; do
-        name=$1/${words[0]} status=0 log=$report_dir/$1-${words[0]}.log
-        CMOCKA_MESSAGE_OUTPUT=TAP run_limited "$unit_limit_s" "$log" "${words[@]:1}" || status=$?
-        if ((status == 0)) && ! grep -q '^1\.\.' "$log"; then
-            report_pass "$name" # not of cmocka
-        else
-            unit_report "$name" "$status" "$log"
-        fi
+    while IFS=$'\t' read -r name command; do
+        unit_command[$1/$name]=$command
+        names+=("$1/$name")
     done < <(unit_list "$1")
+    run_jobs "$cpus" unit_start unit_done "" "${names[@]}"
+}
+
+fuzz_seconds() {
+    if ((long)); then
+        awk -v hours="$hours" 'BEGIN { print int(hours * 3600) }'
+    else
+        echo "$fuzz_time_s"
+    fi
+}
+
+fuzz_start() {
+    local name=$1 seconds
+    seconds=$(fuzz_seconds)
+    mkdir -p "$TMPDIR/corpus-$name" "tests/fuzz/corpus/$name"
+    job_start "$name" $((seconds + 120)) "$report_dir/fuzz-$name.log" "build/fuzz/fuzz/$name" -seed="$seed" \
+        -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 \
+        -artifact_prefix="$report_dir/$name-" "$TMPDIR/corpus-$name" "tests/fuzz/corpus/$name"
+}
+
+fuzz_done() {
+    local name=$1 status=$2
+    if ((status == 0)); then
+        report_pass "fuzz $name"
+    else
+        report_fail "fuzz $name" "see the input in $report_dir/$name-*" "$report_dir/fuzz-$name.log"
+    fi
 }
 
 suite_fuzz() {
-    local binary name corpus log seconds=$fuzz_time_s
-    ((!long)) || seconds=$(awk -v hours="$hours" 'BEGIN { print int(hours * 3600) }')
+    local binary names=()
     suite_build fuzz
     is_built fuzz fuzzers || return 0
     for binary in build/fuzz/fuzz/*; do
-        [[ -f $binary && -x $binary ]] || continue
-        name=${binary##*/} corpus=$TMPDIR/corpus-${binary##*/} log=$report_dir/fuzz-${binary##*/}.log
-        mkdir -p "$corpus" "tests/fuzz/corpus/$name"
-        if run_limited $((seconds + 120)) "$log" "$binary" -seed="$seed" -max_total_time="$seconds" -timeout=20 \
-            -rss_limit_mb=2048 -print_final_stats=1 -artifact_prefix="$report_dir/$name-" "$corpus" \
-            "tests/fuzz/corpus/$name"; then
-            report_pass "fuzz $name"
-        else
-            report_fail "fuzz $name" "see the input in $report_dir/$name-*" "$log"
-        fi
+        [[ ! -f $binary || ! -x $binary ]] || names+=("${binary##*/}")
     done
+    run_jobs "$cpus" fuzz_start fuzz_done "" "${names[@]}"
     ((long)) || report_skip "fuzz for hours" "a long mode: tests/run --long --hours N"
 }
 
@@ -214,28 +330,35 @@ integration_report() {
     fi
 }
 
-run_program() {
-    local build=$1 program=$2 limit=$3 name status=0 log report
-    name=$build/${program##*/} name=${name%.py}
-    log=$report_dir/${name//\//-}.log
-    MOORING_BUILD=$root/build/$build ASAN_OPTIONS="log_path=$TMPDIR/sanitizer" \
-        UBSAN_OPTIONS="$UBSAN_OPTIONS:log_path=$TMPDIR/sanitizer" run_limited "$limit" "$log" /usr/bin/python3 "$program" || status=$?
-    integration_report "$name" "$status" "$log"
-    for report in "$TMPDIR"/sanitizer.*; do
-        [[ -e $report ]] || continue
-        mv "$report" "$report_dir/${name//\//-}.${report##*/}"
-        report_fail "$name is clean under the sanitizers" "a process reported an error" \
-            "$report_dir/${name//\//-}.${report##*/}"
+# A job's name is BUILD/PROGRAM, without .py.
+declare -A program_path=() program_limit=()
+
+program_start() {
+    local name=$1
+    MOORING_BUILD=$root/build/${name%%/*} job_start "$name" "${program_limit[$name]}" "$report_dir/${name//\//-}.log" \
+        /usr/bin/python3 "${program_path[$name]}"
+}
+
+program_done() {
+    local name=$1 status=$2
+    integration_report "$name" "$status" "$report_dir/${name//\//-}.log"
+}
+
+# run_programs BUILD LIMIT AT_ONCE PROGRAM…
+run_programs() {
+    local build=$1 limit=$2 at_once=$3 program name names=()
+    shift 3
+    for program in "$@"; do
+        name=$build/${program##*/} name=${name%.py}
+        program_path[$name]=$program program_limit[$name]=$limit
+        names+=("$name")
     done
-    check_leftovers "$name"
+    run_jobs "$at_once" program_start program_done "${integration_slow[*]/#/$build/}" "${names[@]}"
 }
 
 suite_integration() {
-    local program
     is_built "$1" integration || return 0
-    for program in tests/integration/test_*.py; do
-        run_program "$1" "$program" "$integration_limit_s"
-    done
+    run_programs "$1" "$integration_limit_s" "$integration_jobs" tests/integration/test_*.py
 }
 
 # tests/faults and the like: for hours, by flag.
@@ -246,7 +369,7 @@ suite_long() {
     for program in tests/faults/test_*.py tests/bench/test_*.py; do
         [[ -e $program ]] || continue
         if ((long)); then
-            run_program release "$program" "$seconds"
+            run_programs release "$seconds" 1 "$program"
         else
             report_skip "${program#tests/}" "a long mode: tests/run --long --hours N"
         fi
