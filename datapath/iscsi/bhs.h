@@ -9,6 +9,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "common/bytes.h"
+
 #define ISCSI_BHS_SIZE 48
 #define ISCSI_DIGEST_SIZE 4
 #define ISCSI_TAG_NONE UINT32_C(0xffffffff) /* no task tag, no transfer tag */
@@ -26,34 +28,41 @@ struct iscsi_be32 {
 
 static inline uint16_t iscsi_be16_get(struct iscsi_be16 field)
 {
-    return (uint16_t)(field.bytes[0] << 8 | field.bytes[1]);
+    return get_be16(field.bytes);
 }
 
 static inline uint32_t iscsi_be24_get(struct iscsi_be24 field)
 {
-    return (uint32_t)field.bytes[0] << 16 | (uint32_t)field.bytes[1] << 8 | field.bytes[2];
+    return get_be24(field.bytes);
 }
 
 static inline uint32_t iscsi_be32_get(struct iscsi_be32 field)
 {
-    return (uint32_t)field.bytes[0] << 24 | (uint32_t)field.bytes[1] << 16 | (uint32_t)field.bytes[2] << 8 |
-           field.bytes[3];
+    return get_be32(field.bytes);
 }
 
 static inline struct iscsi_be16 iscsi_be16(uint16_t value)
 {
-    return (struct iscsi_be16){{(uint8_t)(value >> 8), (uint8_t)value}};
+    struct iscsi_be16 field;
+
+    put_be16(field.bytes, value);
+    return field;
 }
 
 static inline struct iscsi_be24 iscsi_be24(uint32_t value)
 {
-    return (struct iscsi_be24){{(uint8_t)(value >> 16), (uint8_t)(value >> 8), (uint8_t)value}};
+    struct iscsi_be24 field;
+
+    put_be24(field.bytes, value);
+    return field;
 }
 
 static inline struct iscsi_be32 iscsi_be32(uint32_t value)
 {
-    return (struct iscsi_be32){
-        {(uint8_t)(value >> 24), (uint8_t)(value >> 16), (uint8_t)(value >> 8), (uint8_t)value}};
+    struct iscsi_be32 field;
+
+    put_be32(field.bytes, value);
+    return field;
 }
 
 /* Serial numbers (RFC 1982, 32 bits): a before b. */

@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/bytes.h"
 #include "common/cleanup.h"
 #include "common/size.h"
-#include "datapath/scsi/bytes.h"
 #include "datapath/scsi/command.h"
 
 #define INQUIRY_VENDOR "MOORING "

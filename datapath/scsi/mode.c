@@ -5,7 +5,7 @@
  */
 #include <string.h>
 
-#include "datapath/scsi/bytes.h"
+#include "common/bytes.h"
 #include "datapath/scsi/command.h"
 
 #define MODE_ALL_PAGES 0x3f

@@ -2,9 +2,9 @@
  * UNMAP (SBC-4 section 5.35) and GET LBA STATUS (section 5.6). Runs on the session's loop; extents are asked
  * for on an offload thread, because that blocks.
  */
+#include "common/bytes.h"
 #include "common/cleanup.h"
 #include "common/size.h"
-#include "datapath/scsi/bytes.h"
 #include "datapath/scsi/command.h"
 
 #define UNMAP_HEADER 8u

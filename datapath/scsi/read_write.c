@@ -2,8 +2,8 @@
  * READ and WRITE (6, 10, 12, 16) and SYNCHRONIZE CACHE (10, 16): SBC-4 sections 5.13
  * to 5.16, 5.25, 5.26, 5.42 to 5.45. Runs on the session's loop; the image does the I/O.
  */
+#include "common/bytes.h"
 #include "common/cleanup.h"
-#include "datapath/scsi/bytes.h"
 #include "datapath/scsi/command.h"
 
 static void read_write_read_done(struct image_io *io, int result);

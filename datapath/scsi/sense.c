@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "datapath/scsi/bytes.h"
+#include "common/bytes.h"
 
 void sense_set(struct scsi_task *task, enum sense_key key, uint16_t asc_ascq)
 {

@@ -4,7 +4,7 @@
  */
 #include <string.h>
 
-#include "datapath/scsi/bytes.h"
+#include "common/bytes.h"
 #include "datapath/scsi/command.h"
 
 bool unit_ready_parse(struct scsi_task *task)

@@ -11,8 +11,8 @@
 
 #include <cmocka.h>
 
+#include "common/bytes.h"
 #include "common/cleanup.h"
-#include "datapath/scsi/bytes.h"
 #include "datapath/scsi/scsi.h"
 #include "datapath/scsi/sense.h"
 

@@ -1,4 +1,5 @@
-/* Big-endian numbers in CDBs, parameter lists and sense data. */
+/* Big-endian numbers in what goes over a wire: iSCSI headers, CDBs, parameter lists, sense data. Anywhere in
+ * memory, aligned or not. */
 #pragma once
 
 #include <endian.h>
@@ -35,6 +36,13 @@ static inline void put_be16(uint8_t *bytes, uint16_t value)
 {
     value = htobe16(value);
     memcpy(bytes, &value, sizeof(value));
+}
+
+static inline void put_be24(uint8_t *bytes, uint32_t value)
+{
+    bytes[0] = (uint8_t)(value >> 16);
+    bytes[1] = (uint8_t)(value >> 8);
+    bytes[2] = (uint8_t)value;
 }
 
 static inline void put_be32(uint8_t *bytes, uint32_t value)
