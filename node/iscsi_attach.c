@@ -114,9 +114,35 @@ static int iscsi_explain_login(const char *volume_id, int r, struct error *err)
     if (r == E_PERMISSION)
         return error_set(err, E_PRECONDITION, "volume %s: %s", volume_id, words ? words : "refused");
     return error_set(err, E_PRECONDITION,
-                     "volume %s: this host has a session to it that mooring-node did not open: find it with "
-                     "\"iscsiadm -m session\", and log it out (iscsiadm -m session -r <number> -u)",
+                     "volume %s: this host has a session to it already, of another mooring-node: two cannot "
+                     "share a portal (iscsiadm -m session shows it)",
                      volume_id);
+}
+
+/* A session that is no mooring-node's: the grant would end it at the server, and it would not let us log in.
+ */
+static bool iscsi_is_granted(const struct iscsi_session *session, void *context)
+{
+    char volume_id[ID_VOLUME_MAX + 1];
+    uint64_t epoch, generation;
+
+    if (id_chap_name_parse(session->chap_name, volume_id, &epoch, &generation) && generation)
+        return true;
+    *(int *)context = (int)session->sid;
+    return false;
+}
+
+static int iscsi_check_alone(const struct storage_attachment *attachment, struct error *err)
+{
+    int sid = -1;
+
+    int r = iscsi_sysfs_each(ISCSI_SYSFS, attachment->target_name, iscsi_is_granted, &sid, err);
+    if (r || sid < 0)
+        return r;
+    return error_set(err, E_PRECONDITION,
+                     "volume %s: this host has a session to it that mooring-node did not open: log it out "
+                     "(iscsiadm -m session -r %d -u)",
+                     attachment->volume_id, sid);
 }
 
 static int iscsi_log_in(const struct node_config *config, struct storage *storage,
@@ -167,6 +193,8 @@ static int iscsi_start(const struct node_config *config, struct storage *storage
     r = iscsi_admin_check(deadline_ms, err);
     if (!r) /* what a call that was cut off has left */
         r = iscsi_detach_sweep(config, attachment->volume_id, err);
+    if (!r)
+        r = iscsi_check_alone(attachment, err);
     return r ? r : iscsi_log_in(config, storage, attachment, replacement_timeout_s, deadline_ms, err);
 }
 
@@ -194,26 +222,22 @@ static int iscsi_prepare(const struct node_config *config, const char *volume_id
     return iscsi_note_save(config, volume_id, note, err);
 }
 
-static int iscsi_look_at(const struct node_config *config, const char *volume_id, struct iscsi_note *note,
-                         struct iscsi_session *session, struct attach_device *ret, struct error *err)
+static int iscsi_look_at(const char *volume_id, const struct iscsi_note *note, struct iscsi_session *session,
+                         struct iscsi_disk *disk, struct attach_device *ret, struct error *err)
 {
-    struct iscsi_disk disk;
-
     int r = iscsi_find(note, session, err);
     if (r == E_NOT_FOUND)
         return error_set(err, E_UNAVAILABLE, "volume %s has no iSCSI session", volume_id);
     if (!r && !session->logged_in)
         return error_set(err, E_UNAVAILABLE, "session %u waits for %s", session->sid, note->portal);
     if (!r)
-        r = iscsi_sysfs_disk(ISCSI_SYSFS, session, (uint32_t)note->lun, volume_id, &disk, err);
+        r = iscsi_sysfs_disk(ISCSI_SYSFS, session, (uint32_t)note->lun, volume_id, disk, err);
     if (r)
         return r;
-    _cleanup_free_ char *path = str_format("/dev/%s", disk.name);
+    _cleanup_free_ char *path = str_format("/dev/%s", disk->name);
     if (!path)
         return error_errno(err, ENOMEM, "cannot keep the device");
-    r = iscsi_check_node(&disk, path, err);
-    if (!r)
-        r = iscsi_prepare(config, volume_id, note, &disk, err);
+    r = iscsi_check_node(disk, path, err);
     if (r)
         return r;
     *ret =
@@ -224,12 +248,20 @@ static int iscsi_look_at(const struct node_config *config, const char *volume_id
 static int iscsi_look(const struct node_config *config, const char *volume_id, struct attach_device *ret,
                       struct error *err)
 {
+    _cleanup_attach_device_ struct attach_device device = {0};
     struct iscsi_session session;
+    struct iscsi_disk disk;
     struct iscsi_note note;
 
     int r = iscsi_note_load(config, volume_id, &note, err);
     if (!r)
-        r = iscsi_look_at(config, volume_id, &note, &session, ret, err);
+        r = iscsi_look_at(volume_id, &note, &session, &disk, &device, err);
+    if (!r && note.device != disk.number)
+        return error_set(err, E_UNAVAILABLE, "%s is not the disk that was staged", device.path);
+    if (!r) {
+        *ret = device;
+        device = (struct attach_device){0};
+    }
     if (r != E_NOT_FOUND)
         return r;
     _cleanup_free_ char *why = strdup(error_text(err));
@@ -246,9 +278,14 @@ static int iscsi_wait_ready(const struct node_config *config, const char *volume
     int r = iscsi_note_load(config, volume_id, &note, err);
     while (!r) {
         struct iscsi_session session = {0};
+        struct iscsi_disk disk;
         uint64_t now_ms = time_now_ms();
 
-        r = iscsi_look_at(config, volume_id, &note, &session, ret, err);
+        r = iscsi_look_at(volume_id, &note, &session, &disk, ret, err);
+        if (!r && (r = iscsi_prepare(config, volume_id, &note, &disk, err)))
+            attach_device_done(ret);
+        if (!r)
+            return 0;
         if (r != E_NOT_FOUND && r != E_UNAVAILABLE)
             return r;
         if (now_ms >= deadline_ms) {
