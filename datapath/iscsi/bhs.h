@@ -43,7 +43,7 @@ static inline uint32_t iscsi_be32_get(struct iscsi_be32 field)
 
 static inline struct iscsi_be16 iscsi_be16(uint16_t value)
 {
-    struct iscsi_be16 field;
+    struct iscsi_be16 field = {{0}};
 
     put_be16(field.bytes, value);
     return field;
@@ -51,7 +51,7 @@ static inline struct iscsi_be16 iscsi_be16(uint16_t value)
 
 static inline struct iscsi_be24 iscsi_be24(uint32_t value)
 {
-    struct iscsi_be24 field;
+    struct iscsi_be24 field = {{0}};
 
     put_be24(field.bytes, value);
     return field;
@@ -59,7 +59,7 @@ static inline struct iscsi_be24 iscsi_be24(uint32_t value)
 
 static inline struct iscsi_be32 iscsi_be32(uint32_t value)
 {
-    struct iscsi_be32 field;
+    struct iscsi_be32 field = {{0}};
 
     put_be32(field.bytes, value);
     return field;
