@@ -461,6 +461,22 @@ def test_no_secret_shown(scratch, target):
     assert secret not in (device.dir / "status.json").read_text()
 
 
+def test_ublk_where_it_cannot_be(scratch, target):
+    """What --check says is what a device that is told to use ublk all the same fails with."""
+    check = json.loads(harness.run(harness.program("mooring-device"), "--check").stdout)
+    assert check["kernel"] == os.uname().release and check["fuse"] == {"usable": True, "why": ""}, check
+    if check["ublk"]["usable"]:
+        raise harness.Skip("ublk works on this machine: tests/guest/test_guest_ublk.py")
+    assert check["auto"] == "fuse" and check["ublk"]["why"], check
+    device = Device(scratch, target, start=False, attach="ublk")
+    device.start_holder()
+    device.start_device()
+    assert device.process.wait(30) == 1
+    status = device.status()
+    assert status["state"] == "failed" and status["error"] == check["ublk"]["why"], (status, check)
+    harness.run(harness.program("mooring-device"), "--state", device.dir, "--remove")
+
+
 def test_bad_start(scratch, target):
     device = Device(scratch, target, start=False)
     device.start_device()

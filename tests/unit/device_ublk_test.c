@@ -4,13 +4,18 @@
  * target.
  */
 #include <errno.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -18,6 +23,7 @@
 #include "common/cleanup.h"
 #include "datapath/device/ublk_find.h"
 #include "datapath/device/ublk_kernels.h"
+#include "datapath/device/ublk_namespace.h"
 #include "datapath/device/ublk_queue.h"
 #include "tests/unit/device_fake_session.h"
 
@@ -461,6 +467,72 @@ static void test_mark(void **state)
     assert_int_equal(mark >> 48, 0x4d6f);
 }
 
+static bool is_mounted(const char *path)
+{
+    bool found = false;
+    _cleanup_file_ FILE *file = fopen("/proc/self/mountinfo", "re");
+    _cleanup_free_ char *line = NULL;
+    size_t size = 0;
+    while (file && getline(&line, &size, file) > 0)
+        found |= strstr(line, path) != NULL;
+    return found;
+}
+
+/* 0: all was well; else where it was not. */
+static int namespace_server(const char *kept, const char *dropped)
+{
+    if (ublk_namespace_enter(kept, NULL))
+        return 2;
+    if (!is_mounted(kept) || is_mounted(dropped))
+        return 3;
+    if (access("/dev/null", R_OK) < 0 || access("/proc/self/stat", R_OK) < 0 ||
+        access("/sys/block", R_OK) < 0)
+        return 4;
+    return 0;
+}
+
+/* A namespace that stands for the host's, with a server in it: it must not see what the server does. */
+static int namespace_child(const char *kept, const char *dropped)
+{
+    char below[64];
+    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+        mount(NULL, "/", NULL, MS_REC | MS_SHARED, NULL) < 0)
+        return 77;
+    if (mount("kept", kept, "tmpfs", 0, NULL) < 0 || mount("dropped", dropped, "tmpfs", 0, NULL) < 0)
+        return 77;
+    snprintf(below, sizeof below, "%s/below", dropped);
+    if (mkdir(below, 0700) < 0 || mount("below", below, "tmpfs", 0, NULL) < 0 || !is_mounted(below))
+        return 77;
+    int status = 0;
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(namespace_server(kept, dropped));
+    if (waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
+        return 5;
+    if (WEXITSTATUS(status) == 0 && (!is_mounted(kept) || !is_mounted(below)))
+        return 6;
+    return WEXITSTATUS(status);
+}
+
+static void test_namespace(void **state)
+{
+    (void)state;
+    char kept[] = "/tmp/mooring-ublk-kept-XXXXXX", dropped[] = "/tmp/mooring-ublk-dropped-XXXXXX";
+    int status;
+    assert_non_null(mkdtemp(kept));
+    assert_non_null(mkdtemp(dropped));
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(namespace_child(kept, dropped));
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    rmdir(kept);
+    rmdir(dropped);
+    assert_true(WIFEXITED(status));
+    if (WEXITSTATUS(status) == 77)
+        skip(); /* not root */
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 int main(void)
 {
 #define QUEUE_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -480,6 +552,7 @@ int main(void)
         QUEUE_TEST(test_stopping_is_no_surprise),
         cmocka_unit_test(test_kernels),
         cmocka_unit_test(test_mark),
+        cmocka_unit_test(test_namespace),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
