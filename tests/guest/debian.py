@@ -157,3 +157,31 @@ def layer(packages):
         apt = fresh_apt()
         apt.unpack(apt.missing(packages), folder)
     return folder
+
+
+SYSTEM = ["systemd-sysv", "udev", "dbus", "python3", "kmod", "iproute2", "procps", "lvm2", "mdadm", "xfsprogs", "e2fsprogs",
+          "fdisk", "libgrpc29", "libprotobuf-c1", "libiscsi7", "liburing2", "libjansson4", "openssl"]
+
+
+def system_root():
+    """The image of a Debian 12 with systemd, udev, LVM and MD, and the libraries of our programs: made once."""
+    image = CACHE / "system.img"
+    if image.exists():
+        return image
+    if not shutil.which("debootstrap"):
+        raise Unavailable("debootstrap is not here: scripts/install-deps")
+    folder = CACHE / f"system.{os.getpid()}"
+    half = folder.with_suffix(".half")
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        run("debootstrap", "--variant=minbase", f"--include={','.join(SYSTEM)}", "bookworm", folder, mirror())
+        shutil.rmtree(folder / "var" / "cache" / "apt", ignore_errors=True)
+        (folder / "etc" / "hostname").write_text("guest\n")
+        (folder / "etc" / "hosts").write_text("127.0.0.1 localhost guest\n")
+        run("mke2fs", "-q", "-t", "ext4", "-d", folder, half, "3G")
+        os.rename(half, image)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        half.unlink(missing_ok=True)
+    return image

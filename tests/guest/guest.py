@@ -95,6 +95,7 @@ def make_initramfs(path, kernel, **settings):
         archive.add(f"/modules/{names[-1]}", module_bytes(module))
     settings = {"modules": " ".join(names), "kernel_modules": kernel.modules, **settings}
     archive.add("/settings", "".join(f"{key}='{value}'\n" for key, value in settings.items()).encode())
+    archive.add("/guest-agent.service", (HERE / "agent.service").read_text().replace("@AGENT@", str(HERE / "agent.py")).encode())
     archive.add("/init", (HERE / "init.sh").read_bytes())
     archive.close()
 
@@ -192,7 +193,7 @@ class Guest:
         words = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35,accel=tcg",
                  "-cpu", "Nehalem", "-smp", "2", "-m", self.memory, "-no-reboot", "-kernel", self.kernel.image, "-initrd",
                  initramfs, "-append", "console=ttyS0 loglevel=4 panic=-1 no_timer_check rdinit=/init net.ifnames=0 "
-                 "systemd.show_status=0 audit=0 mitigations=off",
+                 "systemd.wants=guest-agent.service systemd.show_status=0 audit=0 mitigations=off",
                  "-serial", f"file:{self.console}", "-device", "virtio-rng-pci",
                  "-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap",
                  "-device", "virtio-serial-pci", "-chardev",

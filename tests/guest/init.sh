@@ -1,6 +1,7 @@
 #!/bin/sh
 # The first program of a guest, in its initramfs: load the modules that reach the host's files and disks, build the
 # root and go there. guest.py puts /settings beside it. Where a step fails the kernel panics, and QEMU ends.
+# shellcheck disable=SC1091,SC2154,SC2086
 set -eu
 export PATH=/usr/bin:/usr/sbin
 
@@ -15,6 +16,7 @@ done
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=524288,cache=loose,ro host /host
 if [ -n "$root_disk" ]; then
     mount -t ext4 "$root_disk" /root
+    cp /guest-agent.service /root/etc/systemd/system/ # the command line's systemd.wants= starts it
 else
     # This machine's own files, which the guest cannot change, below a layer of what it writes.
     mount -t tmpfs -o size=75% writes /writes

@@ -1,10 +1,11 @@
-# The parts of tests/run: building, lint, unit tests, fuzzers, integration tests and the long modes. Tests run several
+# The parts of tests/run: building, lint, unit tests, fuzzers, integration tests, guests and the long modes. Tests run several
 # at a time, each in a process group and with a TMPDIR of its own and a time limit; what one leaves behind is a failure,
 # and is removed. They are reported in their order. Sourced by tests/run, whose seed, hours and long these read.
 # shellcheck shell=bash disable=SC2016,SC2094,SC2154
 
 unit_limit_s=120
 integration_limit_s=600
+guest_limit_s=3600
 fuzz_time_s=10
 cpus=$(nproc)
 # Integration tests wait more than they compute: for time limits, restarts, a disk that holds a write.
@@ -24,6 +25,7 @@ suites_begin() {
     export TMPDIR
     export MOORING_SEED=$seed MOORING_HOURS=$hours
     ((!long)) || export MOORING_LONG=1
+    ((!guest && !long)) || export MOORING_GUEST=all
     export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
     export LSAN_OPTIONS="suppressions=$root/tests/lib/lsan.supp:print_suppressions=0"
     trap suites_clean EXIT
@@ -359,6 +361,19 @@ run_programs() {
 suite_integration() {
     is_built "$1" integration || return 0
     run_programs "$1" "$integration_limit_s" "$integration_jobs" tests/integration/test_*.py
+}
+
+# Other kernels in QEMU. One that is interpreted is slow: only the FUSE frontend has its turn in every run.
+suite_guest() {
+    local program
+    is_built release guest || return 0
+    for program in tests/guest/test_*.py; do
+        if [[ -n ${MOORING_GUEST:-} || $program == */test_guest_fuse.py ]]; then
+            run_program release "$program" "$guest_limit_s"
+        else
+            report_skip "${program#tests/}" "a long mode: tests/run --guest"
+        fi
+    done
 }
 
 # tests/faults and the like: for hours, by flag.
