@@ -1,7 +1,7 @@
 /* CDBs: READ(16), WRITE(16), SYNCHRONIZE CACHE(10), WRITE SAME(16), UNMAP. Called by requests.c. */
 #include "datapath/device/request_command.h"
 
-#include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/size.h"
@@ -30,9 +30,9 @@ static void put_u64(uint8_t *at, uint64_t value)
 static struct scsi_task *task_new(const uint8_t *cdb, int cdb_size, int direction, struct request *request,
                                   void *data, uint64_t length)
 {
-    struct scsi_task *task = scsi_create_task(cdb_size, (unsigned char *)cdb, direction, (int)length);
-    if (!task)
-        return NULL;
+    struct scsi_task *task = &request->command;
+    *task = (struct scsi_task){.cdb_size = cdb_size, .xfer_dir = direction, .expxferlen = (int)length};
+    memcpy(task->cdb, cdb, (size_t)cdb_size);
     request->iov = (struct scsi_iovec){.iov_base = data, .iov_len = length};
     if (direction == SCSI_XFER_READ)
         scsi_task_set_iov_in(task, &request->iov, 1);
@@ -94,9 +94,8 @@ static struct scsi_task *write_same(struct request *request, const struct volume
 }
 
 struct scsi_task *request_command_next(struct request *request, const struct volume_limits *limits,
-                                       void *zeroes, int *ret_errno)
+                                       void *zeroes)
 {
-    *ret_errno = 0;
     switch (request->verb) {
     case REQUEST_READ:
     case REQUEST_WRITE:
@@ -114,6 +113,12 @@ struct scsi_task *request_command_next(struct request *request, const struct vol
             return write_same(request, limits, false, zeroes);
         break;
     }
-    *ret_errno = EOPNOTSUPP;
     return NULL;
+}
+
+void request_command_done(struct request *request)
+{
+    if (request->task)
+        free(request->task->datain.data);
+    request->task = NULL;
 }

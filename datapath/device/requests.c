@@ -145,18 +145,16 @@ static void request_delay(struct requests *requests, struct request *request)
 
 static void request_send(struct requests *requests, struct request *request)
 {
-    int unsupported = 0;
     request->anew = false;
-    request->task = request_command_next(request, &requests->limits, requests->zeroes, &unsupported);
-    if (!request->task && unsupported) {
-        request_finish_later(requests, request, -unsupported);
+    request->task = request_command_next(request, &requests->limits, requests->zeroes);
+    if (!request->task) {
+        request_finish_later(requests, request, -EOPNOTSUPP);
         return;
     }
     if (request->verb == REQUEST_FLUSH)
         request->clock = replay_log_flush_begin(requests->log);
-    if (!request->task || !initiator_send(requests->initiator, request->task, request_send_done, request)) {
-        if (request->task)
-            scsi_free_scsi_task(TAKE_PTR(request->task));
+    if (!initiator_send(requests->initiator, request->task, request_send_done, request)) {
+        request_command_done(request);
         request_delay(requests, request);
         return;
     }
@@ -229,7 +227,7 @@ static void request_send_done(struct iscsi_context *iscsi, int status, void *dat
         initiator_drop(requests->initiator, "the connection to the storage server was lost");
         return;
     }
-    scsi_free_scsi_task(TAKE_PTR(request->task));
+    request_command_done(request);
     request_answered(requests, request, answer, number);
 }
 
@@ -349,7 +347,7 @@ void requests_session_lost(struct requests *requests)
     if (requests->gate != REQUESTS_FAILED)
         requests->gate = REQUESTS_CLOSED;
     for (struct request *request; (request = requests->sent.last);) {
-        scsi_free_scsi_task(TAKE_PTR(request->task));
+        request_command_done(request);
         list_remove(&requests->sent, request);
         request->state = REQUEST_IDLE;
         if (request->internal)

@@ -39,7 +39,8 @@ struct request {
     int result;
     struct request *next, *previous;
     struct requests *requests;
-    struct scsi_task *task;
+    struct scsi_task *task;   /* &command while it is sent */
+    struct scsi_task command; /* here, so that no request needs the allocator */
     struct scsi_iovec iov;
     uint64_t progress;      /* bytes that are done */
     uint64_t piece;         /* bytes of the command that is sent */

@@ -3,7 +3,10 @@
 import errno
 import mmap
 import os
+import pathlib
 import re
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -208,6 +211,114 @@ def test_second_portal(scratch, target):
     target.start()
     device.wait_state("ready")
     write_direct(device.path, 0, bytes(4 * KIB), flush=True)
+
+
+def memory_of(process):
+    """Pages that were faulted in, and bytes of data that it has, so far."""
+    with open(f"/proc/{process.pid}/stat", encoding="ascii") as stat:
+        faults = int(stat.read().rpartition(")")[2].split()[7])
+    with open(f"/proc/{process.pid}/status", encoding="ascii") as status:
+        return faults, next(line for line in status if line.startswith("VmData"))
+
+
+def count_allocations(device, counts):
+    told = len(counts.read_text().splitlines()) if counts.exists() else 0
+    device.process.send_signal(signal.SIGUSR1)
+    return harness.wait_until(lambda: counts.exists() and len(counts.read_text().splitlines()) > told and
+                              int(counts.read_text().splitlines()[-1]), "the count is told")
+
+
+def random_io(device, kind):
+    harness.run(harness.program("fio"), "--name=load", f"--filename={device.path}", "--direct=1", "--ioengine=io_uring",
+                f"--rw={kind}", "--bsrange=4k-256k", "--iodepth=32", "--size=64M", "--fsync=64")
+
+
+def test_no_allocation(scratch, target):
+    """Writeback goes through this process: its I/O takes no memory, neither from the allocator nor from the kernel."""
+    counter = pathlib.Path(harness.BUILD) / "tests" / "count-malloc.so"
+    if b"__asan_init" in pathlib.Path(harness.program("mooring-device")).read_bytes():
+        raise harness.Skip("a sanitizer's allocator cannot be counted")
+    device = Device(scratch, target, start=False)
+    counts = device.dir / "counts"
+    device.start_holder()
+    os.environ.update(LD_PRELOAD=str(counter), MOORING_COUNT_FILE=str(counts))
+    try:
+        device.start_device()
+    finally:
+        del os.environ["LD_PRELOAD"], os.environ["MOORING_COUNT_FILE"]
+    device.wait_state("ready")
+    for kind in ("randread", "randwrite"):  # libiscsi keeps what it once had
+        random_io(device, kind)
+    for kind in ("randread", "randwrite", "randtrim"):
+        before, memory = count_allocations(device, counts), memory_of(device.process)
+        random_io(device, kind)
+        after = count_allocations(device, counts)
+        assert after - before < 50, f"{kind}: {after - before} allocations for some 500 requests"
+        assert memory_of(device.process) == memory, f"{kind}: {memory_of(device.process)} after {memory}"
+
+
+LIMIT = 192 * MIB  # of which a device process locks some 70 MiB
+DIRTY = 2 * LIMIT
+
+
+class MemoryGroup:
+    """A cgroup (v1) of the test's own with a limit; join() is for a process that is about to begin."""
+
+    def __init__(self, limit_bytes):
+        parent = pathlib.Path("/sys/fs/cgroup/memory")
+        if not (parent / "memory.limit_in_bytes").exists():
+            raise harness.Skip("no cgroup v1 memory controller here")
+        self.path = parent / f"mooring-test-{os.getpid()}"
+        try:
+            self.path.mkdir()
+            (self.path / "memory.limit_in_bytes").write_text(str(limit_bytes))
+        except OSError as why:
+            raise harness.Skip(f"no memory limit can be set: {why}")
+
+    def join(self, process):
+        (self.path / "cgroup.procs").write_text(str(process.pid))
+
+    def failures(self):
+        return int((self.path / "memory.failcnt").read_text())
+
+    def remove(self):
+        harness.wait_until(lambda: not (self.path / "cgroup.procs").read_text(), "the group is empty")
+        self.path.rmdir()
+
+
+WRITER = """
+import os, sys
+sys.stdin.readline()
+fd = os.open(sys.argv[1], os.O_WRONLY)
+for i in range(int(sys.argv[2])):
+    os.pwrite(fd, bytes([i % 251]) * (1 << 20), i << 20)
+os.fsync(fd)
+"""
+
+
+def test_writeback_under_a_memory_limit(scratch, target):
+    """Twice the limit in dirty pages, written back through a device process that has no other memory either."""
+    group = MemoryGroup(LIMIT)
+    try:
+        device = Device(scratch, target, size_bytes=512 * MIB, start=False)
+        device.start_holder()
+        stop_process(device.holder)  # nothing is taken before both are in
+        device.start_device()
+        for process in (device.process, device.holder):
+            group.join(process)
+        continue_process(device.holder)
+        device.wait_state("ready")
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, device.path, str(DIRTY // MIB)], stdin=subprocess.PIPE)
+        group.join(writer)
+        writer.communicate(b"go\n", timeout=120)
+        assert writer.returncode == 0
+        assert group.failures() > 0, "the limit was never reached: this proves nothing"
+        for i in range(0, DIRTY // MIB, 7):
+            assert read_direct(device.path, i * MIB, 4 * KIB) == bytes([i % 251]) * 4 * KIB, f"at {i} MiB"
+        assert device.end() == 0
+    finally:
+        Device.remove_all()
+        group.remove()
 
 
 if __name__ == "__main__":
