@@ -169,17 +169,21 @@ static void a_disk_of_another_identity_is_refused(void **state)
     assert_int_equal(iscsi_sysfs_disk(dir->path, &session, 0, VOLUME, &disk, NULL), E_PRECONDITION);
 }
 
-static void a_page_that_lies_about_its_length_is_refused(void **state)
+/* The sanitizers' build sees what is read behind its end. */
+static void a_page_that_ends_early_is_refused(void **state)
 {
-    static const unsigned char page[] = {0, 0x83, 0, 255, 2, 1, 0, 200, 'M', 'O'};
+    static const char path[] = "devices/platform/host5/session3/target5:0:0/5:0:0:0/vpd_pg83";
     const struct test_dir *dir = *state;
+    _cleanup_free_ char *page = NULL;
     struct iscsi_disk disk;
+    size_t whole = 0;
 
     put_session(dir, 3, CHAP_NAME "\n", "LOGGED_IN\n");
     put_disk(dir, 0, VOLUME, "MOORING " VOLUME);
     struct iscsi_session session = find(dir);
-    for (size_t length = 0; length <= sizeof(page); length++) {
-        put(dir, "devices/platform/host5/session3/target5:0:0/5:0:0:0/vpd_pg83", page, length);
+    assert_int_equal(io_read_file_at(dir->fd, path, 4096, &page, &whole, NULL), 0);
+    for (size_t length = 0; length < whole; length++) {
+        put(dir, path, page, length);
         assert_int_equal(iscsi_sysfs_disk(dir->path, &session, 0, VOLUME, &disk, NULL), E_PRECONDITION);
     }
 }
@@ -283,8 +287,7 @@ int main(void)
                                         test_dir_teardown),
         cmocka_unit_test_setup_teardown(a_disk_of_another_identity_is_refused, test_dir_setup,
                                         test_dir_teardown),
-        cmocka_unit_test_setup_teardown(a_page_that_lies_about_its_length_is_refused, test_dir_setup,
-                                        test_dir_teardown),
+        cmocka_unit_test_setup_teardown(a_page_that_ends_early_is_refused, test_dir_setup, test_dir_teardown),
         cmocka_unit_test(our_settings_replace_the_hosts),
         cmocka_unit_test_setup_teardown(the_record_is_found_in_both_layouts, test_dir_setup,
                                         test_dir_teardown),
