@@ -57,7 +57,11 @@ def run_one(lab, name, function, choice):
     lab.wait_progress(20)
     since, log_mark = time.monotonic(), len(lab.database.log_text()) if lab.database else 0
     commits = lab.database.load.mark() if lab.database else None
-    words = function(lab, choice)
+    try:
+        words = function(lab, choice)
+    except harness.Skip:
+        fio.end()
+        raise
     if fio.process.poll() is not None:
         fio.end()
     lab.wait_progress()
@@ -94,14 +98,16 @@ def table(rows):
 
 def run_all(lab, order, seed, end=None, say=print):
     """Rows, and the failure that ended it, or None. A cluster that failed once is not tried on."""
-    rows = []
+    rows, skipped = [], set()
     for number, (name, function) in enumerate(order):
         if end and time.monotonic() > end:
             break
         try:
             row = run_one(lab, name, function, random.Random(f"{seed}-{number}"))
         except harness.Skip as why:
-            say(f"# {number:3} {name}: skipped: {why}")
+            if name not in skipped:
+                say(f"SKIP {name}: {why}")
+            skipped.add(name)
             continue
         except Exception as why:  # whatever it was, the seed reproduces it
             traceback.print_exc()

@@ -116,9 +116,17 @@ class Lab:
         now = self.status(name)
         return now["state"] == "ready" and now.get("pid") == self.pid(name, "device") is not None
 
+    def protected(self, name):
+        """A crash of the device would be survived: its holder lives and has everything."""
+        return self.pid(name, "holder") is not None and self.status(name).get("take_over", False)
+
+    def wait_protected(self, name):
+        harness.wait_until(lambda: self.device_serves(name) and self.protected(name),
+                           f"device and holder of {name} are there: {self.status(name)}", 90)
+
     def wait_devices(self):
         for name in self.volumes:
-            harness.wait_until(lambda one=name: self.device_serves(one), f"the device of {name} serves", 90)
+            self.wait_protected(name)
 
     def signal(self, name, program, number):
         pid = self.pid(name, program)
