@@ -76,14 +76,18 @@ int ublk_find(uint64_t mark, struct ublksrv_ctrl_dev_info *ret_info, struct erro
     return error_set(err, E_NOT_FOUND, "no ublk device of this volume");
 }
 
-/* A device whose server is dead, but not yet seen to be, would hold up the one who stops it. */
-static void wait_for_death(uint32_t id, unsigned wait_ms)
+/* A server that is dead, but not yet seen to be, would hold up who stops its device; one that is not dead
+ * serves its users. */
+static int wait_for_death(uint32_t id, unsigned wait_ms, struct error *err)
 {
     uint64_t deadline_ms = time_now_ms() + wait_ms;
     struct ublksrv_ctrl_dev_info info;
-    while (ublk_control_info(id, &info, NULL) == 0 && info.state == UBLK_S_DEV_LIVE &&
-           time_now_ms() < deadline_ms)
+    while (ublk_control_info(id, &info, NULL) == 0 && info.state == UBLK_S_DEV_LIVE) {
+        if (time_now_ms() >= deadline_ms)
+            return error_set(err, E_BUSY, "/dev/ublkb%u is still served by process %d", id, info.ublksrv_pid);
         poll(NULL, 0, PAUSE_MS);
+    }
+    return 0;
 }
 
 int ublk_find_remove(uint64_t mark, unsigned wait_ms, struct error *err)
@@ -96,10 +100,10 @@ int ublk_find_remove(uint64_t mark, unsigned wait_ms, struct error *err)
             poll(NULL, 0, PAUSE_MS);
         } else {
             log_warning("/dev/ublkb%u, left by an earlier mooring-device, is removed", info.dev_id);
-            wait_for_death(info.dev_id, wait_ms);
+            r = wait_for_death(info.dev_id, wait_ms, err);
         }
         last = info.dev_id;
-        r = ublk_control_stop(info.dev_id, err);
+        r = r ? r : ublk_control_stop(info.dev_id, err);
         r = r ? r : ublk_control_delete(info.dev_id, err);
         if (r)
             return r;

@@ -18,7 +18,8 @@ uint64_t ublk_find_mark(const char *volume_id, const char *dir);
  */
 int ublk_find(uint64_t mark, struct ublksrv_ctrl_dev_info *ret_info, struct error *err);
 
-/* End every device with this mark, its users' I/O included. wait_ms: for a dead server to be seen as such. */
+/* End every device with this mark, its users' I/O included. wait_ms: for a dead server to be seen as such;
+ * E_BUSY when one is served after that. */
 int ublk_find_remove(uint64_t mark, unsigned wait_ms, struct error *err);
 
 /* Whether someone has the block device open, holds it or has it mounted, as far as /proc shows it. */
