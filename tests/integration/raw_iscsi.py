@@ -249,9 +249,12 @@ class Initiator:
         self.send(header(TEXT, FINAL, len(data), tag=self.tag(), fields=fields), data)
         return self.receive().data.decode().split("\0")
 
-    def ping(self, data=b"ping"):
+    def ping_only(self, data=b"ping"):
         fields = struct.pack(">III", 0xFFFFFFFF, self.cmd_sn, self.exp_stat_sn)
         self.send(header(NOP_OUT | IMMEDIATE, FINAL, len(data), tag=self.tag(), fields=fields), data)
+
+    def ping(self, data=b"ping"):
+        self.ping_only(data)
         return self.receive()
 
     def logout(self):

@@ -11,7 +11,7 @@ import harness
 import raw_iscsi
 from cluster import BLOCK, Writer, equal, status
 
-SESSIONS, CONNECTIONS = 6, 24
+SESSIONS, CONNECTIONS, WINDOW = 6, 24, 128  # of commands: the default
 TOO_MANY_SESSIONS = 0x0302  # out of resources
 CLOSED = (raw_iscsi.Closed, OSError)
 
@@ -112,8 +112,20 @@ def oversize(cluster, choice):
     cluster.a.csi.ControllerUnpublishVolume(volume_id=volume_id, node_id="vm")
 
 
+def r2ts_before_a_ping(session):
+    """How many R2Ts the target sends for what it was sent before, and the number of commands that it took."""
+    asked, taken = 0, session.cmd_sn
+    session.ping_only()
+    while True:
+        pdu = session.receive()
+        if pdu.opcode == raw_iscsi.NOP_IN:
+            return asked, pdu.exp_cmd_sn - taken
+        equal(pdu.opcode, raw_iscsi.R2T, "opcode")
+        asked += 1
+
+
 def command_window(cluster, choice):
-    """10: commands beyond the window, and writes whose data never comes, hold up only their own session."""
+    """10: commands beyond the window are not taken, and writes whose data never comes hold up only their own session."""
     volume_id = cluster.create("window").volume_id
     attachment = cluster.publish(volume_id, "vm")
 
@@ -122,6 +134,12 @@ def command_window(cluster, choice):
         for session in held:  # data that never comes: R2Ts out, and what they may take of the buffers is bounded
             for _ in range(32):
                 session.write(0, b"x" * 65536, immediate=0)
+        with attachment.login(timeout_s=20) as flood:
+            first = flood.cmd_sn
+            for _ in range(WINDOW + 24):
+                flood.write(0, b"x" * BLOCK, immediate=0)
+            flood.cmd_sn = first
+            equal(r2ts_before_a_ping(flood), (WINDOW, WINDOW), "R2Ts and commands taken of more than the window")
         with attachment.login(timeout_s=20) as one:
             equal(one.wait(one.read(0, 1))[1], b"\0" * BLOCK, "another session of the same volume")
         for session in held:
