@@ -101,6 +101,20 @@ int attach_watch(const struct node_config *config, const char *volume_id)
     return way->watch ? way->watch(config, volume_id) : -1;
 }
 
+int attach_watch_holder(const struct node_config *config, const char *volume_id)
+{
+    const struct attach_way *way = attach_way_of(config, volume_id);
+
+    return way->watch_holder ? way->watch_holder(config, volume_id) : -1;
+}
+
+int attach_keep_holder(const struct node_config *config, const char *volume_id, struct error *err)
+{
+    const struct attach_way *way = attach_way_of(config, volume_id);
+
+    return way->keep_holder ? way->keep_holder(config, volume_id, err) : 0;
+}
+
 int attach_stop(const struct node_config *config, struct storage *storage, const char *volume_id,
                 unsigned timeout_ms, struct error *err)
 {

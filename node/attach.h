@@ -78,3 +78,10 @@ bool attach_has_process(const struct node_config *config, const char *volume_id)
 
 /* A pidfd of the device process, or -1 when it does not live. */
 int attach_watch(const struct node_config *config, const char *volume_id);
+
+/* A pidfd of what keeps its descriptors for a successor, or -1 when that does not live. */
+int attach_watch_holder(const struct node_config *config, const char *volume_id);
+
+/* Another holder for a device process that lives and has lost its own: it hands everything over by itself. 0
+ * also where none is needed. With the volume's lock held. */
+int attach_keep_holder(const struct node_config *config, const char *volume_id, struct error *err);

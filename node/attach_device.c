@@ -314,6 +314,26 @@ static int attach_device_watch(const struct node_config *config, const char *vol
     return attach_files_init(&paths, config, volume_id, NULL) ? -1 : process_open(paths.device_pid);
 }
 
+static int attach_device_watch_holder(const struct node_config *config, const char *volume_id)
+{
+    _cleanup_attach_files_ struct attach_files paths = {0};
+
+    return attach_files_init(&paths, config, volume_id, NULL) ? -1 : process_open(paths.holder_pid);
+}
+
+static int attach_device_keep_holder(const struct node_config *config, const char *volume_id,
+                                     struct error *err)
+{
+    _cleanup_attach_files_ struct attach_files paths = {0};
+
+    int r = attach_files_init(&paths, config, volume_id, err);
+    if (r || process_alive(paths.holder_pid, NULL) || !process_alive(paths.device_pid, NULL) ||
+        attach_files_ending(&paths))
+        return r;
+    log_warning("volume %s: its mooring-holder has ended: another one takes its place", volume_id);
+    return attach_device_spawn_holder(config, &paths, volume_id, err);
+}
+
 static bool attach_device_owns(const struct node_config *config, const char *volume_id, dev_t number)
 {
     _cleanup_attach_files_ struct attach_files paths = {0};
@@ -337,5 +357,7 @@ const struct attach_way attach_device_way = {
     .check_kept = attach_device_check_kept,
     .restart = attach_device_restart,
     .watch = attach_device_watch,
+    .watch_holder = attach_device_watch_holder,
+    .keep_holder = attach_device_keep_holder,
     .has_served = attach_device_has_served,
 };

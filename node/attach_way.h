@@ -47,5 +47,7 @@ struct attach_way {
     int (*restart)(const struct node_config *config, struct storage *storage, const char *volume_id,
                    struct error *err);
     int (*watch)(const struct node_config *config, const char *volume_id);
+    int (*watch_holder)(const struct node_config *config, const char *volume_id);
+    int (*keep_holder)(const struct node_config *config, const char *volume_id, struct error *err);
     bool (*has_served)(const struct node_config *config, const char *volume_id);
 };

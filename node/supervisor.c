@@ -46,7 +46,7 @@ struct supervisor_server {
     pthread_t thread;
     int wake_fd;
 
-    struct pollfd watched[1 + SUPERVISOR_VOLUMES_MAX];
+    struct pollfd watched[1 + 2 * SUPERVISOR_VOLUMES_MAX]; /* wake_fd; of a volume, device and holder */
     size_t watched_count;
     bool retry; /* a volume has no live process yet */
 
@@ -196,6 +196,35 @@ static bool supervisor_serves(const struct supervisor_server *server, const char
     return server->index == 0;
 }
 
+/* A device lives on without its holder, but would not survive its own end. */
+static int supervisor_keep_holder(struct supervisor_server *server, const char *volume_id)
+{
+    struct volume_locks *locks = server->node->locks;
+    const struct node_config *config = &server->node->config;
+    _cleanup_error_ struct error err = {0};
+
+    int fd = attach_watch_holder(config, volume_id);
+    if (fd >= 0)
+        return fd;
+    server->retry = true;
+    if (volume_lock_try(locks, volume_id, "a holder's restart", NULL))
+        return -1;
+    if (attach_keep_holder(config, volume_id, &err))
+        log_warning("volume %s: no other mooring-holder yet: %s", volume_id, error_text(&err));
+    volume_lock_release(locks, volume_id);
+    return attach_watch_holder(config, volume_id);
+}
+
+static void supervisor_watch(struct supervisor_server *server, int fd)
+{
+    if (fd < 0)
+        return;
+    if (server->watched_count == ARRAY_SIZE(server->watched))
+        fd_close(fd);
+    else
+        server->watched[server->watched_count++] = (struct pollfd){.fd = fd, .events = POLLIN};
+}
+
 static void supervisor_visit(const char *volume_id, void *context)
 {
     struct supervisor_server *server = context;
@@ -213,11 +242,8 @@ static void supervisor_visit(const char *volume_id, void *context)
     }
     if (fd < 0)
         return;
-    if (server->watched_count == ARRAY_SIZE(server->watched)) {
-        fd_close(fd);
-        return;
-    }
-    server->watched[server->watched_count++] = (struct pollfd){.fd = fd, .events = POLLIN};
+    supervisor_watch(server, fd);
+    supervisor_watch(server, supervisor_keep_holder(server, volume_id));
 }
 
 static void *supervisor_run(void *context)

@@ -1,12 +1,11 @@
 /*
- * LD_PRELOAD: counts a process's allocations. At SIGUSR1 the count so far is written to the file that
- * MOORING_COUNT_FILE names.
+ * LD_PRELOAD: counts a process's allocations. At SIGUSR1 the count so far is appended, as an unsigned
+ * long, to the file that MOORING_COUNT_FILE names.
  */
 #include <fcntl.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stddef.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -15,6 +14,7 @@ void *__libc_calloc(size_t count, size_t size);
 void *__libc_realloc(void *memory, size_t size);
 
 static atomic_ulong allocations;
+static int file = -1;
 
 void *malloc(size_t size)
 {
@@ -37,16 +37,14 @@ void *realloc(void *memory, size_t size)
 static void tell(int number)
 {
     (void)number;
-    char text[32];
-    const char *path = getenv("MOORING_COUNT_FILE");
-    int length = snprintf(text, sizeof text, "%lu\n", atomic_load(&allocations));
-    int fd = path ? open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600) : -1;
-    if (fd < 0 || write(fd, text, (size_t)length) != length)
+    unsigned long count = atomic_load(&allocations);
+    if (write(file, &count, sizeof count) != sizeof count)
         _exit(99);
-    close(fd);
 }
 
 __attribute__((constructor)) static void start(void)
 {
+    const char *path = getenv("MOORING_COUNT_FILE");
+    file = path ? open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600) : -1;
     signal(SIGUSR1, tell);
 }

@@ -88,12 +88,23 @@ def test_all_killed(stack):
 def test_holder_and_device_killed_under_mount(stack):
     node, volume = stack.n1, stack.volume()
     node.use(volume)
-    node.kill_device(volume, "holder")
-    node.kill_device(volume)
+    end(both(node, volume), signal.SIGKILL)  # at once: one that stays gets the other one anew
     harness.wait_until(lambda: f"volume {volume.id} has lost its block device" in node.log_text(), "the loss is said")
     node.unpublish(volume)
     node.unstage(volume)
     node.use(volume)
+    node.leave(volume)
+
+
+def test_holder_killed_under_mount(stack):
+    """The device goes on, and is given another holder, so that its own end is survived too."""
+    node, volume = stack.n1, stack.volume(block=True)
+    write(node.use(volume), volume.id)
+    node.kill_device(volume, "holder")
+    harness.wait_until(lambda: node.pid(volume, "holder") and node.status(volume)["take_over"], "there is another holder")
+    node.kill_device(volume)
+    node.wait_ready(volume, 2)
+    equal(read(node.path(volume)).stdout[:len(volume.id)], volume.id, "what was written")
     node.leave(volume)
 
 

@@ -295,9 +295,20 @@ static void test_no_request_meets_a_missing_page(void **state)
     check_present(adopted.header, adopted.mapped_bytes);
     struct fuse_frontend frontend;
     assert_int_equal(fuse_frontend_init(&frontend, NULL, NULL, NULL, &log, &buffers, &err), 0);
-    check_present(frontend.table, FUSE_TABLE_SIZE * sizeof *frontend.table);
-    check_present(frontend.landing, FUSE_PROTO_MAX_WRITE);
+    check_present(frontend.table, FUSE_LEDGER_SIZE * sizeof *frontend.table);
     fuse_frontend_done(&frontend);
+    struct fuse_ledger ledger, taken_over;
+    int ledger_fd;
+    assert_int_equal(fuse_ledger_create(&ledger, &ledger_fd, &err), 0);
+    assert_int_equal(fuse_ledger_adopt(&taken_over, ledger_fd, &err), 0);
+    for (int i = 0; i < 2; i++) {
+        const struct fuse_ledger *one = i ? &taken_over : &ledger;
+        check_present(one->records, FUSE_LEDGER_SIZE * sizeof *one->records);
+        check_present(one->landing, FUSE_PROTO_MAX_WRITE);
+    }
+    fuse_ledger_done(&taken_over);
+    fuse_ledger_done(&ledger);
+    close(ledger_fd);
     replay_log_done(&adopted);
     replay_log_done(&log);
     close(fd);
