@@ -100,10 +100,10 @@ def make_initramfs(path, kernel, **settings):
     archive.close()
 
 
-def shared_folders(own_root):
+def shared_folders(own_root, *more):
     """Those of this machine that the guest would not see otherwise: /tmp and the like are its own."""
     hidden = ("/",) if own_root else ("/tmp/", "/run/", "/var/tmp/")
-    return [folder for folder in (ROOT, BUILD.resolve()) if f"{folder}/".startswith(hidden)]
+    return [folder for folder in (ROOT, BUILD.resolve(), *more) if f"{folder}/".startswith(hidden)]
 
 
 # ---- the machine ----
@@ -131,14 +131,14 @@ class Guest:
     kernel     "6.1", "6.12" or "7.x"
     disks      sizes of empty disks ("4G"): machine.disks has their paths in the guest
     packages   Debian packages to have besides what this machine has (unpacked only: no maintainer script runs)
-    root       a disk image with a root of its own, never written to; without it the root is this machine's files
-    init       process 1 on that root
+    system     a Debian 12 with systemd and udev as root, on a disk; without it the root is this machine's files
+    boot       False: the caller boots it, after it has put into machine.folder what the guest is to find there
     """
 
-    def __init__(self, kernel, disks=(), packages=(), memory="2G", root=None, init=None, boot=True):
+    def __init__(self, kernel, disks=(), packages=(), memory="2G", system=False, boot=True):
         if not shutil.which("qemu-system-x86_64"):
             raise Unavailable("qemu-system-x86_64 is not here: scripts/install-deps")
-        self.kernel, self.memory, self.init = debian.Kernel(kernel), memory, init or HERE / "start.sh"
+        self.kernel, self.memory, self.init = debian.Kernel(kernel), memory, "/sbin/init" if system else HERE / "start.sh"
         self.version = self.kernel.version
         layers = [debian.layer(packages)] if packages else []
         self.layers = " ".join(f"/host{folder}" for folder in layers)
@@ -149,7 +149,8 @@ class Guest:
         self._ready = threading.Event()
         self.boot_id = None
         self._images, self.root = [], None
-        if root:
+        if system:
+            root = debian.system_root()
             image = self.folder / "root.qcow2"
             debian.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", root, image)
             self._images.append(("qcow2", image))
@@ -158,7 +159,7 @@ class Guest:
             image = self.folder / f"disk{number}"
             debian.run("qemu-img", "create", "-q", "-f", "raw", image, size)
             self._images.append(("raw", image))
-        self.disks = [f"/dev/vd{chr(ord('a') + place + bool(root))}" for place in range(len(disks))]
+        self.disks = [f"/dev/vd{chr(ord('a') + place + system)}" for place in range(len(disks))]
         if boot:
             try:
                 self.boot()
@@ -178,7 +179,7 @@ class Guest:
         """Start it and wait until commands can be run."""
         initramfs = self.folder / "initramfs"
         make_initramfs(initramfs, self.kernel, layers=self.layers, root_disk=self.root or "", init=self.init,
-                       shared=" ".join(map(str, shared_folders(bool(self.root)))))
+                       shared=" ".join(map(str, shared_folders(bool(self.root), self.folder))))
         self.boot_id = None
         self._ready.clear()
         with open(self.console, "ab") as console:
@@ -192,7 +193,7 @@ class Guest:
     def _command(self, initramfs):
         words = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35,accel=tcg",
                  "-cpu", "Nehalem", "-smp", "2", "-m", self.memory, "-no-reboot", "-kernel", self.kernel.image, "-initrd",
-                 initramfs, "-append", "console=ttyS0 loglevel=4 panic=-1 no_timer_check rdinit=/init net.ifnames=0 "
+                 initramfs, "-append", "console=ttyS0 loglevel=4 panic=-1 oops=panic no_timer_check rdinit=/init net.ifnames=0 "
                  "systemd.wants=guest-agent.service systemd.show_status=0 audit=0 mitigations=off",
                  "-serial", f"file:{self.console}", "-device", "virtio-rng-pci",
                  "-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap",
@@ -284,11 +285,12 @@ class Guest:
         return output
 
     def last_words(self):
-        """The end of what the console said; of a panic, what came before its registers and the like."""
+        """What the console said last; where the kernel broke, what it said of that rather than its registers."""
         if not self.console.exists():
             return "nothing"
-        said, panic, why = self.console.read_text(errors="replace").partition("Kernel panic")
-        return " | ".join(said.splitlines()[-8:]) + panic + why.partition("\n")[0]
+        said = self.console.read_text(errors="replace").splitlines()
+        broke = [line for line in said if re.search(r"BUG|Oops|Kernel panic|RIP: 0010", line)]
+        return " | ".join(broke[:6] or said[-8:])
 
 
 def main():
