@@ -43,8 +43,17 @@ static const struct bad_kernels table[] = {
     {VERSION(6, 18, 4), VERSION(6, 18, 6), NULL,
      "Linux 6.18.4 and 6.18.5 crash when a ublk device is added (fixed in 6.18.6; "
      "https://github.com/zabbly/linux/issues/52)"},
+    {VERSION(6, 12, 0), VERSION(6, 12, 70), NULL,
+     "the server can be caught in a deadlock while a partition table is read (CVE-2025-68823, fixed in "
+     "6.12.70; "
+     "https://github.com/ublk-org/ublksrv/issues/170)"},
+    {VERSION(6, 13, 0), VERSION(6, 18, 3), NULL,
+     "the server can be caught in a deadlock while a partition table is read (CVE-2025-68823, fixed in "
+     "6.18.3; "
+     "https://github.com/ublk-org/ublksrv/issues/170)"},
 };
 
+/* The first that fits is told: what is worse stands before. */
 const char *ublk_kernels_problem(const char *release)
 {
     uint64_t major, minor, patch = 0;
