@@ -83,6 +83,13 @@ int csi_call_node(const struct cli *cli, const char *method, const ProtobufCMess
                 err);
 }
 
+int csi_call_node_service(const struct cli *cli, const ProtobufCServiceDescriptor *service,
+                          const char *method, const ProtobufCMessage *request,
+                          ProtobufCMessage **ret_response, struct error *err)
+{
+    return call(cli, cli->node, "mooring-node", service, method, request, ret_response, err);
+}
+
 /* ---- volumes ---- */
 
 int csi_each_volume(const struct cli *cli,

@@ -11,6 +11,11 @@ int csi_call_controller(const struct cli *cli, const char *method, const Protobu
 int csi_call_node(const struct cli *cli, const char *method, const ProtobufCMessage *request,
                   ProtobufCMessage **ret_response, struct error *err);
 
+/* The same for another service on mooring-node's socket. */
+int csi_call_node_service(const struct cli *cli, const ProtobufCServiceDescriptor *service,
+                          const char *method, const ProtobufCMessage *request,
+                          ProtobufCMessage **ret_response, struct error *err);
+
 /* A volume as the operator names it, by id or by name. The caller frees the message. */
 int csi_find_volume(const struct cli *cli, const char *id_or_name, Csi__V1__ControllerGetVolumeResponse **ret,
                     struct error *err);

@@ -11,6 +11,7 @@
 #include "common/strings.h"
 #include "common/time.h"
 #include "node/attach_device.h"
+#include "node/attach_files.h"
 #include "node/attach_way.h"
 #include "node/iscsi_attach.h"
 #include "node/stage_record.h"
@@ -144,4 +145,22 @@ static bool attach_owner_owns(const struct mount_owner *owner, dev_t number)
 struct mount_owner attach_owner(const struct node_config *config, const char *volume_id, bool block)
 {
     return (struct mount_owner){attach_owner_owns, config, volume_id, block};
+}
+
+int attach_replace(const struct node_config *config, struct storage *storage, const char *volume_id,
+                   unsigned timeout_ms, uint64_t *ret_stalled_ms, struct error *err)
+{
+    const struct attach_way *way = attach_way_of(config, volume_id);
+
+    if (!way->replace)
+        return error_set(err, E_PRECONDITION, "no process of ours serves volume %s", volume_id);
+    return way->replace(config, storage, volume_id, time_now_ms() + timeout_ms, ret_stalled_ms, err);
+}
+
+int attach_status(const struct node_config *config, const char *volume_id, json_t **ret, struct error *err)
+{
+    _cleanup_attach_files_ struct attach_files paths = {0};
+    int r = attach_files_init(&paths, config, volume_id, err);
+
+    return r ? r : attach_files_load(&paths, "status.json", ret, err);
 }

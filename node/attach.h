@@ -70,6 +70,17 @@ int attach_sweep(const struct node_config *config, const char *volume_id, struct
 bool attach_owns(const struct node_config *config, const char *volume_id, dev_t number);
 struct mount_owner attach_owner(const struct node_config *config, const char *volume_id, bool block);
 
+/*
+ * End the device's process and have the installed program take over: I/O waits meanwhile. *ret_stalled_ms:
+ * for how long, at most. E_UNAVAILABLE and E_DEADLINE after the old one's end are the supervisor's to go on
+ * with.
+ */
+int attach_replace(const struct node_config *config, struct storage *storage, const char *volume_id,
+                   unsigned timeout_ms, uint64_t *ret_stalled_ms, struct error *err);
+
+/* status.json of the volume's device, or E_NOT_FOUND. The caller drops the reference. */
+int attach_status(const struct node_config *config, const char *volume_id, json_t **ret, struct error *err);
+
 /* Whether the newest generation's process came to serve before it ended. */
 bool attach_has_served(const struct node_config *config, const char *volume_id);
 

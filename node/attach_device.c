@@ -360,4 +360,5 @@ const struct attach_way attach_device_way = {
     .watch_holder = attach_device_watch_holder,
     .keep_holder = attach_device_keep_holder,
     .has_served = attach_device_has_served,
+    .replace = attach_device_replace,
 };

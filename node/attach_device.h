@@ -27,5 +27,7 @@ bool attach_device_keeps(const struct attach_files *paths);
 
 int attach_device_end(const struct node_config *config, struct storage *storage, const char *volume_id,
                       unsigned timeout_ms, struct error *err);
+int attach_device_replace(const struct node_config *config, struct storage *storage, const char *volume_id,
+                          uint64_t deadline_ms, uint64_t *ret_stalled_ms, struct error *err);
 int attach_device_kill(const struct node_config *config, const char *volume_id, struct error *err);
 int attach_device_sweep(const struct node_config *config, const char *volume_id, struct error *err);

@@ -180,3 +180,31 @@ int attach_device_sweep(const struct node_config *config, const char *volume_id,
     place_tidy(config->place);
     return r ? error_wrap(err, "volume %s", volume_id) : 0;
 }
+
+/* The old one only leaves (its "end" is not marked), as after a crash but without one: what stands is its
+ * successor's. */
+int attach_device_replace(const struct node_config *config, struct storage *storage, const char *volume_id,
+                          uint64_t deadline_ms, uint64_t *ret_stalled_ms, struct error *err)
+{
+    _cleanup_attach_files_ struct attach_files paths = {0};
+    _cleanup_attach_device_ struct attach_device device = {0};
+    uint64_t epoch = 0;
+
+    int r = attach_files_init(&paths, config, volume_id, err);
+    if (!r)
+        r = attach_files_epoch(&paths, &epoch, err);
+    if (r)
+        return r;
+    uint64_t began_ms = time_now_ms();
+    r = process_stop(paths.device_pid, SIGTERM, attach_device_left_ms(deadline_ms), err);
+    if (!r && !attach_device_holds(&paths))
+        r = error_set(err, E_PRECONDITION, "the holder did not keep the device of the process that ended");
+    if (!r)
+        r = attach_device_succeed(config, storage, &paths, volume_id, epoch,
+                                  attach_device_left_ms(deadline_ms), err);
+    if (!r)
+        r = attach_device_wait(config, volume_id, deadline_ms, &device, err);
+    if (!r)
+        *ret_stalled_ms = time_now_ms() - began_ms;
+    return r;
+}

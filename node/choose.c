@@ -33,7 +33,7 @@ static json_t *choose_parse(char *output)
     return json_loads(begin, 0, NULL);
 }
 
-static int choose_ask(const struct node_config *config, json_t **ret, struct error *err)
+int choose_check(const struct node_config *config, json_t **ret, struct error *err)
 {
     _cleanup_free_ char *program = str_format("%s/mooring-device", config->libexec_dir);
     const char *argv[] = {program, "--check", NULL};
@@ -89,7 +89,7 @@ int choose_way(const struct node_config *config, const char *wanted, char ret_wa
         str_copy(ret_way, STAGE_ATTACH_SIZE, way);
         return 0;
     }
-    int r = choose_ask(config, &check, &why);
+    int r = choose_check(config, &check, &why);
     if (!r)
         return choose_from(check, way, ret_way, err);
     /* A mooring-device of before --check is one of FUSE alone. */

@@ -13,5 +13,9 @@
 int choose_way(const struct node_config *config, const char *wanted, char ret_way[STAGE_ATTACH_SIZE],
                struct error *err);
 
+/* What the installed mooring-device says of itself and this host (datapath/device/attach_check.h).
+ * E_UNIMPLEMENTED for one of before --check. The caller drops the reference. */
+int choose_check(const struct node_config *config, json_t **ret, struct error *err);
+
 /* A word for a way: "auto", "ublk", "fuse", "iscsi". */
 bool choose_is_way(const char *name);

@@ -115,11 +115,12 @@ static int main_serve(struct node *node, const sigset_t *ending, struct error *e
     struct identity identity = {.ready = NULL}; /* it serves as soon as its socket is there */
     struct registrar *registrar = NULL;
     struct rpc_server *server = NULL;
-    struct rpc_service services[2];
+    struct rpc_service services[3];
     int signal_number;
 
     services[0] = identity_service(&identity);
     service_node(node, &services[1]);
+    service_devices(node, &services[2]);
     const struct rpc_server_options options = {.endpoint = node->config.endpoint, .socket_mode = 0600};
 
     stage_sweep_all(node);

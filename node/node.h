@@ -68,6 +68,21 @@ struct stats {
 int stats_read(struct node *node, const char *volume_id, const char *path, struct stats *ret,
                struct error *err);
 
+/* ---- upgrade.c: mooring.node.v1 ---- */
+
+struct upgrade_result {
+    bool replaced;
+    char reason[256]; /* why not */
+    char from_version[32], to_version[32];
+    uint64_t stalled_ms;
+    uint64_t generation;
+};
+
+/* The volume's device process, replaced by the installed program. E_PRECONDITION, before anything was ended,
+ * when that could not take over. force: also when it is the same program. */
+int upgrade_volume(struct node *node, const char *volume_id, bool force, unsigned timeout_ms,
+                   struct upgrade_result *ret, struct error *err);
+
 /* ---- supervisor.c: successors for device processes that died ---- */
 
 int supervisor_new(struct supervisor **ret, struct node *node, struct error *err);
@@ -84,3 +99,4 @@ struct registrar *registrar_free(struct registrar *registrar);
 
 struct rpc_service;
 void service_node(struct node *node, struct rpc_service *ret);
+void service_devices(struct node *node, struct rpc_service *ret); /* service_devices.c: mooring.node.v1 */

@@ -23,6 +23,8 @@
  *   { "format": 1, "state": "ready", "pid": 4711, "generation": 2, "block_device": "/dev/loop3",
  *     "since": <unix seconds>, "error": "", "take_over": true }
  *
+ *   "version" and "take_over_format": of the build that writes it; what a successor of another build must know.
+ *
  *   "connecting": there is no block device yet. "ready"; with an "error": reads only, changes and flushes
  *   fail until the server takes the replay. "waiting": the block device stands, its I/O waits
  *   for the server. "failed": I/O ends with EIO, or there never was a device; only a new start changes that.
@@ -47,6 +49,10 @@
 #include "common/id.h"
 
 #define STATE_FORMAT 1
+
+/* Of what a process leaves to its successor: the replay log, the FUSE ledger, the holder's names. Raise it with any of
+ * their formats: an upgrade is refused where the new build does not know the old one's. */
+#define STATE_TAKE_OVER_FORMAT 1
 #define STATE_PORTALS_MAX 8
 #define STATE_SESSIONS_MAX 8
 

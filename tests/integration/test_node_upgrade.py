@@ -1,0 +1,114 @@
+#!/usr/bin/python3
+"""`mooring node upgrade`: device processes replaced under load, and refused where the new build could not take over. Root is
+needed."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import harness
+from controller_stack import equal
+from node_fixture import Stack, load, load_is_well
+
+STATE, NOT_FOUND = 5, 3
+
+
+def upgrade(node, *arguments, expect=0):
+    """The rows that it prints, and what it says on stderr."""
+    done = subprocess.run([harness.program("mooring"), "-o", "json", "node", "upgrade", "--node-socket", node.endpoint,
+                           *arguments], check=False, timeout=120, text=True, capture_output=True)
+    equal(done.returncode, expect, f"exit of mooring node upgrade: {done.stdout} {done.stderr}")
+    return (json.loads(done.stdout) if done.stdout.strip() else []), done.stderr
+
+
+def install(libexec, text=None):
+    """A new file in the place of mooring-device, as a package's upgrade makes one: the same program, or a script."""
+    fresh = libexec / "fresh"
+    if text is None:
+        shutil.copy(harness.program("mooring-device"), fresh)
+    else:
+        fresh.write_text(text)
+    fresh.chmod(0o755)
+    os.rename(fresh, libexec / "mooring-device")
+
+
+def with_own_programs(stack, node):
+    libexec = stack.scratch.path / "libexec"
+    libexec.mkdir(exist_ok=True)
+    (libexec / "mooring-holder").unlink(missing_ok=True)
+    (libexec / "mooring-holder").symlink_to(harness.program("mooring-holder"))
+    install(libexec)
+    node.config["libexec_dir"] = str(libexec)
+    node.restart()
+    return libexec
+
+
+def test_under_load(stack):
+    """One after the other while fio writes to both: the same devices, nothing failed, nothing lost."""
+    node = stack.n1
+    libexec = with_own_programs(stack, node)
+    volumes = sorted((stack.volume(), stack.volume(block=True)), key=lambda one: one.id)
+    running = []
+    for volume in volumes:
+        running.append(load(stack, node.use(volume), 8, block=volume.block))
+    before = [(node.device(volume), node.pid(volume), node.pid(volume, "holder")) for volume in volumes]
+    rows, _ = upgrade(node)
+    equal([row["outcome"] for row in rows], ["the installed program serves it already"] * 2, "nothing is new")
+    install(libexec)
+    rows, _ = upgrade(node)
+    equal([(row["volume_id"], row["outcome"], row["generation"]) for row in rows],
+          [(volume.id, "replaced", 2) for volume in volumes], "what is said")
+    print("    I/O stalled for", [row["stalled_ms"] for row in rows], "ms")
+    for volume, (device, pid, holder) in zip(volumes, before):
+        equal(node.device(volume), device, "the block device")
+        equal(node.pid(volume, "holder"), holder, "the holder stays")
+        assert node.pid(volume) not in (None, pid), "the device's process"
+    rows, _ = upgrade(node, "--force", volumes[0].id)
+    equal([(row["volume_id"], row["generation"]) for row in rows], [(volumes[0].id, 3)], "one, by force")
+    for process in running:
+        load_is_well(process)
+    for volume in volumes:
+        node.leave(volume)
+
+
+def test_refused(stack):
+    """A build that does not know the old one's log: nothing is ended, and no further volume is tried."""
+    node = stack.n1
+    libexec = with_own_programs(stack, node)
+    volumes = sorted((stack.volume(block=True), stack.volume(block=True)), key=lambda one: one.id)
+    for volume in volumes:
+        node.use(volume)
+    pids = [node.pid(volume) for volume in volumes]
+    check = json.dumps({"auto": "fuse", "version": "9.0", "state_format": 1, "take_over_formats": [99]})
+    install(libexec, f"#!/bin/sh\n[ \"$1\" = --check ] && echo '{check}' && exit\n"
+                     f"exec {harness.program('mooring-device')} \"$@\"\n")
+    rows, words = upgrade(node, expect=STATE)
+    equal([row["volume_id"] for row in rows], [volumes[0].id], "it stops at the first")
+    assert "9.0" in words and "format 1" in words and "stopped" in words, words
+    install(libexec, f"#!/bin/sh\n[ \"$1\" = --check ] && exit 2\nexec {harness.program('mooring-device')} \"$@\"\n")
+    upgrade(node, expect=STATE)
+    equal([node.pid(volume) for volume in volumes], pids, "the device processes")
+    upgrade(node, "s1.0000000000000000", expect=NOT_FOUND)
+    install(libexec)
+    rows, _ = upgrade(node)
+    equal([row["outcome"] for row in rows], ["replaced"] * 2, "with one that knows it")
+    for volume in volumes:
+        node.leave(volume)
+
+
+def main():
+    suite = harness.Suite()
+    with harness.Scratch() as scratch:
+        try:
+            stack = Stack(scratch)
+        except harness.Skip as why:
+            print(f"SKIP node_upgrade: {why}")
+            return 0
+        suite.run("node_upgrade_under_load", test_under_load, stack)
+        suite.run("node_upgrade_refused", test_refused, stack)
+    return suite.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
