@@ -76,17 +76,79 @@ class Model:
             settle(self.cluster.a.csi.DeleteVolume, volume_id=volume_id)
 
 
+class Records:
+    """The same of records that a CSI call changes in passing or never: claims of names, a fence, generations. Asked of
+    the storage server itself. key → value; `open` is the key that was asked to change, and what it may be."""
+
+    FENCE, GENERATION = "fence", "generation"
+
+    def __init__(self, cluster, prefix):
+        self.cluster, self.server = cluster, cluster.targets[0]
+        self.volume_id = cluster.create(f"steady-{prefix}").volume_id
+        self.attachment = cluster.publish(self.volume_id, "n2")
+        self.names = [f"{prefix}-claim-{number}" for number in range(3)]
+        self.state, self.open = self.found(), None
+
+    def found(self):
+        """As the server has it. A claim is asked for with an id that nobody makes, and taken back."""
+        state, probe, server = {}, f"s1.{UNKNOWN}", self.server.controller
+        for name in self.names:
+            holder = server.ClaimName(name=name, volume_id=probe).volume_id
+            if holder == probe:
+                server.ReleaseName(name=name, volume_id=probe)
+            state[name] = None if holder == probe else holder
+        state[self.FENCE] = any(node.fenced for node in server.ListNodes().nodes if node.node_id == "n9")
+        state[self.GENERATION] = server.GetVolume(volume_id=self.volume_id).volume.attachments[0].generation
+        return state
+
+    def step(self, choice):
+        key = choice.choice((*self.names, self.FENCE, self.GENERATION))
+        before, options = self.state[key], {"timeout_s": 10, "wait_for_ready": False}
+        if key == self.FENCE:
+            after = not before
+            call = self.server.operator.UnfenceNode if before else self.server.operator.FenceNode
+            options["node_id"] = "n9"
+        elif key == self.GENERATION:
+            after, call = before + 1, self.server.node("n2").GrantGeneration
+            options.update(volume_id=self.volume_id, node_id="n2", epoch=self.attachment.epoch, holding_generation=before)
+        else:
+            after = None if before else f"s1.{choice.getrandbits(64):016x}"
+            call = self.server.controller.ReleaseName if before else self.server.controller.ClaimName
+            options.update(name=key, volume_id=before or after)
+        self.open = key, (before, after)
+        call(**options)
+        self.state[key], self.open = after, None
+
+    def check(self):
+        state = self.found()
+        for key, value in state.items():
+            allowed = self.open[1] if self.open and self.open[0] == key else (self.state[key],)
+            assert value in allowed, f"{key} is {value}, not one of {allowed}"
+        self.state, self.open = state, None
+
+    def drop(self):
+        self.server.operator.UnfenceNode(node_id="n9")
+        for name in self.names:
+            if self.state[name]:
+                self.server.controller.ReleaseName(name=name, volume_id=self.state[name])
+        settle(self.cluster.a.csi.ControllerUnpublishVolume, volume_id=self.volume_id, node_id="n2")
+        settle(self.cluster.a.csi.DeleteVolume, volume_id=self.volume_id)
+
+
 def interrupted(cluster, choice, rounds, prefix, interrupt):
     """Calls at random until interrupt() ends the server in the middle of one; then all is as acknowledged."""
     import grpc
-    server, model = cluster.targets[0], Model(cluster, prefix)
+    server, model, records = cluster.targets[0], Model(cluster, prefix), Records(cluster, prefix)
     for _ in range(rounds):
         ended, asked = threading.Event(), choice.random() * 0.3
         killer = threading.Timer(asked, lambda: (interrupt(server), ended.set()))
         killer.start()
         try:
             while not ended.is_set():
-                model.step((cluster.a, cluster.b)[choice.randrange(2)].csi, choice)
+                if choice.random() < 0.5:
+                    records.step(choice)
+                else:
+                    model.step((cluster.a, cluster.b)[choice.randrange(2)].csi, choice)
         except grpc.RpcError as error:
             assert error.code().name in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL"), error.details()
         killer.join()
@@ -97,7 +159,9 @@ def interrupted(cluster, choice, rounds, prefix, interrupt):
         harness.wait_until(lambda: "OK" == harness.status_of(cluster.a.csi.ListVolumes)
                            == harness.status_of(cluster.b.csi.ListVolumes), "the controllers reach it again")
         model.check(server)
+        records.check()
     model.drop()
+    records.drop()
 
 
 def killed(cluster, choice, rounds=12):
