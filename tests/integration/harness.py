@@ -92,13 +92,21 @@ def free_port():
 
 
 class Scratch(contextlib.ExitStack):
-    """A temporary directory, and everything that has to go before it does. Ctrl-C and SIGTERM clean up too."""
+    """A temporary directory, and everything that has to go before it does. Ctrl-C and SIGTERM clean up too. What is in
+    `releases` is called first, in whatever state a failed test left it: until then some of the rest could not end."""
 
     def __enter__(self):
         super().__enter__()
+        self.releases = []
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         self.path = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory(prefix="mooring-")))
         return self
+
+    def __exit__(self, *why):
+        for release in self.releases:
+            with contextlib.suppress(OSError):
+                release()
+        return super().__exit__(*why)
 
     def start(self, *command, log=None, **options):
         """A process that ends with the scratch directory at the latest."""
@@ -181,6 +189,16 @@ class Tls:
 # ---- a pool on an XFS image ----
 
 
+def unmount(path, timeout_s=10):
+    """Or take it away from those that still use it, so that nothing stays."""
+    end = time.monotonic() + timeout_s
+    while os.path.ismount(path):
+        if run("umount", path, check=False).returncode != 0:
+            time.sleep(0.1)  # the last I/O of a process that was killed may still hold it
+            if time.monotonic() > end:
+                run("umount", "--lazy", path)
+
+
 class Pool:
     """A mounted XFS image with a pool in it, made by mooring-pool; unmounted with the scratch directory."""
 
@@ -199,10 +217,7 @@ class Pool:
         self.uuid = json.loads(made.stdout.strip().splitlines()[-1])["uuid"]
 
     def unmount(self):
-        while os.path.ismount(self.path):
-            if run("umount", self.path, check=False).returncode != 0:
-                time.sleep(0.1)  # the last I/O of a process that was killed may still hold it
-                run("umount", self.path)
+        unmount(self.path)
 
 
 class FaultyDisk:
@@ -216,7 +231,9 @@ class FaultyDisk:
         folder.mkdir()
         with open(image, "wb") as file:
             file.truncate(size_bytes)
+        scratch.callback(lambda: run("umount", "--lazy", folder, check=False))  # of a process that was killed
         self.process = scratch.start(program("faulty-disk"), image, folder, self.control, log=scratch.path / "faulty.log")
+        scratch.releases.append(lambda: self.command("release"))
         wait_until(lambda: (folder / "disk").exists() and self.control.exists(), "faulty-disk is mounted")
         self.device = run("losetup", "--find", "--show", "--direct-io=on", folder / "disk").stdout.strip()
         scratch.callback(lambda: run("losetup", "--detach", self.device, check=False))
