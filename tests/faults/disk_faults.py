@@ -1,7 +1,7 @@
 """Faults of the storage server's disk: the application sees what a disk would give, and goes on when it is gone."""
 import errno
+import os
 import re
-import signal
 import time
 
 import harness
@@ -78,16 +78,27 @@ read_eio = data_fault("read", errno.EIO)
 
 @injects("victim")
 def flush_fails(lab, _choice):
-    """One flush of the disk fails: its volume takes no more writes until an operator clears it. MariaDB is stopped until
-    then, so that the flush is that of a volume: XFS itself gives up when a flush of its own log fails."""
-    if lab.database:
-        lab.database.process.send_signal(signal.SIGSTOP)
+    """One flush of the disk fails: its volume takes no more writes until an operator clears it. XFS itself gives up when
+    a flush of its own log fails, so nothing else of that server changes meanwhile: the database's file system is frozen,
+    and the log is empty."""
+    freeze = harness.program("fsfreeze") if lab.database else None
+    if freeze:
+        harness.run(freeze, "--freeze", lab.paths["db"])
     try:
+        fsync_folder(lab.server_of("victim").pool.path)
         words = one_flush_fails(lab)
     finally:
-        if lab.database:
-            lab.database.process.send_signal(signal.SIGCONT)
+        if freeze:
+            harness.run(freeze, "--unfreeze", lab.paths["db"])
     return words
+
+
+def fsync_folder(path):
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def one_flush_fails(lab):

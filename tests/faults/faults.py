@@ -8,7 +8,6 @@ import harness
 import wire
 from lab import pause, seconds
 
-HOLDERS_ARE_REPLACED = False  # mooring-node starts no other one for a holder that died
 PROGRAMS = ("device", "holder", "node", "target", "controller")
 
 
@@ -23,8 +22,6 @@ class Killer:
         self.lab, self.choice, self.down = lab, choice, []
 
     def kill(self, program):
-        if program == "holder" and not HOLDERS_ARE_REPLACED:
-            raise harness.Skip("mooring-node does not replace a holder that died")
         getattr(self, f"_{program}")()
 
     def _device(self):
@@ -75,7 +72,7 @@ def kill_one(program):
 
 def kill_in_order(lab, choice):
     """Each of them once, in an order that is drawn; mooring-node is alive where a successor must be waited for."""
-    order = [one for one in PROGRAMS if one != "holder" or HOLDERS_ARE_REPLACED]
+    order = list(PROGRAMS)
     choice.shuffle(order)
     killer = Killer(lab, choice)
     for program in order:
@@ -92,7 +89,7 @@ def kill_in_order(lab, choice):
 def kill_at_once(lab, choice):
     """Several at the same moment; of device and holder at most one."""
     programs = choice.sample(["node", "target", "controller"], choice.randint(1, 3))
-    programs.insert(0, "holder" if HOLDERS_ARE_REPLACED and choice.random() < 0.5 else "device")
+    programs.insert(0, choice.choice(("device", "holder")))
     killer = Killer(lab, choice)
     for program in programs:
         killer.kill(program)
