@@ -190,11 +190,13 @@ static int fence_all(struct cli *cli, const char *node_id, const char *reason, j
     for (size_t i = 0; i < answers.count; i++)
         json_array_append_new(rows, fenced_to_json(&answers.items[i]));
     r = output_rows(cli, stdout, rows, columns, ARRAY_SIZE(columns), err);
+    bool nowhere = answers.failed == answers.count;
     if (r == E_OK)
         r = servers_outcome(
             &answers,
-            "the fence holds where it is recorded; repeat the command for the others, or declare a "
-            "lost server gone. Not fenced",
+            nowhere ? "no storage server has recorded the fence: the node may go on writing. Not fenced"
+                    : "the fence holds where it is recorded; to volumes of the others the node may go "
+                      "on writing: repeat the command for them, or declare a lost server gone. Not fenced",
             err);
     servers_done(&answers);
     return r;

@@ -94,6 +94,7 @@ class Compute:
                 "boot_id_file": self.boot_id_file,
                 "libexec_dir": os.path.join(self.control.programs, "bin"),
                 "heartbeat_ms": 1000,
+                "place": "fork",  # the host is simulated: nothing of it outside what the example made
                 **options,
             }, config)
         self.start()

@@ -173,7 +173,7 @@ class Node:
         self.config = {"endpoint": self.endpoint, "node_id": name, "state_dir": str(self.dir / "state"),
                        "servers": cluster.servers(), "tls": cluster.tls.config(f"mooring:node:{name}"),
                        "boot_id_file": str(self.boot_id_file), "libexec_dir": str(harness.BUILD / "bin"),
-                       "heartbeat_ms": 500, "log_level": "debug", **config}
+                       "heartbeat_ms": 500, "log_level": "debug", "place": "fork", **config}
         self.csi = Csi(cluster.scratch, self.endpoint)
         self.process = None
         self.contexts = {}

@@ -64,7 +64,8 @@ def test_config(stack, cli):
     equal(done.returncode, OK, done.stdout)
     cli.run("--config", stack.scratch.path / "absent.json", "volume", "list", expect=USAGE, contains="absent.json")
     cli.write(controller=f"unix://{stack.scratch.path}/nobody.sock")
-    cli.run("volume", "list", expect=RETRY, contains="not running")
+    cli.run("volume", "show", "some", expect=RETRY, contains="not running")
+    cli.run("volume", "list", contains="not running")  # the storage servers know it all
     cli.write()
 
 
@@ -118,7 +119,7 @@ def start_node(stack, node_id):
     endpoint = f"unix://{folder}/csi.sock"
     config = {"endpoint": endpoint, "node_id": node_id, "state_dir": str(folder / "s"), "servers": stack.servers(),
               "tls": stack.tls.config(f"mooring:node:{node_id}"), "boot_id_file": str(folder / "boot_id"),
-              "libexec_dir": str(harness.BUILD / "bin")}
+              "libexec_dir": str(harness.BUILD / "bin"), "place": "fork"}
     (folder / "node.json").write_text(json.dumps(config))
     process = stack.scratch.start(harness.program("mooring-node"), "--config", folder / "node.json", log=folder / "log")
     harness.wait_until(lambda: process.poll() is not None or (folder / "csi.sock").exists(), "mooring-node listens")
@@ -145,7 +146,13 @@ def test_mount(stack, cli):
         cli.run("volume", "mount", "mounted", *places)
         equal(cli.json("volume", "show", volume_id)["content"], "data", "formatted")
         cli.run("session", "list", contains="node-m")
-        cli.run("node", "check")
+        rows = {row["check"]: row for row in cli.json("node", "check")}
+        assert rows["attach=auto takes"]["detail"] in ("ublk", "fuse"), rows
+        for way in ("ublk", "fuse"):
+            row = rows[f"attach={way}"]
+            assert row["ok"] or row["detail"] not in ("", "not known"), f"no reason is given: {row}"
+        rows = cli.json("node", "check", "--libexec-dir", folder, expect=STATE)
+        assert [row["check"] for row in rows if row["required"] and not row["ok"]] == ["mooring-device"], rows
     finally:
         cli.run("volume", "unmount", volume_id, *places, "--detach")
     equal(os.path.ismount(target), False, "unmounted")
@@ -214,12 +221,33 @@ def test_fence_partial(stack, cli):
 
 def test_retry(stack, cli):
     """--retry outlasts a restart of the controller."""
+    cli.run("volume", "create", "retry", "--size", "1MiB")
     stack.a.kill()
-    cli.run("volume", "list", expect=RETRY)
+    cli.run("volume", "show", "retry", expect=RETRY)
     process = stack.scratch.start(harness.program("mooring"), "--config", cli.path, "--retry", "--timeout", "60",
-                                  "volume", "list")
+                                  "volume", "show", "retry")
     stack.a.start()
     equal(process.wait(70), OK, "with --retry")
+
+
+def test_lists_partial(stack, cli):
+    """A server that is away: each list prints what the others have, names that one, and says so by its exit status."""
+    for number in range(3):
+        cli.run("volume", "create", f"part-{number}", "--size", "1MiB")
+    all_of_them = {row["volume_id"]: row for row in cli.json("volume", "list")}
+    stack.targets[1].kill()
+    rows = cli.json("volume", "list", expect=PARTIAL)
+    equal({row["volume_id"] for row in rows}, {one for one in all_of_them if one.startswith("s1.")}, "the volumes of s1")
+    for row in rows:
+        equal({key: row[key] for key in ("name", "size_bytes", "nodes", "state")},
+              {key: all_of_them[row["volume_id"]][key] for key in ("name", "size_bytes", "nodes", "state")}, "a row")
+    for words in (("volume", "list"), ("pool", "list"), ("session", "list"), ("node", "list")):
+        cli.run(*words, expect=PARTIAL, contains="s2")
+    stack.targets[0].kill()
+    for words in (("volume", "list"), ("pool", "list"), ("session", "list"), ("node", "list")):
+        cli.run(*words, expect=RETRY, contains="s2")
+    for target in stack.targets:
+        target.start()
 
 
 def test_roles(stack, cli):
@@ -250,7 +278,7 @@ def test_tls(stack, cli):
 
 
 TESTS = [test_usage, test_config, test_volume_life, test_no_node, test_mount, test_pools, test_fence, test_fence_partial, test_retry,
-         test_roles, test_tls]
+         test_lists_partial, test_roles, test_tls]
 
 
 def main():
