@@ -87,7 +87,7 @@ static void channel_arm(struct fuse_channel *channel)
 
 static bool frontend_stalled(const struct fuse_frontend *frontend)
 {
-    return frontend->parked || !frontend->free || frontend->claimed;
+    return frontend->parked || !frontend->free;
 }
 
 static void channel_readable(struct loop_op *op, int res, unsigned flags)
@@ -116,6 +116,7 @@ static void channel_readable(struct loop_op *op, int res, unsigned flags)
 static int channel_read(struct fuse_channel *channel)
 {
     struct fuse_frontend *frontend = channel->frontend;
+    assert(!frontend->claimed); /* it would land where their data may be; while one is left, one is parked */
     struct fuse_request *slot = frontend->free;
     struct fuse_record *record = slot->record;
     void *room = replay_log_reserve(frontend->log, FUSE_PROTO_MAX_WRITE);
