@@ -192,16 +192,89 @@ static int add_row(const Csi__V1__ListVolumesResponse__Entry *entry, void *rows,
     return E_OK;
 }
 
+/* A row as add_row() makes it, of what the storage server says: it does not know from where it is reached. */
+static int add_server_row(const Mooring__Storage__V1__Volume *volume, json_t *rows, struct error *err)
+{
+    json_t *nodes = json_array(), *row;
+
+    for (size_t i = 0; i < volume->n_attachments; i++)
+        json_array_append_new(nodes, json_string(volume->attachments[i]->node_id));
+    row = json_pack("{s:s, s:s, s:I, s:o, s:s, s:{s:s}, s:[]}", "volume_id", volume->volume_id, "name",
+                    volume->name, "size_bytes", (json_int_t)volume->size_bytes, "nodes", nodes, "state",
+                    *volume->unreadable != '\0' ? "unreadable" : "ok", "context", CONTEXT_NAME, volume->name,
+                    "topology");
+    if (json_array_append_new(rows, row) != 0)
+        return error_errno(err, ENOMEM, "the list");
+    if (*volume->unreadable != '\0')
+        fprintf(stderr, "mooring: volume %s is unreadable: %s\n", volume->volume_id, volume->unreadable);
+    return E_OK;
+}
+
+/* One server's first page, and from it the rest. A page that is missing makes the server one that failed. */
+static void add_server(struct cli *cli, struct server_answer *answer, json_t *rows)
+{
+    while (answer->message) {
+        Mooring__Storage__V1__ListVolumesResponse *page =
+            (Mooring__Storage__V1__ListVolumesResponse *)answer->message;
+        Mooring__Storage__V1__ListVolumesRequest request = MOORING__STORAGE__V1__LIST_VOLUMES_REQUEST__INIT;
+        ProtobufCMessage *next = NULL;
+        int r = E_OK;
+
+        for (size_t i = 0; r == E_OK && i < page->n_volumes; i++)
+            r = add_server_row(page->volumes[i], rows, &answer->err);
+        if (r == E_OK && (!page->more || page->n_volumes == 0))
+            return;
+        if (r == E_OK) {
+            request.after_volume_id = page->volumes[page->n_volumes - 1]->volume_id;
+            servers_ask_volume(cli, request.after_volume_id, "ListVolumes", &request.base, &next,
+                               &answer->err);
+        }
+        protobuf_c_message_free_unpacked(answer->message, NULL);
+        answer->message = next;
+    }
+}
+
+/* The controller cannot tell everything, so it tells nothing (invariant 9: a list without an entry is a
+ * claim). An operator is better served with what there is, and the names of the servers that are missing. */
+static int list_servers(struct cli *cli, const struct error *why, json_t *rows, struct error *err)
+{
+    Mooring__Storage__V1__ListVolumesRequest request = MOORING__STORAGE__V1__LIST_VOLUMES_REQUEST__INIT;
+    struct server_answers answers;
+    int r = servers_ask(cli, "ListVolumes", &request.base, &answers, err);
+
+    if (r != E_OK)
+        return r;
+    answers.failed = 0;
+    for (size_t i = 0; i < answers.count; i++) {
+        add_server(cli, &answers.items[i], rows);
+        answers.failed += !answers.items[i].message;
+    }
+    if (answers.failed == 0)
+        fprintf(stderr, "mooring: as the storage servers tell it: %s\n", error_text(why));
+    r = output_rows(cli, stdout, rows, volume_columns, ARRAY_SIZE(volume_columns), err);
+    if (r == E_OK)
+        r = servers_outcome(&answers, "no answer", err);
+    servers_done(&answers);
+    return r;
+}
+
 int volume_list(struct cli *cli, int argc, char **argv, struct error *err)
 {
     const struct cli_usage usage = {
         "mooring volume list", "List volumes and where they are attached.", NULL, NULL, 0, 0, 0};
     _cleanup_json_ json_t *rows = json_array();
+    _cleanup_error_ struct error why = {0};
     int operand;
     int r = cli_parse(&usage, argc, argv, &operand, err);
 
     if (r == E_OK)
-        r = csi_each_volume(cli, add_row, rows, err);
+        r = csi_each_volume(cli, add_row, rows, &why);
+    if (r == E_UNAVAILABLE && why.code == r && cli->servers.count > 0) {
+        json_array_clear(rows);
+        return list_servers(cli, &why, rows, err);
+    }
+    if (why.code != E_OK)
+        error_move(err, &why);
     if (r == E_OK)
         r = output_rows(cli, stdout, rows, volume_columns, ARRAY_SIZE(volume_columns), err);
     return r;
