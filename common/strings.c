@@ -17,6 +17,15 @@ bool str_copy(char *dst, size_t size, const char *src)
     return true;
 }
 
+uint32_t str_hash(const char *text)
+{
+    uint32_t hash = 2166136261u;
+
+    for (; *text; text++)
+        hash = (hash ^ (unsigned char)*text) * 16777619u;
+    return hash;
+}
+
 char *str_format(const char *format, ...)
 {
     va_list arguments;

@@ -22,6 +22,9 @@ bool str_copy(char *dst, size_t size, const char *src);
 /* A formatted string on the heap; NULL when memory ran out. */
 char *str_format(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+/* To spread names over locks or loops (FNV-1a). Nothing may rest on names not meeting. */
+uint32_t str_hash(const char *text);
+
 /* Equal in constant time: for secrets and digests. */
 bool str_secret_equal(const void *a, const void *b, size_t length);
 

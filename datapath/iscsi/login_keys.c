@@ -202,7 +202,10 @@ static enum iscsi_login_status read_key(struct iscsi_login *login, const struct 
     return key->read(login, pair->value);
 }
 
-enum iscsi_login_status iscsi_login_keys_read_names(struct iscsi_login *login)
+/* Every pair that came, until one is not in order. */
+static enum iscsi_login_status each_pair(struct iscsi_login *login,
+                                         enum iscsi_login_status (*read)(struct iscsi_login *login,
+                                                                         const struct iscsi_text_pair *pair))
 {
     struct iscsi_text_parser parser;
     struct iscsi_text_pair pair;
@@ -212,13 +215,21 @@ enum iscsi_login_status iscsi_login_keys_read_names(struct iscsi_login *login)
         enum iscsi_login_status status = next_pair(login, &parser, &pair, &more);
         if (status != ISCSI_LOGIN_SUCCESS || !more)
             return status;
-        const struct login_key *key = find_key(pair.key);
-        if (key == NULL || !key->leading)
-            continue;
-        status = read_key(login, key, &pair);
+        status = read(login, &pair);
         if (status != ISCSI_LOGIN_SUCCESS)
             return status;
     }
+}
+
+static enum iscsi_login_status read_name(struct iscsi_login *login, const struct iscsi_text_pair *pair)
+{
+    const struct login_key *key = find_key(pair->key);
+    return key && key->leading ? read_key(login, key, pair) : ISCSI_LOGIN_SUCCESS;
+}
+
+enum iscsi_login_status iscsi_login_keys_read_names(struct iscsi_login *login)
+{
+    return each_pair(login, read_name);
 }
 
 static enum iscsi_login_status read_other_key(struct iscsi_login *login, const struct iscsi_text_pair *pair)
@@ -239,16 +250,5 @@ static enum iscsi_login_status read_other_key(struct iscsi_login *login, const s
 
 enum iscsi_login_status iscsi_login_keys_read(struct iscsi_login *login)
 {
-    struct iscsi_text_parser parser;
-    struct iscsi_text_pair pair;
-    bool more;
-    iscsi_text_parser_init(&parser, login->gather.buffer, login->gather.length);
-    for (;;) {
-        enum iscsi_login_status status = next_pair(login, &parser, &pair, &more);
-        if (status != ISCSI_LOGIN_SUCCESS || !more)
-            return status;
-        status = read_other_key(login, &pair);
-        if (status != ISCSI_LOGIN_SUCCESS)
-            return status;
-    }
+    return each_pair(login, read_other_key);
 }

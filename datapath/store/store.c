@@ -311,11 +311,7 @@ static void promise_release(struct store *store, uint64_t size_bytes)
 
 size_t store_stripe(const char *key)
 {
-    uint32_t hash = 2166136261u; /* FNV-1a */
-
-    for (; *key; key++)
-        hash = (hash ^ (unsigned char)*key) * 16777619u;
-    return hash % STORE_STRIPES;
+    return str_hash(key) % STORE_STRIPES;
 }
 
 bool store_text_valid(const char *text)

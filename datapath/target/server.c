@@ -13,6 +13,7 @@
 
 #include "common/cleanup.h"
 #include "common/log.h"
+#include "common/strings.h"
 #include "datapath/target/connection.h"
 #include "datapath/target/reactor.h"
 #include "datapath/target/recovery.h"
@@ -222,10 +223,7 @@ struct server *server_free(struct server *server)
 
 struct reactor *server_owner(const struct server *server, const char *volume_id)
 {
-    uint32_t hash = 2166136261u; /* FNV-1a */
-    for (const char *c = volume_id; *c; c++)
-        hash = (hash ^ (uint8_t)*c) * 16777619u;
-    return server->reactors[hash % server->reactors_count];
+    return server->reactors[str_hash(volume_id) % server->reactors_count];
 }
 
 uint16_t server_tsih_new(struct server *server)

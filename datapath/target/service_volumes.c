@@ -33,10 +33,7 @@ int service_claim_name(struct rpc_call *call, const ProtobufCMessage *request, P
 
 static pthread_mutex_t *service_name_lock(struct storage_service *storage, const char *name)
 {
-    uint32_t hash = 2166136261u; /* FNV-1a */
-    for (const char *c = name; *c; c++)
-        hash = (hash ^ (uint8_t)*c) * 16777619u;
-    return &storage->name_locks[hash % SERVICE_NAME_LOCKS];
+    return &storage->name_locks[str_hash(name) % SERVICE_NAME_LOCKS];
 }
 
 /* A claim on the volume's own server lives as long as the volume. */

@@ -114,6 +114,14 @@ static void copy_refuses_truncation(void **state)
     assert_false(str_copy(text, 0, ""));
 }
 
+static void hashes_are_fnv_1a(void **state)
+{
+    (void)state;
+    assert_int_equal(str_hash(""), 0x811c9dc5);
+    assert_int_equal(str_hash("a"), 0xe40c292c);
+    assert_int_equal(str_hash("foobar"), 0xbf9cf968);
+}
+
 static void format_makes_a_string(void **state)
 {
     _cleanup_free_ char *text = str_format("%s-%d", "a", 7);
@@ -194,6 +202,7 @@ int main(void)
         cmocka_unit_test(sizes_for_people),
         cmocka_unit_test(ranges),
         cmocka_unit_test(copy_refuses_truncation),
+        cmocka_unit_test(hashes_are_fnv_1a),
         cmocka_unit_test(format_makes_a_string),
         cmocka_unit_test(secrets_compare_whole),
         cmocka_unit_test(secrets_are_wiped),
