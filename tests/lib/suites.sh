@@ -369,7 +369,7 @@ suite_guest() {
     is_built release guest || return 0
     for program in tests/guest/test_*.py; do
         if [[ -n ${MOORING_GUEST:-} || $program == */test_guest_fuse.py ]]; then
-            run_program release "$program" "$guest_limit_s"
+            run_programs release "$guest_limit_s" 1 "$program"
         else
             report_skip "${program#tests/}" "a long mode: tests/run --guest"
         fi
