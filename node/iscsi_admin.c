@@ -149,7 +149,7 @@ static int admin_explain(int status, const char *what, const char *output, struc
 
 int iscsi_admin_check(uint64_t deadline_ms, struct error *err)
 {
-    static const char *const modprobe[] = {"modprobe", "iscsi_tcp", NULL};
+    static const char *const modprobe[] = {"modprobe", "-a", "iscsi_tcp", "sd_mod", NULL};
     static const char *const version[] = {"--version", NULL};
     _cleanup_free_ char *output = NULL;
     _cleanup_free_ char *said = NULL;

@@ -36,7 +36,7 @@ SLOW_S = 120  # a guest without KVM on a machine that others use
 class Iscsid:
     def __init__(self, scratch):
         pathlib.Path("/etc/iscsi/initiatorname.iscsi").write_text("InitiatorName=iqn.2000-01.example:guest\n")
-        harness.run("modprobe", "iscsi_tcp")
+        os.makedirs("/run/lock", exist_ok=True)  # iscsiadm does not make it
         self.log = scratch.path / "iscsid.log"
         self.process = None
         scratch.callback(self.kill)
@@ -433,6 +433,7 @@ def inside(kernel, disk, names):
             if suite.failed > before:
                 print(f"# mooring-node: {cluster.n1.log_text()[-1500:]}\n# iscsid: {cluster.iscsid.log.read_text()[-1500:]}",
                       flush=True)
+                cluster.log_out()
     return suite.finish()
 
 
