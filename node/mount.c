@@ -97,6 +97,33 @@ int mount_device(const char *device, const char *path, const char *fs_type, cons
     return r;
 }
 
+/*
+ * libmount's table of what the kernel does not keep of a mount (/run/mount/utab): systemd reads there that a
+ * mount needs the network. Without an entry a bind mount, which keeps the file system alive, would be taken
+ * for a local one and outlast the network at shutdown. Best effort: the mount itself is made or gone.
+ */
+static void mount_note(const char *device, const char *path)
+{
+    struct libmnt_update *update = mnt_new_update();
+    struct libmnt_fs *fs = mnt_new_fs();
+
+    if (update && fs && mnt_fs_set_source(fs, device) == 0 && mnt_fs_set_target(fs, path) == 0 &&
+        mnt_fs_set_root(fs, "/") == 0 && mnt_fs_set_options(fs, "_netdev") == 0 &&
+        mnt_update_set_fs(update, 0, NULL, fs) == 0)
+        mnt_update_table(update, NULL);
+    mnt_unref_fs(fs);
+    mnt_free_update(update);
+}
+
+static void mount_forget(const char *path)
+{
+    struct libmnt_update *update = mnt_new_update();
+
+    if (update && mnt_update_set_fs(update, 0, path, NULL) == 0)
+        mnt_update_table(update, NULL);
+    mnt_free_update(update);
+}
+
 int mount_bind(const char *source, const char *path, bool readonly, struct error *err)
 {
     struct mount_attr attributes = {.attr_set = readonly ? MOUNT_ATTR_RDONLY : 0};
@@ -108,6 +135,9 @@ int mount_bind(const char *source, const char *path, bool readonly, struct error
         return error_errno(err, errno, "cannot make %s read-only", path);
     if (move_mount(fd, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH) < 0)
         return error_errno(err, errno, "cannot bind %s onto %s", source, path);
+    _cleanup_mount_info_ struct mount_info mounted = {0};
+    if (mount_find(path, &mounted, NULL) == 0 && str_equal(mounted.root, "/"))
+        mount_note(mounted.source, path);
     return 0;
 }
 
@@ -130,8 +160,10 @@ bool mount_is_of(const struct mount_info *info, const struct mount_owner *owner)
 
 static int mount_remove_top(const char *path, int flags, struct error *err)
 {
-    if (umount2(path, flags | UMOUNT_NOFOLLOW) == 0 || errno == EINVAL || errno == ENOENT)
+    if (umount2(path, flags | UMOUNT_NOFOLLOW) == 0 || errno == EINVAL || errno == ENOENT) {
+        mount_forget(path);
         return 0;
+    }
     if (errno == EBUSY)
         return error_set(err, E_PRECONDITION, "%s is in use: end what has files open there, then try again",
                          path);

@@ -171,9 +171,11 @@ static void stage_sweep_one(const char *volume_id, void *context)
     struct node *node = context;
 
     int r = stage_record_load(node->config.state_dir, volume_id, &record, &err);
-    if (r == E_NOT_FOUND)
-        r = stage_record_remove(node->config.state_dir, volume_id, &err);
-    else if (!r && !str_equal(record.boot_id, node->config.boot_id))
+    if (r == E_NOT_FOUND) { /* the note of whose it is went first, or was never written: nobody can use it */
+        r = attach_sweep(&node->config, volume_id, &err);
+        if (!r)
+            r = stage_record_remove(node->config.state_dir, volume_id, &err);
+    } else if (!r && !str_equal(record.boot_id, node->config.boot_id))
         r = stage_tear_down(node, &record, &err);
     else if (!r)
         log_info("volume %s: staged at %s, epoch %" PRIu64, volume_id, record.staging_path, record.epoch);

@@ -318,3 +318,16 @@ class Stack:
 
     def volume(self, **fields):
         return Volume(self, **fields)
+
+
+def run_all(tests, prefix="node", make_stack=Stack):
+    """The exit status of a test program: every test_* of the namespace, in the order of their names, on one stack."""
+    def run():
+        suite = harness.Suite()
+        with harness.Scratch() as scratch:
+            stack = make_stack(scratch)
+            for name, function in sorted(tests.items()):
+                if name.startswith("test_"):
+                    suite.run(f"{prefix}_{name[5:]}", function, stack)
+        return suite.finish()
+    return harness.main(run)

@@ -1,13 +1,15 @@
 #!/usr/bin/python3
 """mooring-node as a CO sees it: the CSI Node service over a real device, a real controller and a real storage server
 with four loops (root is needed for mounts)."""
+import json
 import os
+import pathlib
 import stat
 import sys
 
 import harness
 from controller_stack import equal, status
-from node_fixture import MIB, XFS_BYTES, Background, Stack, is_mounted, mounts
+from node_fixture import MIB, XFS_BYTES, Background, is_mounted, mounts, run_all
 
 
 def options_of(path):
@@ -46,6 +48,22 @@ def life(stack, volume, fs_type):
     node.use(volume)
     equal((target / "file").read_bytes(), b"kept" * 4096, "data after staging anew")
     node.leave(volume)
+
+
+def noted(path):
+    """What libmount's own table, which systemd reads, has of a mount."""
+    lines = pathlib.Path("/run/mount/utab").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if f"TARGET={path} " in f"{line} "]
+
+
+def test_network_mounts(stack):
+    """Both mounts of a volume are network mounts to systemd, and their notes end with them."""
+    node, volume = stack.n1, stack.volume()
+    paths = [node.use(volume), node.staging(volume)]
+    for path in paths:
+        assert "_netdev" in harness.run("findmnt", "--mtab", "--noheadings", "--output", "OPTIONS", path).stdout, noted(path)
+    node.leave(volume)
+    equal([noted(path) for path in paths], [[], []], "notes that are left")
 
 
 def test_life_ext4(stack):
@@ -95,6 +113,39 @@ def test_life_block(stack):
     assert not target.exists()
     for _ in range(2):
         node.unstage(volume)
+    volume.unpublish(node)
+
+
+def test_attach_options(stack):
+    """The StorageClass's way to attach, path timeout and lease reach the device, and each successor of it."""
+    def told(volume):
+        device = json.loads((node.volume_dir(volume) / "device" / "device.json").read_text())
+        return [device[key] for key in ("attach", "path_timeout_ms", "lease_ms", "sessions")]
+    node, volume = stack.n1, stack.volume(block=True, attach="fuse", pathTimeout="30s", lease="1m", sessions="1")
+    node.use(volume)
+    equal(told(volume), ["fuse", 30000, 60000, 1], "device.json")
+    node.kill_device(volume)
+    node.wait_ready(volume, 2)
+    equal(told(volume), ["fuse", 30000, 60000, 1], "device.json of the successor")
+    node.leave(volume)
+    plain = stack.volume(block=True)
+    node.use(plain)
+    equal(told(plain)[1:], [0, 0, 1], "device.json where nothing was asked for")
+    node.leave(plain)
+    for key, value in (("pathTimeout", "soon"), ("pathTimeout", "1ms"), ("lease", "1s"), ("attach", "nbd"), ("sessions", "9")):
+        volume.publish(node)
+        status("INVALID_ARGUMENT", node.stage, volume, volume_context={key: value}, contains=key)
+        volume.unpublish(node)
+
+
+def test_attach_that_does_not_work(stack):
+    """A way that this host lacks is refused with its reason, and nothing is left of the try."""
+    if os.path.exists("/dev/ublk-control"):
+        raise harness.Skip("this host has ublk")
+    node, volume = stack.n1, stack.volume(block=True, attach="ublk").publish(stack.n1)
+    status("FAILED_PRECONDITION", node.stage, volume, contains="ublk")
+    node.unstage(volume)
+    assert not node.volume_dir(volume).exists()
     volume.unpublish(node)
 
 
@@ -364,19 +415,5 @@ def test_two_stages_at_once(stack):
         volume.unpublish(node)
 
 
-def main():
-    suite = harness.Suite()
-    with harness.Scratch() as scratch:
-        try:
-            stack = Stack(scratch)
-        except harness.Skip as why:
-            print(f"SKIP node_csi: {why}")
-            return 0
-        for name, function in sorted(globals().items()):
-            if name.startswith("test_"):
-                suite.run(f"node_{name[5:]}", function, stack)
-    return suite.finish()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_all(globals()))

@@ -230,6 +230,25 @@ def test_reboot(stack):
         node.leave(volume)
 
 
+def test_left_over_without_a_record(stack):
+    """What has a folder and no record is swept at the start, its processes too; what others have is not."""
+    node, volume, kept = stack.n1, stack.volume(block=True), stack.volume(block=True)
+    volume.publish(node)
+    node.stage(volume)
+    node.use(kept)
+    pid = node.pid(kept)
+    node.kill()
+    (node.volume_dir(volume) / "stage.json").unlink()
+    processes = [node.pid(volume, program) for program in ("device", "holder")]
+    node.start()
+    assert not node.volume_dir(volume).exists(), node.log_text()[-1000:]
+    assert not [at for at in loop_devices().values() if volume.id in at], "a loop device stays"
+    harness.wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in processes), "no process is left")
+    equal(node.pid(kept), pid, "the device that is staged")
+    node.leave(kept)
+    volume.unpublish(node)
+
+
 # ---- storage that hangs ----
 
 

@@ -12,7 +12,7 @@ import time
 
 import harness
 from controller_stack import equal, status
-from node_fixture import Background, Node, Stack, is_mounted
+from node_fixture import Background, Node, is_mounted, run_all
 
 
 def device_of(path):
@@ -315,19 +315,5 @@ def test_two_on_one_state_dir(stack):
     node.leave(volume)
 
 
-def main():
-    suite = harness.Suite()
-    with harness.Scratch() as scratch:
-        try:
-            stack = Stack(scratch)
-        except harness.Skip as why:
-            print(f"SKIP node_hardening: {why}")
-            return 0
-        for name, function in sorted(globals().items()):
-            if name.startswith("test_"):
-                suite.run(f"node_{name[5:]}", function, stack)
-    return suite.finish()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_all(globals()))

@@ -8,7 +8,7 @@ import sys
 
 import harness
 from controller_stack import equal
-from node_fixture import Stack, load, load_is_well
+from node_fixture import load, load_is_well, run_all
 
 # Hierarchies in which the test makes a service's cgroup: all where this process is not in the root already, for it is
 # from there that devices would be moved, and those that kill.
@@ -128,19 +128,5 @@ def test_systemd_asked_for(stack):
     volume.unpublish(node)
 
 
-def main():
-    suite = harness.Suite()
-    with harness.Scratch() as scratch:
-        try:
-            stack = Stack(scratch)
-        except harness.Skip as why:
-            print(f"SKIP node_place: {why}")
-            return 0
-        for name, function in sorted(globals().items()):
-            if name.startswith("test_"):
-                suite.run(f"node_{name[5:]}", function, stack)
-    return suite.finish()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_all(globals()))

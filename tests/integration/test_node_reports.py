@@ -9,7 +9,7 @@ import sys
 import controller_stack
 import harness
 from controller_stack import equal, status
-from node_fixture import MIB, Node, Stack
+from node_fixture import MIB, Node, Stack, run_all
 
 
 class TwoServers(Stack):
@@ -103,19 +103,5 @@ def status_and_words(node, volume):
     return "OK", ""
 
 
-def main():
-    suite = harness.Suite()
-    with harness.Scratch() as scratch:
-        try:
-            stack = TwoServers(scratch)
-        except harness.Skip as why:
-            print(f"SKIP node_reports: {why}")
-            return 0
-        for name, function in sorted(globals().items()):
-            if name.startswith("test_"):
-                suite.run(f"node_{name[5:]}", function, stack)
-    return suite.finish()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_all(globals(), make_stack=TwoServers))
