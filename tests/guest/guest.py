@@ -191,7 +191,8 @@ class Guest:
             raise GuestFailure(f"Linux {self.kernel.version} does not come up: {self.last_words()}")
 
     def _command(self, initramfs):
-        words = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35,accel=tcg",
+        words = ["setpriv", "--pdeathsig", "KILL",  # not even a killed test leaves a guest behind
+                 "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35,accel=tcg",
                  "-cpu", "Nehalem", "-smp", "2", "-m", self.memory, "-no-reboot", "-kernel", self.kernel.image, "-initrd",
                  initramfs, "-append", "console=ttyS0 loglevel=4 panic=-1 oops=panic no_timer_check rdinit=/init net.ifnames=0 "
                  "systemd.wants=guest-agent.service systemd.show_status=0 audit=0 mitigations=off",
