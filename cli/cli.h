@@ -99,6 +99,7 @@ int pool_import(struct cli *cli, int argc, char **argv, struct error *err);
 int node_list(struct cli *cli, int argc, char **argv, struct error *err);
 int node_fence(struct cli *cli, int argc, char **argv, struct error *err);
 int node_unfence(struct cli *cli, int argc, char **argv, struct error *err);
+int node_devices(struct cli *cli, int argc, char **argv, struct error *err);
 int node_upgrade(struct cli *cli, int argc, char **argv, struct error *err);
 int node_check(struct cli *cli, int argc, char **argv, struct error *err);
 int session_list(struct cli *cli, int argc, char **argv, struct error *err);

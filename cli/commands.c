@@ -21,6 +21,7 @@ const struct cli_command cli_commands[] = {
     {"node", "list", "list the compute nodes", node_list},
     {"node", "fence", "keep a lost node from all storage servers", node_fence},
     {"node", "unfence", "let a fenced node attach again", node_unfence},
+    {"node", "devices", "list the volumes staged on this host and how their devices do", node_devices},
     {"node", "upgrade", "replace this host's device processes by the installed program", node_upgrade},
     {"node", "check", "check whether this host can be a compute node", node_check},
     {"session", "list", "list the iSCSI sessions of the storage servers", session_list},

@@ -85,6 +85,9 @@ def test_failed_last_flush_is_reported(stack):
                    stderr=subprocess.DEVNULL, check=True)
     set_write_failed(stack, volume)
     harness.wait_until(lambda: node.status(volume).get("error"), "the device tells that it takes no writes")
+    row = [row for row in devices_of(node) if row["volume_id"] == volume.id][0]
+    equal((row["attach"], row["state"], row["block_device"]), ("fuse", "ready", node.device(volume)), "the listed device")
+    assert "only reads" in row["error"], row
     node.unpublish(volume)
     seen = [status_and_words(node, volume) for _ in range(2)]
     assert seen[0][0] != "OK" and "may be lost" in seen[0][1], seen
@@ -92,6 +95,13 @@ def test_failed_last_flush_is_reported(stack):
     assert "ended with an error" in node.log_text(), "the log says it too"
     assert not node.volume_dir(volume).exists()
     volume.unpublish(node)
+
+
+def devices_of(node):
+    """What `mooring node devices` lists."""
+    done = subprocess.run([harness.program("mooring"), "-o", "json", "node", "devices", "--node-socket", node.endpoint],
+                          check=True, stdout=subprocess.PIPE, timeout=30)
+    return json.loads(done.stdout)
 
 
 def status_and_words(node, volume):
