@@ -229,8 +229,12 @@ static void supervisor_visit(const char *volume_id, void *context)
 {
     struct supervisor_server *server = context;
 
-    if (!supervisor_serves(server, volume_id) || !attach_has_process(&server->node->config, volume_id))
+    if (!supervisor_serves(server, volume_id))
         return;
+    if (!attach_has_process(&server->node->config, volume_id)) {
+        supervisor_revive(server, volume_id); /* the kernel's own: nothing tells us when to look after it */
+        return;
+    }
     int fd = attach_watch(&server->node->config, volume_id);
     struct supervisor_volume *volume = supervisor_find(server, volume_id);
 
