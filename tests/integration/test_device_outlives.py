@@ -20,11 +20,11 @@ from device_fixture import (KIB, MIB, Device, Load, continue_process, errno_of, 
 def kill_under_load(scratch, target, **config):
     device = Device(scratch, target, **config)
     path = device.path
-    loads = [Load(scratch, device, seconds=6),
-             Load(scratch, device, seconds=6, fsync=1, offset="64M", size="32M", extra=("--rw=randtrimwrite",
+    loads = [Load(scratch, device, seconds=4),
+             Load(scratch, device, seconds=4, fsync=1, offset="64M", size="32M", extra=("--rw=randtrimwrite",
                                                                                          "--verify=0"))]
     for _ in range(4):
-        time.sleep(1)
+        time.sleep(0.5)
         device.kill()
         device.start_device()
         device.wait_state("ready")
@@ -157,8 +157,8 @@ def read_in_background(path, numbers):
 
 def test_lease(scratch, target):
     """A server that says nothing, with a session that stands: I/O ends with an error, then goes on."""
-    device = Device(scratch, target, lease_ms=1500)
-    time.sleep(2)
+    device = Device(scratch, target, lease_ms=1000)
+    time.sleep(1.5)
     assert "lease" not in device.log_text(), "an idle session loses its lease"
     numbers = []
     stop_process(target.process)
@@ -174,7 +174,7 @@ def test_lease(scratch, target):
 
 def test_lease_and_an_old_answer(scratch, target):
     """An answer that lay in the socket for longer than the lease is not given to anyone."""
-    device = Device(scratch, target, lease_ms=1500)
+    device = Device(scratch, target, lease_ms=1000)
     numbers = []
     try:
         stop_process(target.process)
@@ -182,7 +182,7 @@ def test_lease_and_an_old_answer(scratch, target):
         time.sleep(0.3)  # the command is in the server's socket
         stop_process(device.process)
         continue_process(target.process)
-        time.sleep(2)
+        time.sleep(1.5)
     finally:
         continue_process(target.process)
         continue_process(device.process)
@@ -195,10 +195,10 @@ def test_lease_and_an_old_answer(scratch, target):
 def test_device_stopped(scratch, target):
     """For as long as it is stopped, its I/O waits; then it goes on, with a session that may be gone."""
     device = Device(scratch, target)
-    load = Load(scratch, device, seconds=4)
-    time.sleep(1)
+    load = Load(scratch, device, seconds=3)
+    time.sleep(0.5)
     stop_process(device.process)
-    time.sleep(2)
+    time.sleep(1.5)
     continue_process(device.process)
     load.wait()
     assert not device.status()["error"], device.status()
