@@ -289,6 +289,8 @@ static void holder_changed(void *context, int connection)
     device->holder = device->frontend->parts.holder = connection;
     status_writer_set_device(&device->status, device->frontend->path,
                              connection >= 0 && device->frontend->take_over);
+    if (connection >= 0 && device->leaving)
+        device_leave(device);
 }
 
 static void attach_done(struct loop_op *op, int res, unsigned flags)
@@ -353,6 +355,10 @@ static void device_leave(struct device *device)
     device->leaving = true;
     if (device->job_running)
         return;
+    if (device->holder < 0 && device_stands(device)) {
+        log_warning("told to stop, but nobody holds the volume: waiting for a new mooring-holder");
+        return;
+    }
     if (!device->failed)
         status_writer_set(&device->status, device_stands(device) ? DEVICE_WAITING : DEVICE_CONNECTING,
                           "stopped by a signal; the volume stays attached, its I/O waits for the next start");

@@ -95,6 +95,23 @@ def test_holder_signalled(scratch, target):
     assert device.holder.wait(10) == 0
 
 
+def test_signalled_without_a_holder(scratch, target):
+    """To stop would end the volume: the device waits for a holder that can keep it."""
+    device = Device(scratch, target)
+    device.holder.kill()
+    device.holder.wait()
+    harness.wait_until(lambda: not device.status()["take_over"], "the status tells")
+    device.process.terminate()
+    harness.wait_until(lambda: "nobody holds the volume" in device.log_text(), "it is told to stop")
+    write_direct(device.path, 0, os.urandom(4 * KIB), flush=True)
+    device.start_holder()
+    assert device.process.wait(30) == 0
+    device.start_device()
+    device.wait_state("ready")
+    assert len(read_direct(device.path, 0, 4 * KIB)) == 4 * KIB
+    assert device.end() == 0
+
+
 def test_device_and_holder_killed(scratch, target):
     """Nothing is left to take over: who uses the block device gets an error, and the next start says why."""
     device = Device(scratch, target)
