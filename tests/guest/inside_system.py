@@ -66,15 +66,16 @@ class Volume:
 
 
 class Writer:
-    """Writes blocks of a file past the page cache and reads them back, in a process of its own, until it is ended."""
+    """Writes blocks of a file past the page cache and reads them back, as a service of its own, until it is told to end."""
 
     def __init__(self, path):
-        self.path, self.count_path = path, f"/tmp/{os.path.basename(path)}.count"
-        self.process = subprocess.Popen([sys.executable, __file__, "write", path, self.count_path], stdin=subprocess.PIPE)
+        self.count_path, self.stop_path = [pathlib.Path("/run") / f"{os.path.basename(path)}.{what}" for what in ("count", "stop")]
+        self.process = subprocess.Popen(["systemd-run", "--quiet", "--wait", "--collect", sys.executable, __file__, "write",
+                                         path, str(self.count_path), str(self.stop_path)])
 
     def count(self):
         try:
-            return int(pathlib.Path(self.count_path).read_text() or 0)
+            return int(self.count_path.read_text() or 0)
         except FileNotFoundError:
             return 0
 
@@ -84,13 +85,12 @@ class Writer:
         assert self.process.poll() is None, "the writer failed"
 
     def end(self):
-        self.process.stdin.close()
+        self.stop_path.touch()
         assert self.process.wait(180) == 0, "the writer failed"
 
 
-def write(path, count_path):
-    """Until standard input ends: random blocks, each filled with its number; all are read back in the end."""
-    os.set_blocking(0, False)
+def write(path, count_path, stop_path):
+    """Random blocks, each filled with its number; all are read back in the end."""
     buffer, blocks, expected, count = mmap.mmap(-1, 4096), 1024, {}, 0
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_DIRECT, 0o600)
     os.ftruncate(file, blocks * 4096)
@@ -99,13 +99,7 @@ def write(path, count_path):
         os.preadv(file, [buffer], block * 4096)
         assert bytes(buffer) == expected[block].to_bytes(8, "little") * 512, f"block {block} is wrong"
 
-    def stopped():
-        try:
-            return os.read(0, 1) == b""
-        except BlockingIOError:
-            return False
-
-    while not stopped():
+    while not os.path.exists(stop_path):
         block, count = random.randrange(blocks), count + 1
         buffer[:] = count.to_bytes(8, "little") * 512
         os.pwritev(file, [buffer], block * 4096)
@@ -304,7 +298,7 @@ def run(phase):
             if case not in UNREPORTED:
                 print(f"PASS {case.__name__}", flush=True)
     sys.stdout.flush()
-    os._exit(1 if failed else 0)  # a writer goes on until the machine's end
+    os._exit(1 if failed else 0)  # a writer goes on until the machine's shutdown ends it
 
 
 if __name__ == "__main__":
