@@ -152,6 +152,8 @@ const char *error_name(int code)
 
 void error_done(struct error *err)
 {
+    if (!err)
+        return;
     replace_text(err, NULL);
     err->code = E_OK;
 }

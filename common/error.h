@@ -61,7 +61,7 @@ const char *error_text(const struct error *err);
 /* "NOT_FOUND", "EIO", … for a log line. Never NULL. */
 const char *error_name(int code);
 
-/* Release the text. Safe to call twice. */
+/* Release the text. Safe to call twice; err may be NULL. */
 void error_done(struct error *err);
 
 #ifdef __clang_analyzer__

@@ -59,6 +59,15 @@ static void wrap_puts_words_before(void **state)
     assert_string_equal(err.text, "volume: BUSY");
 }
 
+/* Whoever takes no words passes NULL, through functions that begin anew after an error. */
+static void nobody_may_want_the_words(void **state)
+{
+    (void)state;
+    assert_int_equal(error_set(NULL, E_BUSY, "text"), E_BUSY);
+    error_done(NULL);
+    assert_string_equal(error_text(NULL), "OK");
+}
+
 static void move_leaves_source_empty(void **state)
 {
     _cleanup_error_ struct error from = {0}, to = {0};
@@ -155,10 +164,15 @@ static void log_levels_are_parsed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(set_replaces_and_returns_code), cmocka_unit_test(null_error_still_carries_code),
-        cmocka_unit_test(errno_is_negative_and_said),    cmocka_unit_test(wrap_puts_words_before),
-        cmocka_unit_test(move_leaves_source_empty),      cmocka_unit_test(every_code_has_a_name),
-        cmocka_unit_test(log_line_is_one_line),          cmocka_unit_test(log_keeps_errno),
+        cmocka_unit_test(set_replaces_and_returns_code),
+        cmocka_unit_test(null_error_still_carries_code),
+        cmocka_unit_test(errno_is_negative_and_said),
+        cmocka_unit_test(nobody_may_want_the_words),
+        cmocka_unit_test(wrap_puts_words_before),
+        cmocka_unit_test(move_leaves_source_empty),
+        cmocka_unit_test(every_code_has_a_name),
+        cmocka_unit_test(log_line_is_one_line),
+        cmocka_unit_test(log_keeps_errno),
         cmocka_unit_test(log_levels_are_parsed),
     };
 
