@@ -1,5 +1,9 @@
 """Which faults there are, how one is tried under load, and what must hold afterwards."""
+import os
+import pathlib
 import random
+import shutil
+import tempfile
 import time
 import traceback
 
@@ -21,7 +25,8 @@ NETWORK = [
 HOSTS = [("storage-reboot", faults.storage_reboot), ("another-address", faults.another_address),
          ("target-stopped", faults.target_stopped), ("device-stopped", faults.device_stopped)]
 DISK = [("disk-eio", disk_faults.eio), ("disk-enospc", disk_faults.enospc), ("disk-read-eio", disk_faults.read_eio),
-        ("flush-fails", disk_faults.flush_fails), ("database-eio", disk_faults.database_eio)]
+        ("flush-fails", disk_faults.flush_fails), ("database-eio", disk_faults.database_eio),
+        ("database-flush-fails", disk_faults.database_flush_fails)]
 ALL = KILLS + NETWORK + HOSTS + DISK
 
 
@@ -128,3 +133,17 @@ def finish(lab, seed):
         traceback.print_exc()
         return f"the end, seed {seed}: {why}"
     return None
+
+
+def keep_logs(scratch):
+    """Everything that says what happened, out of the folder that goes. Not the pools and simulated disks."""
+    logs = harness.ROOT / "build" / "logs"  # beside those of tests/run, which removes its temporary folder
+    kept = pathlib.Path(tempfile.mkdtemp(prefix="mooring-faults-", dir=logs if logs.is_dir() else "/tmp"))
+    for folder, folders, files in os.walk(scratch.path):
+        folders[:] = [name for name in folders if not name.endswith((".fuse", ".pool", "mysql", "fuse"))]
+        for path in (pathlib.Path(folder) / name for name in files if "log" in name or name.endswith(".json")):
+            if path.is_file() and path.stat().st_size < 256 << 20:
+                place = kept / path.relative_to(scratch.path)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, place)
+    return kept

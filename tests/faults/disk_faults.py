@@ -124,18 +124,39 @@ def one_flush_fails(lab):
 
 
 @injects("db")
+def database_flush_fails(lab, _choice):
+    """A flush of the database's volume fails: it is started anew once the volume is cleared, and has every commit."""
+    if not lab.database:
+        raise harness.Skip("without MariaDB")
+    server, volume_id = lab.server_of("db"), lab.volumes["db"].volume_id
+    mark, since = len(lab.database.log_text()), time.monotonic()
+    with lab.ledgers["victim"].resting():  # whose flushes are not to be the one that fails
+        fsync_folder(server.pool.path)
+        server.disk.command(f"fail flush 1 {errno.EIO}")
+        try:
+            harness.wait_until(lambda: server.controller.GetVolume(volume_id=volume_id).volume.write_failed,
+                               "the volume is write-failed", 60)
+        finally:
+            server.disk.command("fail flush 0 0")
+    harness.wait_until(lambda: database_noticed(lab, mark, since), "MariaDB notices", 60)
+    lab.cluster.cli("volume", "clear-failed", volume_id, check=True)
+    return "restarted" if heal_database(lab) else "went on"
+
+
+def database_noticed(lab, mark, since):
+    return (lab.database.process.poll() is not None or lab.database.disk_errors(mark)
+            or [text for at, text in lab.database.load.errors if at >= since])
+
+
+@injects("db")
 def database_eio(lab, choice):
     """Writes of the database's volume fail for a while; it is started anew and has every commit that it answered."""
     if not lab.database:
         raise harness.Skip("without MariaDB")
     mark, since = len(lab.database.log_text()), time.monotonic()
     fail_at(lab, "db", "write", errno.EIO)
-
-    def noticed():
-        return (lab.database.process.poll() is not None or lab.database.disk_errors(mark)
-                or [text for at, text in lab.database.load.errors if at >= since])
     try:
-        harness.wait_until(noticed, "MariaDB notices", 60)
+        harness.wait_until(lambda: database_noticed(lab, mark, since), "MariaDB notices", 60)
         time.sleep(choice.uniform(0, 1))
     finally:
         lab.server_of("db").disk.command("fail write 0 0")

@@ -1,5 +1,6 @@
 """What runs on the volumes while faults happen, and what it saw: fio, a ledger of blocks, MariaDB. Each tells its
 longest stall, the time between two completions, and its I/O errors with their time."""
+import contextlib
 import errno
 import mmap
 import os
@@ -87,7 +88,7 @@ class Ledger:
         self.path, self.fsync, self.pause_s = path, fsync, pause_s
         self.contents = {block: {bytes(BLOCK)} for block in range(blocks)}
         self.times, self.errors, self.wrong = [], [], []
-        self.stopping = threading.Event()
+        self.stopping, self.pausing = threading.Event(), threading.Event()
         share = blocks // threads
         self.threads = [threading.Thread(target=self._run, daemon=True,
                                          args=(range(i * share, (i + 1) * share), random.Random(f"{seed}-{i}")))
@@ -101,6 +102,9 @@ class Ledger:
         try:
             with mmap.mmap(-1, BLOCK) as buffer:
                 while not self.stopping.is_set():
+                    if self.pausing.is_set():
+                        time.sleep(0.01)
+                        continue
                     count += 1
                     block = choice.choice(blocks)
                     try:
@@ -137,6 +141,16 @@ class Ledger:
     def wait_for(self, more, timeout_s=90):
         aim = len(self.times) + more
         harness.wait_until(lambda: len(self.times) >= aim, f"{more} more completions on {self.path}", timeout_s)
+
+    @contextlib.contextmanager
+    def resting(self):
+        """No new I/O for a while."""
+        self.pausing.set()
+        time.sleep(0.5)
+        try:
+            yield
+        finally:
+            self.pausing.clear()
 
     def errors_since(self, when):
         return [number for at, number in self.errors if at >= when]

@@ -32,6 +32,7 @@ def main():
         finally:
             if failure:
                 lab.abandon()
+                print(f"# logs are kept in {cases.keep_logs(scratch)}", flush=True)
     print("\n".join(cases.table(rows)))
     for row in rows:
         print(f"PASS {row.name}")
