@@ -402,13 +402,15 @@ def fence(cluster):
     writer.more()
     begun, tries = time.monotonic(), cluster.target.log_text().count("refused")
     cluster.target.operator.FenceNode(node_id="n1", reason="test", timeout_s=SLOW_S)
-    harness.wait_until(lambda: writer.error, "the writer's I/O ends", SLOW_S)
+    try:
+        harness.wait_until(lambda: writer.error, "the writer's I/O ends", SLOW_S)
+    finally:
+        cluster.target.operator.UnfenceNode(node_id="n1")
     took_s, tries = time.monotonic() - begun, cluster.target.log_text().count("refused") - tries
     print(f"# fence: {writer.error} after {took_s:.1f} s and {tries} refused logins", flush=True)
     harness.wait_until(lambda: not sessions(volume.id), "the session is gone", SLOW_S)
     cluster.n1.unstage(volume, timeout_s=SLOW_S)
     expect_nothing_left(volume)
-    cluster.target.operator.UnfenceNode(node_id="n1")
 
 
 CASES = (("ext4", lambda cluster: file_system(cluster, "ext4", 64 * MIB)), ("target-killed", target_killed),
