@@ -465,6 +465,9 @@ def outside(kernels, names):
         except debian.Unavailable as why:
             print(f"SKIP guest_iscsi on Linux {kernel}: {why}")
             continue
+        except guest.GuestFailure as why:
+            print(f"FAIL guest_iscsi on Linux {kernel}: {str(why).splitlines()[0][:400]}", flush=True)
+            code = 1
         worst = max(worst, code)
     return worst
 
