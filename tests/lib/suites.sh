@@ -82,7 +82,7 @@ job_wait() {
     name=${running[$pid]}
     unset "running[$pid]" "job_slot[$name]"
     job_status[$name]=$status
-    job_left[$name]=$(leftovers "${job_dir[$name]}")
+    job_left[$name]=$(leftovers_settled "${job_dir[$name]}")
     remove_leftovers "${job_dir[$name]}"
 }
 
@@ -128,19 +128,27 @@ report_sanitizer() {
 # What the job with this TMPDIR left, a line each: its processes whose program was built here, loop devices and mounts
 # under it. Of the whole run (TMPDIR itself), every process of such a program.
 leftovers() {
-    local dir=$1 exe pid
-    for exe in /proc/[0-9]*/exe; do
-        case $(readlink "$exe" 2>/dev/null) in
-        "$root"/build/*) ;;
-        *) continue ;;
-        esac
-        pid=$(cut -d/ -f3 <<<"$exe")
+    local dir=$1 pid exe
+    while read -r pid exe; do
         [[ $dir == "$TMPDIR" ]] || grep -qzxF "MOORING_TEST_RUN=$dir" "/proc/$pid/environ" 2>/dev/null || continue
-        printf 'process %s %s\n' "$pid" "$(readlink "$exe")"
-    done
+        printf 'process %s %s\n' "$pid" "$exe"
+    done < <(find /proc -mindepth 2 -maxdepth 2 -name exe -lname "$root/build/*" -printf '%h %l\n' 2>/dev/null |
+        sed 's,^/proc/,,')
     awk -v under="$dir/" 'index($2, under) == 1 { print "mount " $2 }' /proc/self/mounts | tac
     losetup --list --noheadings --output NAME,BACK-FILE |
         awk -v under="$dir/" 'index($2, under) == 1 { print "loop " $1 " " $2 }'
+}
+
+# A loop device goes with its last user, and that may be someone who only looks, such as another test's losetup: it
+# has a while.
+leftovers_settled() {
+    local left until=$((SECONDS + 5))
+    left=$(leftovers "$1")
+    while [[ $left == loop\ * ]] && ((SECONDS < until)); do
+        sleep 0.2
+        left=$(leftovers "$1")
+    done
+    [[ -z $left ]] || echo "$left"
 }
 
 remove_leftovers() {
@@ -165,7 +173,7 @@ suites_clean() {
 }
 
 suites_end() {
-    check_leftovers "the whole run" "$(leftovers "$TMPDIR")"
+    check_leftovers "the whole run" "$(leftovers_settled "$TMPDIR")"
 }
 
 # Configured afresh: a folder left from other settings must not decide what is tested. What is up to date stays built.
