@@ -11,7 +11,7 @@ cpus=$(nproc)
 # Integration tests wait more than they compute: for time limits, restarts, a disk that holds a write.
 integration_jobs=$((cpus + 2))
 # Begun before the others, since these wait for minutes.
-integration_slow=(test_target_hardening test_node_hardening test_node_faults test_device)
+integration_slow=(test_target_hardening test_node_hardening test_target_clients test_node_faults test_device_outlives)
 child=
 declare -A built=()
 declare -A running=()                # pid → name of each job that runs
