@@ -7,11 +7,13 @@ static uint64_t random_next(uint64_t *seed)
     return *seed >> 33;
 }
 
-unsigned backoff_next_ms(struct backoff *backoff)
+unsigned backoff_next_ms(struct backoff *backoff, unsigned portals)
 {
-    unsigned step_ms = BACKOFF_MAX_MS;
-    if (backoff->attempts < 6)
-        step_ms = BACKOFF_MIN_MS << backoff->attempts++;
+    unsigned step_ms = BACKOFF_MIN_MS;
+    if (++backoff->tried >= portals) {
+        backoff->tried = 0;
+        step_ms = backoff->steps < 6 ? BACKOFF_MIN_MS << backoff->steps++ : BACKOFF_MAX_MS;
+    }
     if (step_ms > BACKOFF_MAX_MS)
         step_ms = BACKOFF_MAX_MS;
     return step_ms / 2 + (unsigned)(random_next(&backoff->seed) % (step_ms / 2 + 1));
@@ -19,5 +21,5 @@ unsigned backoff_next_ms(struct backoff *backoff)
 
 void backoff_reset(struct backoff *backoff)
 {
-    backoff->attempts = 0;
+    backoff->steps = backoff->tried = 0;
 }

@@ -25,7 +25,8 @@
 
 #define TICK_MS 250u
 #define CONNECT_LIMIT_MS 3000u
-#define LOGIN_LIMIT_MS 60000u /* a login waits for the old session's last command */
+#define LOGIN_LIMIT_MS 60000u        /* a login waits for the old session's last command */
+#define LOGIN_SILENCE_LIMIT_MS 3000u /* but the first of its answers, CHAP's challenge, waits for nothing */
 #define LOGOUT_LIMIT_MS 2000u
 #define NOP_INTERVAL_MS 1500u
 #define NOPS_UNANSWERED_MAX 3
@@ -281,7 +282,8 @@ static void session_closed(struct initiator *initiator)
     }
     phase_set(initiator, INITIATOR_BACKOFF);
     initiator->backoff_armed = true;
-    loop_timeout(initiator->loop, &initiator->backoff_timer, backoff_next_ms(&initiator->backoff));
+    loop_timeout(initiator->loop, &initiator->backoff_timer,
+                 backoff_next_ms(&initiator->backoff, initiator->state->portals_count));
 }
 
 /* ---- the tick: limits of each phase, and the search for a dead peer ---- */
@@ -335,6 +337,12 @@ static void up_check(struct initiator *initiator, uint64_t now_ms)
         initiator_kick(initiator);
 }
 
+/* What accepted the connection may be no server at all, or one that stands still. */
+static bool login_is_silent(const struct initiator *initiator)
+{
+    return initiator->state->chap_name && initiator->heard_ms < initiator->phase_since_ms;
+}
+
 static void phase_check(struct initiator *initiator, uint64_t now_ms)
 {
     uint64_t age_ms = now_ms - initiator->phase_since_ms;
@@ -344,7 +352,9 @@ static void phase_check(struct initiator *initiator, uint64_t now_ms)
             initiator_drop(initiator, "connecting to the storage server takes too long");
         break;
     case INITIATOR_LOGIN:
-        if (age_ms > LOGIN_LIMIT_MS)
+        if (login_is_silent(initiator) && age_ms > LOGIN_SILENCE_LIMIT_MS)
+            initiator_drop(initiator, "the storage server does not answer the login");
+        else if (age_ms > LOGIN_LIMIT_MS)
             initiator_drop(initiator, "logging in to the storage server takes too long");
         break;
     case INITIATOR_UP:

@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -229,6 +230,13 @@ def test_second_portal(scratch, target):
     target.start()
     device.wait_state("ready")
     write_direct(device.path, 0, bytes(4 * KIB), flush=True)
+
+
+def test_silent_portal(scratch, target):
+    """What takes a connection and never says a word is left for the next portal."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        device = Device(scratch, target, portals=[f"127.0.0.1:{silent.getsockname()[1]}", target.portal])
+        write_direct(device.path, 0, bytes(4 * KIB), flush=True)
 
 
 def memory_of(process):

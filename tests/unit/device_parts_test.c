@@ -31,12 +31,25 @@ static void test_backoff(void **state)
     struct backoff backoff = {.seed = 7};
     unsigned step_ms = BACKOFF_MIN_MS;
     for (int i = 0; i < 20; i++) {
-        unsigned wait_ms = backoff_next_ms(&backoff);
+        unsigned wait_ms = backoff_next_ms(&backoff, 1);
         assert_in_range(wait_ms, step_ms / 2, step_ms);
         step_ms = step_ms * 2 > BACKOFF_MAX_MS ? BACKOFF_MAX_MS : step_ms * 2;
     }
     backoff_reset(&backoff);
-    assert_in_range(backoff_next_ms(&backoff), BACKOFF_MIN_MS / 2, BACKOFF_MIN_MS);
+    assert_in_range(backoff_next_ms(&backoff, 1), BACKOFF_MIN_MS / 2, BACKOFF_MIN_MS);
+}
+
+/* Dead portals cost the first step each, however long the server has been away. */
+static void test_backoff_counts_rounds(void **state)
+{
+    (void)state;
+    struct backoff backoff = {.seed = 7};
+    for (int i = 0; i < 3 * 10; i++)
+        backoff_next_ms(&backoff, 3);
+    for (int i = 0; i < 3; i++) {
+        unsigned least = i == 2 ? BACKOFF_MAX_MS / 2 : BACKOFF_MIN_MS / 2;
+        assert_in_range(backoff_next_ms(&backoff, 3), least, 2 * least);
+    }
 }
 
 static void test_backoff_jitters(void **state)
@@ -45,7 +58,7 @@ static void test_backoff_jitters(void **state)
     struct backoff a = {.seed = 1}, b = {.seed = 2};
     int same = 0;
     for (int i = 0; i < 20; i++)
-        same += backoff_next_ms(&a) == backoff_next_ms(&b);
+        same += backoff_next_ms(&a, 1) == backoff_next_ms(&b, 1);
     assert_true(same < 10);
 }
 
@@ -318,11 +331,17 @@ static void test_no_request_meets_a_missing_page(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_backoff),         cmocka_unit_test(test_no_request_meets_a_missing_page),
-        cmocka_unit_test(test_backoff_jitters), cmocka_unit_test(test_login_status),
-        cmocka_unit_test(test_answers),         cmocka_unit_test(test_capacity),
-        cmocka_unit_test(test_limits_pages),    cmocka_unit_test(test_state),
-        cmocka_unit_test(test_state_refused),   cmocka_unit_test(test_status),
+        cmocka_unit_test(test_backoff),
+        cmocka_unit_test(test_backoff_counts_rounds),
+        cmocka_unit_test(test_no_request_meets_a_missing_page),
+        cmocka_unit_test(test_backoff_jitters),
+        cmocka_unit_test(test_login_status),
+        cmocka_unit_test(test_answers),
+        cmocka_unit_test(test_capacity),
+        cmocka_unit_test(test_limits_pages),
+        cmocka_unit_test(test_state),
+        cmocka_unit_test(test_state_refused),
+        cmocka_unit_test(test_status),
         cmocka_unit_test(test_buffers),
     };
     return cmocka_run_group_tests(tests, directory_setup, directory_teardown);
