@@ -218,7 +218,7 @@ def loaded(scratch, target):
     assert check["ublk"] == {"usable": True, "why": ""} and check["auto"] == "ublk", check
 
 
-CASES = (loaded, attach_and_data, file_system, crash_under_load, saturated, fenced, busy, leftover)
+CASES = (loaded, crash_under_load, file_system, fenced, leftover, saturated, busy, attach_and_data)
 
 
 def main():

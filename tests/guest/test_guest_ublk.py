@@ -4,7 +4,7 @@ import sys
 
 import cases
 
-CASES = ["loaded", "attach_and_data", "file_system", "crash_under_load", "saturated", "fenced", "busy", "leftover"]
+CASES = ["loaded", "crash_under_load", "file_system", "fenced", "leftover", "saturated", "busy", "attach_and_data"]
 
 
 def main():
