@@ -290,7 +290,7 @@ class Guest:
         if not self.console.exists():
             return "nothing"
         said = self.console.read_text(errors="replace").splitlines()
-        broke = [line for line in said if re.search(r"BUG|Oops|Kernel panic|RIP: 0010", line)]
+        broke = [line for line in said if re.search(r"BUG|Oops|Kernel panic|RIP: 0010|blocked for more", line)]
         return " | ".join(broke[:6] or said[-8:])
 
 

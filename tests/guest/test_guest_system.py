@@ -26,8 +26,12 @@ def body(report, kernel, machine):
     machine.boot()
     phase("run")
     machine.start("systemctl poweroff")
-    machine.wait_end(300)
-    report.say("PASS", f"{kernel} shutdown_ends")
+    try:
+        machine.wait_end(300)
+        report.say("PASS", f"{kernel} shutdown_ends")
+    except guest.GuestFailure as why:
+        report.say("FAIL", f"{kernel} shutdown_ends", str(why)[:600])
+        machine.power_off()
     machine.boot()
     phase("shut")
     machine.reboot()
