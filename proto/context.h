@@ -29,8 +29,9 @@
 #define CONTEXT_MKFS_OPTIONS "mkfsOptions"   /* words for mkfs, separated by blanks */
 #define CONTEXT_MOUNT_OPTIONS "mountOptions" /* comma-separated, added to the capability's mount flags */
 #define CONTEXT_ATTACH "attach"              /* "auto", "ublk", "fuse" or "iscsi" */
-#define CONTEXT_PATH_TIMEOUT "pathTimeout" /* I/O fails after waiting so long (time_parse_ms()); "0": never  \
-                                            */
+#define CONTEXT_PATH_TIMEOUT                                                                                 \
+    "pathTimeout"             /* I/O fails after waiting so long (time_parse_ms()); "0": never               \
+                               */
 #define CONTEXT_LEASE "lease" /* I/O fails once the server was not reached for so long; "0": never */
 /* The shortest that are taken, but for "0": a server's restart is no outage. */
 #define CONTEXT_PATH_TIMEOUT_MIN_MS 1000

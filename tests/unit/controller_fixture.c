@@ -78,7 +78,8 @@ uint64_t fixture_soon(void)
 int fixture_create(struct controller *controller, const char *name, uint64_t size_bytes, const char *fs_type,
                    char ret_id[ID_VOLUME_MAX + 1], struct error *err)
 {
-    struct create_request request = {.name = name, .range = {size_bytes, size_bytes}};
+    struct create_request request = {.name = name,
+                                     .range = {.required_bytes = size_bytes, .limit_bytes = size_bytes}};
     Mooring__Storage__V1__Volume *volume = NULL;
     int r;
 
