@@ -126,11 +126,11 @@ report_sanitizer() {
 }
 
 # What the job with this TMPDIR left, a line each: its processes whose program was built here, loop devices and mounts
-# under it. Of the whole run (TMPDIR itself), every process of such a program.
+# under it. TMPDIR itself stands for all jobs of this run: another run, or somebody at work, may use the same build.
 leftovers() {
     local dir=$1 pid exe
     while read -r pid exe; do
-        [[ $dir == "$TMPDIR" ]] || grep -qzxF "MOORING_TEST_RUN=$dir" "/proc/$pid/environ" 2>/dev/null || continue
+        grep -qzx -e "MOORING_TEST_RUN=$dir" -e "MOORING_TEST_RUN=$dir/.*" "/proc/$pid/environ" 2>/dev/null || continue
         printf 'process %s %s\n' "$pid" "$exe"
     done < <(find /proc -mindepth 2 -maxdepth 2 -name exe -lname "$root/build/*" -printf '%h %l\n' 2>/dev/null |
         sed 's,^/proc/,,')
