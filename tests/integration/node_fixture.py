@@ -284,12 +284,12 @@ class Node:
                 self._end(folder, program)
         if self.process:
             self.process.wait()
+        for name, backing in loop_devices().items():  # once their files' mounts are gone they show no path any more
+            if backing.startswith(f"{self.folder}/"):
+                harness.run("losetup", "--detach", name, check=False)
         for path, _ in reversed(mounts()):
             if path.startswith(f"{self.folder}/"):
                 harness.run("umount", "--lazy", path, check=False)
-        for name, backing in loop_devices().items():
-            if backing.startswith(f"{self.folder}/"):
-                harness.run("losetup", "--detach", name, check=False)
 
     def _end(self, folder, program):
         try:

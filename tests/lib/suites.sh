@@ -151,15 +151,18 @@ leftovers_settled() {
     [[ -z $left ]] || echo "$left"
 }
 
+# Mounts last: a loop device whose file's mount is gone shows no path to know it by, and one that goes with its mount
+# leaves its number to another test's.
 remove_leftovers() {
-    local kind what _rest
-    leftovers "$1" | while read -r kind what _rest; do
+    local kind what left _rest
+    left=$(leftovers "$1")
+    while read -r kind what _rest; do
         case $kind in
         process) kill -KILL "$what" 2>/dev/null || true ;;
         mount) umount --lazy "$what" || true ;;
         loop) losetup --detach "$what" || true ;;
         esac
-    done
+    done < <(grep -v '^mount ' <<<"$left"; grep '^mount ' <<<"$left")
 }
 
 check_leftovers() {
