@@ -276,6 +276,7 @@ suite_unit() {
         unit_command[$1/$name]=$command
         names+=("$1/$name")
     done < <(unit_list "$1")
+    ((${#names[@]} > 0)) || report_fail "unit $1" "ctest lists no test"
     run_jobs "$cpus" unit_start unit_done "" "${names[@]}"
 }
 
@@ -312,6 +313,7 @@ suite_fuzz() {
     for binary in build/fuzz/fuzz/*; do
         [[ ! -f $binary || ! -x $binary ]] || names+=("${binary##*/}")
     done
+    ((${#names[@]} > 0)) || report_fail fuzz "there is no fuzzer in build/fuzz/fuzz"
     run_jobs "$cpus" fuzz_start fuzz_done "" "${names[@]}"
     ((long)) || report_skip "fuzz for hours" "a long mode: tests/run --long --hours N"
 }
