@@ -10,6 +10,7 @@
 
 #include "common/cleanup.h"
 #include "common/record.h"
+#include "datapath/device/fuse_uring.h"
 #include "datapath/device/ublk_attach.h"
 #include "datapath/device/ublk_find.h"
 
@@ -34,18 +35,20 @@ static json_t *way(bool usable, const struct error *why)
 int attach_check_print(struct error *err)
 {
     struct utsname system = {0};
-    _cleanup_error_ struct error no_fuse = {0}, no_ublk = {0};
+    _cleanup_error_ struct error no_fuse = {0}, no_ublk = {0}, no_uring = {0};
     uname(&system);
     bool fuse = device_usable("/dev/fuse", "fuse", &no_fuse) == 0 &&
                 device_usable("/dev/loop-control", "loop", &no_fuse) == 0;
     bool ublk = ublk_attach_check(&no_ublk) == 0;
-    _cleanup_json_ json_t *object = json_pack("{s:s, s:s, s:o, s:o, s:s, s:i, s:[i]}", "auto",
-                                              ublk   ? "ublk"
-                                              : fuse ? "fuse"
-                                                     : "",
-                                              "kernel", system.release, "fuse", way(fuse, &no_fuse), "ublk",
-                                              way(ublk, &no_ublk), "version", MOORING_VERSION, "state_format",
-                                              STATE_FORMAT, "take_over_formats", STATE_TAKE_OVER_FORMAT);
+    bool uring = fuse_uring_check(&no_uring) == 0;
+    _cleanup_json_ json_t *object =
+        json_pack("{s:s, s:s, s:o, s:o, s:o, s:s, s:i, s:[i]}", "auto",
+                  ublk   ? "ublk"
+                  : fuse ? "fuse"
+                         : "",
+                  "kernel", system.release, "fuse", way(fuse, &no_fuse), "ublk", way(ublk, &no_ublk),
+                  "fuse_io_uring", way(uring, &no_uring), "version", MOORING_VERSION, "state_format",
+                  STATE_FORMAT, "take_over_formats", STATE_TAKE_OVER_FORMAT);
     if (!object || json_dumpf(object, stdout, JSON_INDENT(2)) < 0 || puts("") < 0)
         return error_errno(err, ENOMEM, "cannot print what works here");
     return 0;

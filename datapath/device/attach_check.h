@@ -10,8 +10,9 @@
  *   { "auto": "fuse", "kernel": "6.1.0-28-amd64", "fuse": { "usable": true, "why": "" },
  *     "ublk": { "usable": false, "why": "Linux 6.1.0-28-amd64: before Linux 6.5, …" } }
  *
- *     and "version", "state_format" (of device.json) and "take_over_formats", a list: whose builds' log,
- * ledger and holder this one takes over ("take_over_format" of status.json).
+ *     and "fuse_io_uring" likewise (whether a mount made now would get it), "version", "state_format" (of
+ * device.json) and "take_over_formats", a list: whose builds' log, ledger and holder this one takes over
+ * ("take_over_format" of status.json).
  *
  * "auto": the way that attach=auto takes, "" for none. "why": words, unless usable. Nothing is changed, no
  * module is loaded.

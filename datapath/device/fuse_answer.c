@@ -14,15 +14,16 @@
 #include "common/log.h"
 #include "common/size.h"
 
+#define PAGE 4096u
 #define VALID_S (365u * 24 * 3600) /* nothing ever changes */
 
 struct question {
-    int fd;
+    const struct fuse_asker *asker;
     const struct fuse_volume *volume;
     const struct fuse_in_header *header;
     const void *argument;
     size_t argument_length;
-    bool *ret_resends;
+    struct fuse_agreement *agreement;
 };
 
 void fuse_answer(int fd, uint64_t unique, int error, const void *payload, size_t length)
@@ -49,12 +50,12 @@ bool fuse_answer_known(int fd, uint64_t unique)
 
 static void answer(const struct question *question, const void *payload, size_t length)
 {
-    fuse_answer(question->fd, question->header->unique, 0, payload, length);
+    question->asker->put(question->asker->context, 0, payload, length);
 }
 
 static void answer_error(const struct question *question, int number)
 {
-    fuse_answer(question->fd, question->header->unique, -number, NULL, 0);
+    question->asker->put(question->asker->context, -number, NULL, 0);
 }
 
 static struct fuse_attr attr_of(const struct fuse_volume *volume, uint64_t ino)
@@ -78,7 +79,10 @@ static void answer_init(const struct question *question)
     uint64_t offered = in.flags | ((in.flags & FUSE_INIT_EXT) ? (uint64_t)in.flags2 << 32 : 0);
     uint64_t wanted = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_ASYNC_DIO | FUSE_MAX_PAGES |
                       FUSE_PARALLEL_DIROPS | FUSE_INIT_EXT | FUSE_HAS_RESEND;
+    wanted |= question->agreement->uring_wanted ? FUSE_OVER_IO_URING : 0;
     uint64_t taken = offered & wanted;
+    bool uring = (taken & FUSE_OVER_IO_URING) != 0;
+    uint32_t pages = uring ? FUSE_URING_MAX_PAGES : FUSE_PROTO_MAX_PAGES;
     struct fuse_init_out out = {.major = FUSE_KERNEL_VERSION, .minor = FUSE_KERNEL_MINOR_VERSION};
     if (in.major > FUSE_KERNEL_VERSION) { /* the kernel asks again with the major that we answer */
         answer(question, &out, sizeof out);
@@ -93,10 +97,11 @@ static void answer_init(const struct question *question)
     out.flags2 = (uint32_t)(taken >> 32);
     out.max_background = FUSE_PROTO_MAX_BACKGROUND;
     out.congestion_threshold = FUSE_PROTO_MAX_BACKGROUND * 3 / 4;
-    out.max_write = FUSE_PROTO_MAX_WRITE;
-    out.max_pages = FUSE_PROTO_MAX_PAGES;
+    out.max_write = pages * PAGE;
+    out.max_pages = (uint16_t)pages;
     out.time_gran = 1;
-    *question->ret_resends = (taken & FUSE_HAS_RESEND) != 0;
+    question->agreement->resends = (taken & FUSE_HAS_RESEND) != 0;
+    question->agreement->uring = uring;
     answer(question, &out, sizeof out);
 }
 
@@ -195,15 +200,16 @@ static const struct {
     {FUSE_MKDIR, answer_refused},   {FUSE_LINK, answer_refused},     {FUSE_SYMLINK, answer_refused},
 };
 
-bool fuse_answer_metadata(int fd, const struct fuse_volume *volume, const struct fuse_in_header *header,
-                          size_t head_length, bool *ret_resends)
+bool fuse_answer_metadata(const struct fuse_asker *asker, const struct fuse_volume *volume,
+                          const struct fuse_in_header *header, size_t head_length,
+                          struct fuse_agreement *agreement)
 {
-    struct question question = {.fd = fd,
+    struct question question = {.asker = asker,
                                 .volume = volume,
                                 .header = header,
                                 .argument = header + 1,
                                 .argument_length = head_length - sizeof *header,
-                                .ret_resends = ret_resends};
+                                .agreement = agreement};
     for (size_t i = 0; i < sizeof operations / sizeof operations[0]; i++) {
         if (operations[i].opcode == header->opcode) {
             operations[i].answer(&question);

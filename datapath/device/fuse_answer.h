@@ -19,9 +19,24 @@ struct fuse_volume {
     bool read_only;
 };
 
+/* What INIT agrees on. */
+struct fuse_agreement {
+    bool uring_wanted; /* the caller's: requests may come by io_uring */
+    bool uring;        /* and they do */
+    bool resends;      /* the kernel can send again what a dead server had read */
+};
+
+/* Where an answer goes: put() is called once at most, with 0 or a negative errno. */
+struct fuse_asker {
+    void (*put)(void *context, int error, const void *payload, size_t length);
+    void *context;
+};
+
 /*
  * Answer a request that is about metadata. head: the request's header and argument, head_length bytes of it.
- * False when the opcode is not one of these. *ret_resends is set by INIT.
+ * False when the opcode is not one of these. INIT sets *agreement. FORGET and its like have
+ * no answer.
  */
-bool fuse_answer_metadata(int fd, const struct fuse_volume *volume, const struct fuse_in_header *header,
-                          size_t head_length, bool *ret_resends);
+bool fuse_answer_metadata(const struct fuse_asker *asker, const struct fuse_volume *volume,
+                          const struct fuse_in_header *header, size_t head_length,
+                          struct fuse_agreement *agreement);

@@ -16,12 +16,14 @@
 #include "common/log.h"
 #include "datapath/device/fuse_frontend.h"
 #include "datapath/device/fuse_mount.h"
+#include "datapath/device/fuse_uring.h"
 #include "datapath/device/holder_client.h"
 #include "datapath/device/loop_device.h"
 
 struct fuse_attach {
     struct frontend frontend;
     struct fuse_frontend data;
+    struct fuse_uring uring;
     struct fuse_ledger ledger;
     int ledger_fd;
     int fds[FUSE_CHANNELS];
@@ -131,15 +133,35 @@ static int clear_dead_loops(struct fuse_attach *attach, struct error *err)
     return r == E_NOT_FOUND ? 0 : r;
 }
 
-/* Each descriptor is the holder's before the next step: a crash in between leaves what can be taken over. */
+/* A wish: where it cannot be, /dev/fuse serves as well. Before there is a mount, whose INIT it is part of. */
+static void uring_prepare(struct fuse_attach *attach)
+{
+    const struct frontend_parts *parts = &attach->frontend.parts;
+    _cleanup_error_ struct error err = {0};
+    if (!parts->state->fuse_io_uring)
+        return;
+    int r = fuse_uring_check(&err);
+    r = r ? r : fuse_uring_init(&attach->uring, parts, &err);
+    if (r)
+        log_warning("fuse_io_uring is asked for and cannot be, requests come by /dev/fuse: %s",
+                    error_text(&err));
+    else
+        attach->data.agreement.uring_wanted = true;
+}
+
+/* Each descriptor is the holder's before the next step: a crash in between leaves what can be taken over. Not
+ * where io_uring is wanted: the mount must end with this process. */
 static int fuse_attach_open(struct frontend *frontend, struct error *err)
 {
     struct fuse_attach *attach = of(frontend);
     int *fds = attach->fds, holder = frontend->parts.holder;
     int r = 0;
     if (fds[0] < 0) {
+        uring_prepare(attach);
         r = clear_dead_loops(attach, err);
         r = r ? r : fuse_mount(mount_point_of(attach), frontend->parts.state->volume_id, &fds[0], err);
+        if (attach->data.agreement.uring_wanted)
+            return r;
         r = r ? r : holder_client_put(holder, fuse_names[0], fds[0], err);
     }
     if (r == 0 && fds[1] < 0) {
@@ -152,7 +174,7 @@ static int fuse_attach_open(struct frontend *frontend, struct error *err)
 static int fuse_attach_serve(struct frontend *frontend, struct error *err)
 {
     struct fuse_attach *attach = of(frontend);
-    for (int i = 0; i < FUSE_CHANNELS; i++)
+    for (int i = 0; i < FUSE_CHANNELS && attach->fds[i] >= 0; i++)
         fuse_frontend_add(&attach->data, attach->fds[i]);
     if (!attach->lost) {
         fuse_frontend_recover(&attach->data);
@@ -176,7 +198,9 @@ static int fuse_attach_attach(struct frontend *frontend, bool find_only, struct 
         r = loop_device_create(attach->file, (uint32_t)state->block_size_bytes, state->read_only,
                                frontend->path, err);
     }
-    frontend->take_over = true;
+    frontend->take_over = !atomic_load(&attach->uring.active);
+    if (r == 0 && frontend->take_over && attach->fds[1] < 0) /* wanted, and INIT did not grant it */
+        r = holder_client_put(frontend->parts.holder, fuse_names[0], attach->fds[0], err);
     return r;
 }
 
@@ -184,7 +208,9 @@ static int fuse_attach_hand_over(struct frontend *frontend, int holder, struct e
 {
     struct fuse_attach *attach = of(frontend);
     int r = holder_client_put(holder, LEDGER_NAME, attach->ledger_fd, err);
-    for (int i = 0; i < FUSE_CHANNELS && r == 0; i++)
+    if (atomic_load(&attach->uring.active))
+        return r;
+    for (int i = 0; i < FUSE_CHANNELS && attach->fds[i] >= 0 && r == 0; i++)
         r = holder_client_put(holder, fuse_names[i], attach->fds[i], err);
     return r;
 }
@@ -194,6 +220,7 @@ static int fuse_attach_hand_over(struct frontend *frontend, int holder, struct e
 static void fuse_attach_resume(struct frontend *frontend, int log_result)
 {
     fuse_frontend_resume(&of(frontend)->data, log_result);
+    fuse_uring_resume(&of(frontend)->uring, log_result);
 }
 
 /* Nobody reads the mount any more: where it still lives, its users would wait for ever. */
@@ -208,6 +235,15 @@ static void data_gone(void *context, int result)
     }
     snprintf(words, sizeof words, "the FUSE mount cannot be read (%s) and was aborted", error_name(result));
     parts->gone(parts->context, words, true);
+}
+
+static void data_switched(void *context)
+{
+    struct fuse_attach *attach = context;
+    log_warning(
+        "requests come by io_uring (fuse_io_uring): a crash of this process ends the volume's I/O with "
+        "errors, nobody can take it over");
+    fuse_uring_serve(&attach->uring, attach->fds[0]);
 }
 
 static int fuse_attach_abort(struct frontend *frontend, struct error *err)
@@ -236,12 +272,14 @@ static int fuse_attach_close(struct frontend *frontend, bool force, struct error
 static void fuse_attach_stop(struct frontend *frontend)
 {
     fuse_frontend_stop(&of(frontend)->data);
+    fuse_uring_stop(&of(frontend)->uring);
 }
 
 static void fuse_attach_done(struct frontend *frontend)
 {
     struct fuse_attach *attach = of(frontend);
     fuse_frontend_done(&attach->data);
+    fuse_uring_done(&attach->uring);
     fuse_ledger_done(&attach->ledger);
     fd_close(attach->ledger_fd);
     for (int i = 0; i < FUSE_CHANNELS; i++)
@@ -277,8 +315,9 @@ int fuse_attach_new(struct frontend **ret, const struct frontend_parts *parts, s
         free(attach);
         return r;
     }
-    attach->data.gone = data_gone;
-    attach->data.context = attach;
+    attach->data.gone = attach->uring.gone = data_gone;
+    attach->data.switched = data_switched;
+    attach->data.context = attach->uring.context = attach;
     *ret = &attach->frontend;
     return 0;
 }

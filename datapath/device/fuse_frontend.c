@@ -71,6 +71,12 @@ static void slot_answer(struct fuse_request *slot, int error, const void *payloa
     slot_give(slot);
 }
 
+static void slot_put(void *context, int error, const void *payload, size_t length)
+{
+    const struct fuse_request *slot = context;
+    fuse_answer(slot_channel(slot)->fd, slot->record->head.header.unique, error, payload, length);
+}
+
 /* ---- reading /dev/fuse ---- */
 
 /* One thread reads, so one descriptor is polled: each request would wake both. The other is a second
@@ -155,14 +161,18 @@ static void dispatch(struct fuse_request *slot, size_t length, void *data, bool 
         }
         return;
     }
+    struct fuse_asker asker = {slot_put, slot};
     size_t head_length = MIN(length, sizeof slot->record->head.bytes);
+    bool init = slot->record->head.header.opcode == FUSE_INIT;
     if (length > head_length && slot->record->head.header.opcode == FUSE_LOOKUP)
         slot_answer(slot, -ENOENT, NULL, 0); /* a longer name than ours */
-    else if (fuse_answer_metadata(slot_channel(slot)->fd, &volume, &slot->record->head.header, head_length,
-                                  &frontend->kernel_resends))
+    else if (fuse_answer_metadata(&asker, &volume, &slot->record->head.header, head_length,
+                                  &frontend->agreement))
         slot_give(slot);
     else
         slot_answer(slot, -ENOSYS, NULL, 0);
+    if (init && frontend->agreement.uring)
+        frontend->switched(frontend->context);
 }
 
 /* ---- data requests: false when there is no room for it yet ---- */
@@ -172,19 +182,23 @@ static const void *slot_argument(const struct fuse_request *slot)
     return slot->record->head.bytes + sizeof slot->record->head.header;
 }
 
-/* 0, or the errno that a request on this range deserves. */
-static int range_check(const struct fuse_request *slot, uint64_t offset, uint64_t length)
+int fuse_frontend_range_check(const struct device_state *state, const struct fuse_in_header *header,
+                              uint64_t offset, uint64_t length)
 {
-    const struct device_state *state = slot->frontend->state;
-    if (slot->record->head.header.nodeid != FUSE_PROTO_VOLUME_INO)
+    if (header->nodeid != FUSE_PROTO_VOLUME_INO)
         return EISDIR;
     if (offset % state->block_size_bytes || length % state->block_size_bytes)
         return EINVAL;
     if (!size_range_fits(offset, length, state->size_bytes))
-        return slot->record->head.header.opcode == FUSE_WRITE ? EFBIG : EINVAL;
-    if (state->read_only && slot->record->head.header.opcode != FUSE_READ)
+        return header->opcode == FUSE_WRITE ? EFBIG : EINVAL;
+    if (state->read_only && header->opcode != FUSE_READ)
         return EROFS;
     return 0;
+}
+
+static int range_check(const struct fuse_request *slot, uint64_t offset, uint64_t length)
+{
+    return fuse_frontend_range_check(slot->frontend->state, &slot->record->head.header, offset, length);
 }
 
 static void slot_submit(struct fuse_request *slot, enum request_verb verb, uint64_t offset, uint64_t length,
@@ -493,7 +507,7 @@ int fuse_frontend_resend(struct fuse_frontend *frontend, int fd)
 {
     struct fuse_out_header notify = {.len = sizeof notify, .error = FUSE_PROTO_NOTIFY_RESEND};
     ssize_t r = write(fd, &notify, sizeof notify);
-    frontend->kernel_resends = r >= 0;
+    frontend->agreement.resends = r >= 0;
     return r < 0 ? -errno : 0;
 }
 

@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "datapath/device/buffers.h"
+#include "datapath/device/fuse_answer.h"
 #include "datapath/device/fuse_ledger.h"
 #include "datapath/device/fuse_proto.h"
 #include "datapath/device/requests.h"
@@ -47,6 +48,7 @@ struct fuse_frontend {
     /* No more is read: -ENODEV when the mount was taken away or aborted; what else it is, the mount may live.
      */
     void (*gone)(void *context, int result);
+    void (*switched)(void *context); /* INIT agreed on io_uring; needed where agreement.uring_wanted is set */
     void *context;
     struct fuse_channel channels[FUSE_CHANNELS];
     struct fuse_request *table, *free;
@@ -55,7 +57,7 @@ struct fuse_frontend {
     struct fuse_ledger *ledger;
     bool (*request_known)(int fd, uint64_t unique); /* fuse_answer_known(), but for tests */
     bool running;
-    bool kernel_resends; /* INIT said that a crash can be survived */
+    struct fuse_agreement agreement;
     unsigned in_flight;
 };
 
@@ -92,3 +94,7 @@ void fuse_frontend_resume(struct fuse_frontend *frontend, int log_result);
 
 /* Stop reading; requests in flight still answer. */
 void fuse_frontend_stop(struct fuse_frontend *frontend);
+
+/* 0, or the positive errno that a request on this range deserves; fuse_uring.c's too. */
+int fuse_frontend_range_check(const struct device_state *state, const struct fuse_in_header *header,
+                              uint64_t offset, uint64_t length);

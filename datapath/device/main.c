@@ -72,7 +72,8 @@ static int run(const struct device_state *state, int signal_fd, struct error *er
 {
     static struct device device;
     struct loop *loop = NULL;
-    struct loop_options options = {.entries = 256, .offload_threads = 2, .spin_us = SPIN_US};
+    struct loop_options options = {
+        .entries = 256, .offload_threads = 2, .spin_us = SPIN_US, .wide = state->fuse_io_uring};
     int r = loop_new(&loop, &options, err);
     if (r)
         return r;

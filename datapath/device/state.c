@@ -127,6 +127,7 @@ static int get_numbers(json_t *object, struct device_state *state, struct error 
     r = r ? r : record_get_optional_bool(object, "read_only", &state->read_only, err);
     r = r ? r : record_get_optional_bool(object, "replay", &state->replay, err);
     r = r ? r : record_get_optional_bool(object, "resend", &state->resend, err);
+    r = r ? r : record_get_optional_bool(object, "fuse_io_uring", &state->fuse_io_uring, err);
     r = r ? r : record_get_optional_uint64(object, "path_timeout_ms", &state->path_timeout_ms, err);
     r = r ? r : record_get_optional_uint64(object, "lease_ms", &state->lease_ms, err);
     if (r)

@@ -16,7 +16,9 @@
  *
  *   Optional: "log_size_bytes" and "buffers_size_bytes" (32 MiB each), "replay" and "resend" (true; false in
  *   tests only: FUSE_NOTIFY_RESEND is not asked for, as if this were a kernel before 6.9),
- *   "path_timeout_ms" and "lease_ms" (0, none; see path.h; a lease is 1000 at least).
+ *   "path_timeout_ms" and "lease_ms" (0, none; see path.h; a lease is 1000 at least),
+ *   "fuse_io_uring" (false; a wish: where "fuse" can, its requests come by io_uring; see fuse_uring.h for the
+ *   price: a crash is not survived, "take_over" is false).
  *
  * status.json (0600): written by mooring-device on each change.
  *
@@ -76,6 +78,7 @@ struct device_state {
     bool replay, resend;
     uint64_t block_size_bytes, size_bytes;
     uint64_t log_size_bytes, buffers_size_bytes;
+    bool fuse_io_uring;
     uint64_t path_timeout_ms, lease_ms; /* 0: none; see path.h */
     enum device_attach attach;
     char *mount_point;

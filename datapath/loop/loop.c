@@ -33,6 +33,7 @@ static int ring_init(struct loop *loop, const struct loop_options *options, stru
     if (entries > LOOP_ENTRIES_MAX)
         entries = LOOP_ENTRIES_MAX;
     params.cq_entries = entries * 8;
+    params.flags |= options->wide ? IORING_SETUP_SQE128 : 0;
     rc = io_uring_queue_init_params(entries, &loop->ring, &params);
     if (rc < 0)
         return error_errno(err, -rc,
@@ -46,7 +47,8 @@ static int ring_init(struct loop *loop, const struct loop_options *options, stru
         if (rc < 0)
             goto fail;
     }
-    loop->timeouts = calloc(loop->ring.sq.ring_entries, sizeof(*loop->timeouts));
+    /* by a slot's place, which counts narrow ones */
+    loop->timeouts = calloc((size_t)loop->ring.sq.ring_entries << options->wide, sizeof(*loop->timeouts));
     if (loop->timeouts)
         return 0;
     rc = -ENOMEM;

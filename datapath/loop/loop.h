@@ -43,6 +43,7 @@ struct loop_options {
     unsigned recv_buffer_size; /* bytes each */
     unsigned offload_threads;  /* for loop_offload(); 0 means 2 */
     unsigned spin_us; /* look for completions this long before sleeping, adaptively; 0: sleep at once */
+    bool wide;        /* submission entries of 128 bytes, for loop_command_wide() */
 };
 
 /* Make a loop; any thread. The thread that calls loop_run() owns it from then on; operations may be started
@@ -163,6 +164,20 @@ void loop_poll(struct loop *loop, struct loop_op *op, int fd, unsigned events);
  * when the ring goes away. The fake loop has no drivers: a test defines this function.
  */
 void loop_command(struct loop *loop, struct loop_op *op, int fd, uint32_t code, const void *command);
+
+#define LOOP_WIDE_COMMAND_BYTES 80
+
+struct loop_wide_command {
+    uint32_t code;
+    const void *data;
+    size_t length;           /* of data, up to LOOP_WIDE_COMMAND_BYTES */
+    const struct iovec *iov; /* what goes along, or NULL */
+    unsigned iov_count;
+};
+
+/* The same, of a driver that asks for entries of 128 bytes (FUSE); the loop was made with `wide`. */
+void loop_command_wide(struct loop *loop, struct loop_op *op, int fd,
+                       const struct loop_wide_command *command);
 
 /* ---- ending ---- */
 

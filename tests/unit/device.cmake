@@ -14,6 +14,8 @@ target_compile_definitions(device_holder_test PRIVATE
   HOLDER_PROGRAM="$<TARGET_FILE:mooring-holder>" HOLDER_SOURCE="${PROJECT_SOURCE_DIR}/datapath/device/holder.c")
 mooring_test(device_ublk_test
   SOURCES tests/unit/device_ublk_test.c tests/unit/device_fake_session.c DEPENDS mooring_device)
+mooring_test(device_uring_test
+  SOURCES tests/unit/device_uring_test.c tests/unit/device_fake_session.c DEPENDS mooring_device)
 
 # For tests/integration/test_device_outlives.py: what a mooring-device allocates while I/O runs.
 add_library(count-malloc MODULE tests/integration/count_malloc.c)

@@ -184,15 +184,44 @@ static void test_init(void **state)
     assert_int_equal(out.flags, FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_ASYNC_DIO | FUSE_MAX_PAGES |
                                     FUSE_PARALLEL_DIROPS | FUSE_INIT_EXT);
     assert_int_equal(out.flags2, FUSE_HAS_RESEND >> 32);
-    assert_true(fixture->frontend.kernel_resends);
+    assert_true(fixture->frontend.agreement.resends);
 
     in.flags2 = 0; /* a kernel before 6.9 */
     ask(fixture, FUSE_INIT, 4, 0, &in, sizeof in, NULL, 0);
     answer(fixture);
-    assert_false(fixture->frontend.kernel_resends);
+    assert_false(fixture->frontend.agreement.resends);
     in.minor = 8;
     ask(fixture, FUSE_INIT, 6, 0, &in, sizeof in, NULL, 0);
     expect_error(fixture, 6, EPROTO);
+}
+
+static unsigned switched_count;
+
+static void switched(void *context)
+{
+    (void)context;
+    switched_count++;
+}
+
+/* By io_uring only where it is wanted and offered; then requests are no larger than an entry's payload. */
+static void test_init_with_io_uring(void **state)
+{
+    struct fixture *fixture = *state;
+    struct fuse_init_out out;
+    struct fuse_init_in in = {.major = 7, .minor = 45, .flags = 0xffffffff};
+    switched_count = 0;
+    fixture->frontend.switched = switched;
+    for (unsigned i = 0; i < 3; i++) {
+        fixture->frontend.agreement.uring_wanted = i > 0;
+        in.flags2 = i == 1 ? 0 : (uint32_t)(FUSE_OVER_IO_URING >> 32);
+        ask(fixture, FUSE_INIT, 2 + 2 * i, 0, &in, sizeof in, NULL, 0);
+        assert_int_equal(answer(fixture), sizeof out);
+        memcpy(&out, fixture->answer.payload, sizeof out);
+        assert_int_equal(out.flags2 != 0, i == 2);
+        assert_int_equal(out.max_write, i == 2 ? 256 << 10 : 1 << 20);
+        assert_int_equal(out.max_pages, i == 2 ? 64 : 256);
+        assert_int_equal(switched_count, i == 2);
+    }
 }
 
 static void test_metadata(void **state)
@@ -421,6 +450,7 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         TEST(test_init),
+        TEST(test_init_with_io_uring),
         TEST(test_metadata),
         TEST(test_write),
         TEST(test_read),
