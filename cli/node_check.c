@@ -102,6 +102,21 @@ static void check_way(json_t *rows, json_t *check, const char *way)
     add(rows, name ? name : way, usable, false, usable ? "works here" : why && *why ? why : "not known");
 }
 
+/* An opt-in ("fuse_io_uring" of node.json), and its price. */
+static void check_fuse_io_uring(json_t *rows, json_t *check)
+{
+    json_t *object = json_object_get(check, "fuse_io_uring");
+    const char *why = json_string_value(json_object_get(object, "why"));
+    bool usable = json_is_true(json_object_get(object, "usable"));
+
+    if (!object) /* a mooring-device that does not know it */
+        return;
+    add(rows, "attach=fuse by io_uring", usable, false,
+        usable ? "can be asked for (fuse_io_uring); a crash of mooring-device then ends the volume's I/O"
+        : why  ? why
+               : "not known");
+}
+
 static void check_ways(json_t *rows, const char *libexec_dir)
 {
     _cleanup_free_ char *program = device_program(libexec_dir);
@@ -116,6 +131,7 @@ static void check_ways(json_t *rows, const char *libexec_dir)
     add(rows, "mooring-device", true, true, version ? version : "of before 0.1.0");
     check_way(rows, check, "ublk");
     check_way(rows, check, "fuse");
+    check_fuse_io_uring(rows, check);
     bool iscsi = on_path("iscsiadm") && on_path("iscsid");
     add(rows, "attach=iscsi", iscsi, false, iscsi ? "open-iscsi is installed" : "apt-get install open-iscsi");
     add(rows, "attach=auto takes", chosen && *chosen, true,

@@ -115,7 +115,7 @@ int attach_files_write(const struct node_config *config, const struct attach_fil
         json_array_append_new(portals, json_string(attachment->portals[i]));
     _cleanup_json_ json_t *object = json_pack(
         "{s:s, s:s, s:i, s:o, s:s, s:s, s:I, s:I, s:s, s:s, s:o, s:b, s:I, s:i, s:I, s:s, s:s, s:b, s:b, "
-        "s:I, s:I}",
+        "s:b, s:I, s:I}",
         "volume_id", attachment->volume_id, "target_name", attachment->target_name, "lun",
         (int)attachment->lun, "portals", portals, "initiator_name", initiator, "node_id", config->node_id,
         "epoch", (json_int_t)attachment->epoch, "generation", (json_int_t)grant->generation, "chap_name",
@@ -123,7 +123,8 @@ int attach_files_write(const struct node_config *config, const struct attach_fil
         "sessions", (json_int_t)record.sessions, "block_size_bytes", (int)attachment->block_size_bytes,
         "size_bytes", (json_int_t)attachment->size_bytes, "mount_point", paths->mount_point, "attach",
         record.attach, "replay", !config->unsafe_no_replay, "header_digest", config->header_digest,
-        "path_timeout_ms", (json_int_t)record.path_timeout_ms, "lease_ms", (json_int_t)record.lease_ms);
+        "fuse_io_uring", config->fuse_io_uring, "path_timeout_ms", (json_int_t)record.path_timeout_ms,
+        "lease_ms", (json_int_t)record.lease_ms);
     if (!object)
         return error_errno(err, ENOMEM, "cannot write device.json of volume %s", attachment->volume_id);
     r = attach_files_save(paths, object, err);

@@ -68,6 +68,7 @@ int node_config_load(const char *path, struct node_config *ret, struct error *er
     json_t *servers = NULL, *tls = NULL;
     const struct config_key keys[] = {
         {"header_digest", CONFIG_BOOL, false, 0, 0, &config.header_digest},
+        {"fuse_io_uring", CONFIG_BOOL, false, 0, 0, &config.fuse_io_uring},
         {"endpoint", CONFIG_STRING, false, 0, 0, &config.endpoint},
         {"node_id", CONFIG_STRING, true, 0, 0, &config.node_id},
         {"state_dir", CONFIG_STRING, false, 0, 0, &config.state_dir},
