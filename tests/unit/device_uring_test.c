@@ -356,6 +356,8 @@ static void test_full_log_keeps_the_turn(void **state)
     ask_write(fixture, asked, 0, 's', BLOCK);
     for (unsigned i = 0; i < fake_session.count; i++) {
         writes += sent_opcode(i) == 0x8a;
+        if (sent_opcode(i) == 0x8a) /* the small one, which would fit, waits for its turn */
+            assert_int_equal(fake_session.sent[i].task->iovector_out.iov->iov_len, FUSE_URING_PAYLOAD);
         flush = sent_opcode(i) == 0x35 ? i : flush;
     }
     assert_true(writes > 2 && writes < asked);
