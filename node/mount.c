@@ -108,8 +108,7 @@ static void mount_note(const char *device, const char *path)
     struct libmnt_fs *fs = mnt_new_fs();
 
     if (update && fs && mnt_fs_set_source(fs, device) == 0 && mnt_fs_set_target(fs, path) == 0 &&
-        mnt_fs_set_root(fs, "/") == 0 && mnt_fs_set_options(fs, "_netdev") == 0 &&
-        mnt_update_set_fs(update, 0, NULL, fs) == 0)
+        mnt_fs_set_options(fs, "_netdev") == 0 && mnt_update_set_fs(update, 0, NULL, fs) == 0)
         mnt_update_table(update, NULL);
     mnt_unref_fs(fs);
     mnt_free_update(update);
