@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What a block device outlives: its mooring-device, its mooring-holder, a lost path, a lack of memory."""
 import errno
+import json
 import mmap
 import os
 import pathlib
@@ -195,8 +196,10 @@ def test_lease_and_an_old_answer(scratch, target):
     device = Device(scratch, target, lease_ms=1000)
     numbers = []
     try:
+        in_flight = pathlib.Path("/sys/block", os.path.basename(device.path), "inflight")
         stop_process(target.process)
         reader = read_in_background(device.path, numbers)
+        harness.wait_until(lambda: in_flight.read_text().split()[0] != "0", "the read is under way")
         time.sleep(0.3)  # the command is in the server's socket
         stop_process(device.process)
         continue_process(target.process)
@@ -230,6 +233,36 @@ def test_second_portal(scratch, target):
     target.start()
     device.wait_state("ready")
     write_direct(device.path, 0, bytes(4 * KIB), flush=True)
+
+
+def test_portals_renewed(scratch, target):
+    """SIGHUP: the portals of device.json are read anew, and nothing else of it; bad ones change nothing, and are told once."""
+    device = Device(scratch, target, start=False, portals=["127.0.0.1:1"])
+    device.start_holder()
+    device.start_device()
+    device.wait_state("connecting")
+    path = device.dir / "device.json"
+    good = json.loads(path.read_text())
+
+    def tell(**changed):
+        path.write_text(json.dumps({**good, **changed}))
+        device.process.send_signal(signal.SIGHUP)
+
+    tell(portals=["nonsense"])
+    harness.wait_until(lambda: "portals stay as they are" in device.log_text(), "bad portals are told")
+    tell(portals=[])
+    tell(portals=[target.portal], chap_secret="wrong", lun=7, mount_point="/nowhere")
+    device.wait_state("ready")
+    assert device.log_text().count("portals stay as they are") == 1, device.log_text()
+    write_direct(device.path, 0, bytes(4 * KIB), flush=True)
+    tell()  # the old ones: what has a session keeps it
+    write_direct(device.path, 0, bytes(4 * KIB), flush=True)
+    target.kill()
+    device.wait_state("waiting")
+    tell(portals=["127.0.0.1:2", target.portal])
+    target.start()
+    device.wait_state("ready")
+    assert device.end() == 0
 
 
 def test_silent_portal(scratch, target):
