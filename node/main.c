@@ -1,9 +1,10 @@
 /*
  * mooring-node: the CSI node plugin. The main thread starts everything and waits for SIGTERM or SIGINT;
- * device processes live on after it.
+ * device processes live on after it. With --end-devices it ends them, and then itself.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -140,19 +141,26 @@ static int main_serve(struct node *node, const sigset_t *ending, struct error *e
     return r;
 }
 
-static int main_run(const char *config_path, struct error *err)
+/* What the command line says. */
+struct main_options {
+    const char *config_path;
+    bool end_devices;
+    uint64_t timeout_ms; /* for that */
+};
+
+static int main_run(const struct main_options *options, struct error *err)
 {
     _cleanup_fd_ int lock_fd = -1; /* to the end */
     struct node node = {0};
     enum log_level level;
     sigset_t ending;
 
-    int r = node_config_load(config_path, &node.config, err);
+    int r = node_config_load(options->config_path, &node.config, err);
     if (r)
         return r;
     if (!log_level_parse(node.config.log_level, &level)) {
         r = error_set(err, E_INVALID_ARGUMENT,
-                      "%s: log_level \"%s\" is not one of error, warning, info, debug", config_path,
+                      "%s: log_level \"%s\" is not one of error, warning, info, debug", options->config_path,
                       node.config.log_level);
     } else {
         log_init("mooring-node", level);
@@ -166,7 +174,8 @@ static int main_run(const char *config_path, struct error *err)
         if (!r)
             r = main_lock(&node, &ending, &lock_fd, err);
         if (!r)
-            r = main_serve(&node, &ending, err);
+            r = options->end_devices ? end_devices(&node, (unsigned)options->timeout_ms, err)
+                                     : main_serve(&node, &ending, err);
     }
     storage_free(node.storage);
     volume_locks_free(node.locks);
@@ -176,9 +185,15 @@ static int main_run(const char *config_path, struct error *err)
 
 int main(int argc, char **argv)
 {
-    const char *config_path = "/etc/mooring/node.json";
+    struct main_options main_options = {.config_path = "/etc/mooring/node.json"};
+    const char *timeout = "60s";
     const struct option_spec options[] = {
-        {"config", "FILE", "configuration (default: /etc/mooring/node.json)", &config_path, NULL, false},
+        {"config", "FILE", "configuration (default: /etc/mooring/node.json)", &main_options.config_path, NULL,
+         false},
+        {"end-devices", NULL,
+         "unmount and end all volumes of this host in good order, then end: for its shutdown", NULL,
+         &main_options.end_devices, false},
+        {"timeout", "TIME", "how long --end-devices may take (default: 60s)", &timeout, NULL, false},
     };
     const struct program_spec program = {
         .name = "mooring-node",
@@ -191,11 +206,14 @@ int main(int argc, char **argv)
 
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); /* CHAP secrets and keys pass through our memory */
     log_init("mooring-node", LOG_LEVEL_INFO);
-    if (options_parse(&program, argc, argv, &operand, &err)) {
+    int r = options_parse(&program, argc, argv, &operand, &err);
+    if (!r && (!time_parse_ms(timeout, &main_options.timeout_ms) || main_options.timeout_ms > INT_MAX))
+        r = error_set(&err, E_INVALID_ARGUMENT, "--timeout: \"%s\" is not a time such as 60s", timeout);
+    if (r) {
         fprintf(stderr, "mooring-node: %s\n", error_text(&err));
         return 2;
     }
-    if (main_run(config_path, &err)) {
+    if (main_run(&main_options, &err)) {
         log_error("%s", error_text(&err));
         return 1;
     }

@@ -83,6 +83,14 @@ struct upgrade_result {
 int upgrade_volume(struct node *node, const char *volume_id, bool force, unsigned timeout_ms,
                    struct upgrade_result *ret, struct error *err);
 
+/* ---- end_devices.c: a shutdown of the host ---- */
+
+/*
+ * Unmount what nobody uses, and end all devices in good order, within about timeout_ms. E_BUSY when volumes
+ * are left: the log says which and why. For a program that does nothing else: it may end the process.
+ */
+int end_devices(struct node *node, unsigned timeout_ms, struct error *err);
+
 /* ---- supervisor.c: successors for device processes that died ---- */
 
 int supervisor_new(struct supervisor **ret, struct node *node, struct error *err);

@@ -119,10 +119,10 @@ static int place_add_words(struct place *place, const char *const *words)
  * A scope: systemd-run registers itself and becomes the program, so that the lock on the pid file goes with
  * it.
  *
- * At the host's shutdown it must outlast every mount of the volume. It takes no part in it
- * (DefaultDependencies=no), so it is there until all units have ended, the mounts too, and goes with the last
- * processes. Where something stops it all the same, the mounts with _netdev go first: they are ordered after
- * remote-fs-pre.target, and it before.
+ * At the host's shutdown it must outlast every mount of the volume, until mooring-volumes.service ends it: so
+ * it takes no part in the shutdown (DefaultDependencies=no), and what is left goes with the last processes.
+ * It has no order either: the start of a unit waits for the stopping of whatever it is ordered against, and a
+ * device that dies while mounts are being stopped needs its successor for them to end.
  */
 static int place_add_systemd(struct place *place, const char *program, const char *volume_id)
 {
@@ -134,8 +134,6 @@ static int place_add_systemd(struct place *place, const char *program, const cha
                                         "--no-ask-password",
                                         "--property=DefaultDependencies=no",
                                         "--property=IgnoreOnIsolate=yes",
-                                        "--property=Before=remote-fs-pre.target",
-                                        "--property=Wants=remote-fs-pre.target",
                                         "--property=TimeoutStopSec=90",
                                         NULL};
     bool inside = !place_in_host_mounts();

@@ -133,10 +133,6 @@ def install():
     configure("controller", "controller", servers=servers)
     configure("node", "node-worker-1", node_id="worker-1", servers=servers)
     configure("mooring", "operator", servers=servers)
-    # Only because the storage host is the compute node itself: it must serve until all volumes are unmounted.
-    dropin = pathlib.Path("/etc/systemd/system/mooring-target.service.d/one-host.conf")
-    dropin.parent.mkdir()
-    dropin.write_text("[Unit]\nBefore=mooring-node.service remote-fs-pre.target\n")
 
 
 def units_verify():
@@ -222,14 +218,19 @@ def md_stays_off():
 
 
 def before_shutdown():
-    """Answered, and not yet written back: the file system's unmounting has to bring it over. LVM is told to leave our
-    devices alone, as docs/install.md says: its last look at all of them would wait for the server that has stopped."""
-    pathlib.Path("/etc/lvm/lvmlocal.conf").write_text('devices { global_filter = [ "r|^/dev/loop|" ] }\n')
+    """Answered, and not yet written back: the file system's unmounting has to bring it over. The storage server is on this
+    host, so whatever reads the volumes' devices late (LVM's last look at all of them) would wait for a server that is gone,
+    if the devices were still there."""
     volume = Volume("kept", "--fs-type", "ext4").mount()
     Writer(f"{volume.target}/busy").goes_on()
     content = os.urandom(8 * MIB)
     pathlib.Path("/root/content").write_bytes(content)
     pathlib.Path(f"{volume.target}/content").write_bytes(content)
+    Volume("raw", "--block").mount()  # nothing of it is mounted with a file system: its device has to be ended all the same
+    # Who takes his time to end is still at work when systemd unmounts, in vain: it tries once.
+    late = f"{volume.target}/late"
+    sh(f"systemd-run --quiet --collect bash -c 'exec >{late}; trap \"sleep 5; echo late; exit\" TERM; while :; do sleep 0.2; done'")
+    wait_until(lambda: os.path.exists(late), "the late user is there")
 
 
 def recovered():
@@ -250,9 +251,13 @@ def shutdown_was_clean():
     volume = Volume("kept", "--fs-type", "ext4").mount()
     assert not recovered(), recovered()
     assert pathlib.Path(f"{volume.target}/content").read_bytes() == pathlib.Path("/root/content").read_bytes()
+    assert pathlib.Path(f"{volume.target}/late").read_text() == "late\n", "what was written when the shutdown had begun"
     said = sh("journalctl -b -1 -o cat", check=False)
-    late = [line for line in said.splitlines() if re.search(r"Failed unmounting|timed out|I/O error", line)]
+    wrong = r"Failed unmounting (?!mnt-kept)|timed out|I/O error|is left as it is"
+    late = [line for line in said.splitlines() if re.search(wrong, line)]
     assert not late, late[:3]
+    ended = re.findall(r"volume (\S+): its device has ended", said)
+    assert len(ended) == 2, f"ended in good order: {ended}"
 
 
 def before_cut():
