@@ -359,12 +359,12 @@ static void device_leave(struct device *device)
         log_warning("told to stop, but nobody holds the volume: waiting for a new mooring-holder");
         return;
     }
-    if (!device->failed)
     if (device->phase == DEVICE_PHASE_SERVE && !device->failed && !device->frontend->take_over) {
         log_warning(
             "told to stop, but nobody could take the volume over: serving on until its end is asked for");
         return;
     }
+    if (!device->failed)
         status_writer_set(&device->status, device_stands(device) ? DEVICE_WAITING : DEVICE_CONNECTING,
                           "stopped by a signal; the volume stays attached, its I/O waits for the next start");
     loop_stop(device->loop);

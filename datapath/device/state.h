@@ -76,9 +76,9 @@ struct device_state {
     unsigned isids_count;
     bool read_only;
     bool replay, resend;
+    bool fuse_io_uring;
     uint64_t block_size_bytes, size_bytes;
     uint64_t log_size_bytes, buffers_size_bytes;
-    bool fuse_io_uring;
     uint64_t path_timeout_ms, lease_ms; /* 0: none; see path.h */
     enum device_attach attach;
     char *mount_point;
