@@ -71,13 +71,17 @@ bool loop_device_exists(const char *mount_point)
     return false;
 }
 
-static int loop_device_detach(const char *name, struct error *err)
+static int loop_device_detach(const char *name, const char *mount_point, struct error *err)
 {
     _cleanup_free_ char *path = str_format("/dev/%s", name);
     _cleanup_fd_ int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
 
     if (fd < 0)
         return error_errno(err, path ? errno : ENOMEM, "cannot open /dev/%s", name);
+    /* Open, it keeps its backing file: it may have become another's since the caller's look. */
+    _cleanup_free_ char *backing = loop_device_backing(name);
+    if (!loop_device_is_in(backing, mount_point))
+        return 0;
     if (ioctl(fd, LOOP_CLR_FD, 0) < 0 && errno != ENXIO)
         return error_errno(err, errno, "cannot detach /dev/%s", name);
     return 0;
@@ -95,7 +99,7 @@ int loop_device_release(const char *mount_point, struct error *err)
             continue;
         _cleanup_free_ char *backing = loop_device_backing(entry->d_name);
         if (loop_device_is_in(backing, mount_point)) {
-            int r = loop_device_detach(entry->d_name, err);
+            int r = loop_device_detach(entry->d_name, mount_point, err);
             if (r)
                 return r;
         }

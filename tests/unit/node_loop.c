@@ -1,0 +1,96 @@
+/* Detaching loop devices, on real ones. Needs root. */
+#include <fcntl.h>
+#include <linux/loop.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "common/cleanup.h"
+#include "common/io.h"
+#include "common/size.h"
+#include "common/strings.h"
+#include "node/loop_device.h"
+#include "node/process.h"
+#include "tests/unit/common_dir.h"
+
+static char device[64];
+static int others_fd = -1; /* what the loop device's file becomes at its next opening */
+
+int __real_open(const char *path, int flags, ...);
+int __wrap_open(const char *path, int flags, ...);
+
+/* The linker has loop_device.c call this one. */
+int __wrap_open(const char *path, int flags, ...)
+{
+    va_list arguments;
+
+    va_start(arguments, flags);
+    mode_t mode = flags & O_CREAT ? va_arg(arguments, mode_t) : 0;
+    va_end(arguments);
+    int fd = __real_open(path, flags, mode);
+    if (fd >= 0 && others_fd >= 0 && str_equal(path, device)) {
+        assert_int_equal(ioctl(fd, LOOP_CHANGE_FD, others_fd), 0);
+        others_fd = -1;
+    }
+    return fd;
+}
+
+/* <dir>/<folder>/volume, on the heap. */
+static char *make_file(const struct test_dir *dir, const char *folder)
+{
+    char *path = str_format("%s/%s/volume", dir->path, folder);
+
+    assert_non_null(path);
+    assert_int_equal(mkdirat(dir->fd, folder, 0700), 0);
+    _cleanup_fd_ int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    assert_int_equal(ftruncate(fd, (off_t)MIB), 0);
+    return path;
+}
+
+static void attach(const char *file)
+{
+    const char *argv[] = {"losetup", "--read-only", "--find", "--show", file, NULL};
+    _cleanup_error_ struct error err = {0};
+    _cleanup_free_ char *output = NULL;
+    int status = 0;
+
+    if (process_run(argv, NULL, &status, &output, &err) || status)
+        fail_msg("losetup: status %d %s", status, error_text(&err));
+    assert_true(str_copy(device, sizeof(device), output));
+}
+
+/* Between the look at its file and its opening, the device was detached and taken by somebody else. */
+static void what_became_anothers_stays(void **state)
+{
+    const struct test_dir *dir = *state;
+
+    if (geteuid() != 0)
+        skip();
+    _cleanup_free_ char *ours = make_file(dir, "ours");
+    _cleanup_free_ char *others = make_file(dir, "others");
+    _cleanup_free_ char *our_dir = str_format("%s/ours", dir->path);
+    _cleanup_free_ char *other_dir = str_format("%s/others", dir->path);
+    _cleanup_fd_ int turned = open(others, O_RDONLY | O_CLOEXEC);
+
+    attach(ours);
+    others_fd = turned;
+    assert_int_equal(loop_device_release(our_dir, NULL), 0);
+    assert_int_equal(others_fd, -1); /* it came by */
+    assert_true(loop_device_exists(other_dir));
+    assert_int_equal(loop_device_release(other_dir, NULL), 0);
+    assert_false(loop_device_exists(other_dir));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(what_became_anothers_stays, test_dir_setup, test_dir_teardown),
+    };
+    return cmocka_run_group_tests_name("node_loop", tests, NULL, NULL);
+}
