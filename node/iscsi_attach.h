@@ -32,3 +32,7 @@ int iscsi_detach_end(const struct node_config *config, struct storage *storage, 
                      unsigned timeout_ms, struct error *err);
 int iscsi_detach_kill(const struct node_config *config, const char *volume_id, struct error *err);
 int iscsi_detach_sweep(const struct node_config *config, const char *volume_id, struct error *err);
+
+/* What the page cache holds of a disk reaches its storage server. E_DEADLINE: it goes on in a process that
+ * holds nothing of ours. */
+int iscsi_detach_flush(const char *path, uint64_t deadline_ms, struct error *err);

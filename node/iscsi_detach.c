@@ -93,13 +93,22 @@ int iscsi_detach_sweep(const struct node_config *config, const char *volume_id, 
 
 /* ---- in good order ---- */
 
-/* In a process of its own, which a storage server that goes away meanwhile may keep in the kernel: nobody's
- * child, so that it leaves nothing when it ends at last. */
+/*
+ * In a process of its own, which a storage server that goes away meanwhile may keep in the kernel: nobody's
+ * child, so that it leaves nothing when it ends at last. It executes nothing, so what else mooring-node has
+ * open is closed here: the lock on its state directory, those on others' pid files, and pipes whose end other
+ * calls wait for.
+ */
 static _Noreturn void detach_flush_child(const char *path, int report_fd)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC), problem = fd < 0 || fsync(fd) < 0 ? errno : 0;
+    int report = dup2(report_fd, STDERR_FILENO + 1), problem = 0;
 
-    (void)!write(report_fd, &problem, sizeof(problem));
+    if (report < 0 || close_range((unsigned)report + 1, ~0U, 0) < 0)
+        problem = errno;
+    int fd = problem ? -1 : open(path, O_RDONLY | O_CLOEXEC);
+    if (!problem && (fd < 0 || fsync(fd) < 0))
+        problem = errno;
+    (void)!write(report < 0 ? report_fd : report, &problem, sizeof(problem));
     _exit(0);
 }
 
@@ -121,7 +130,7 @@ static int detach_fork_flush(const char *path, int report_fd, struct error *err)
     return status ? error_errno(err, EAGAIN, "cannot flush %s", path) : 0;
 }
 
-static int detach_flush(const char *path, uint64_t deadline_ms, struct error *err)
+int iscsi_detach_flush(const char *path, uint64_t deadline_ms, struct error *err)
 {
     uint64_t now_ms = time_now_ms();
     int fds[2], problem = EIO;
@@ -164,7 +173,7 @@ static int detach_settle(const struct iscsi_session *session, const struct iscsi
     if (fd < 0 && errno == EBUSY)
         return error_set(err, E_PRECONDITION, "%s is in use: end what has it, then try again", path);
     fd = fd_close(fd);
-    return detach_flush(path, deadline_ms, err);
+    return iscsi_detach_flush(path, deadline_ms, err);
 }
 
 /* 0: nothing keeps the session from being ended. */

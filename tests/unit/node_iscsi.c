@@ -1,12 +1,14 @@
 /* attach=iscsi without a kernel that has it: which session and disk are taken, from a folder that looks like
  * sysfs, and what open-iscsi's record becomes. */
 #include <fcntl.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -16,6 +18,8 @@
 #include "common/cleanup.h"
 #include "common/io.h"
 #include "common/strings.h"
+#include "common/time.h"
+#include "node/iscsi_attach.h"
 #include "node/iscsi_record.h"
 #include "node/iscsi_sysfs.h"
 #include "tests/unit/common_dir.h"
@@ -278,6 +282,39 @@ static void what_an_interrupted_writing_left_is_removed(void **state)
     assert_int_equal(faccessat(dir->fd, others, F_OK, 0), 0);
 }
 
+/* ---- flushing ---- */
+
+/* A flush that hangs (here: in opening a FIFO) outlives mooring-node, whose next start needs the lock, and
+ * its other calls, which wait for the end of pipes. */
+static void a_flush_that_hangs_holds_nothing_of_ours(void **state)
+{
+    const struct test_dir *dir = *state;
+    _cleanup_free_ char *fifo = str_format("%s/fifo", dir->path), *lock = str_format("%s/lock", dir->path);
+    int pipe_fds[2];
+
+    assert_int_equal(mkfifo(fifo, 0600), 0);
+    assert_int_equal(pipe2(pipe_fds, O_CLOEXEC), 0);
+    int held = open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    assert_int_equal(flock(held, LOCK_EX), 0);
+    assert_int_equal(iscsi_detach_flush(fifo, time_now_ms() + 100, NULL), E_DEADLINE);
+    close(held);
+    close(pipe_fds[1]);
+    _cleanup_fd_ int again = open(lock, O_RDWR | O_CLOEXEC);
+    struct pollfd closed = {.fd = pipe_fds[0], .events = POLLIN};
+    int locked = -1, ready = 0, release = -1;
+    for (int i = 0; i < 500 && (locked < 0 || ready < 1); i++) { /* it may not have run yet */
+        locked = flock(again, LOCK_EX | LOCK_NB);
+        ready = poll(&closed, 1, 20);
+    }
+    for (int i = 0; i < 500 && release < 0; i++, poll(NULL, 0, 20))
+        release = open(fifo, O_WRONLY | O_NONBLOCK | O_CLOEXEC); /* the flush ends */
+    close(release);
+    close(pipe_fds[0]);
+    assert_true(release >= 0);
+    assert_int_equal(locked, 0);
+    assert_int_equal(ready, 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -292,6 +329,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(the_record_is_found_in_both_layouts, test_dir_setup,
                                         test_dir_teardown),
         cmocka_unit_test_setup_teardown(what_an_interrupted_writing_left_is_removed, test_dir_setup,
+                                        test_dir_teardown),
+        cmocka_unit_test_setup_teardown(a_flush_that_hangs_holds_nothing_of_ours, test_dir_setup,
                                         test_dir_teardown),
     };
     return cmocka_run_group_tests_name("node_iscsi", tests, NULL, NULL);
