@@ -5,6 +5,7 @@
 #include "datapath/device/device.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -370,14 +371,40 @@ static void device_leave(struct device *device)
     loop_stop(device->loop);
 }
 
+/* mooring-node sends it while we wait, again and again: what is wrong is said once. */
+static void device_renew_portals(struct device *device)
+{
+    _cleanup_error_ struct error err = {0};
+    bool changed = false;
+    int r = device_state_renew_portals(device->state, &changed, &err);
+    if (r && !device->portals_bad)
+        log_warning("the storage server's portals stay as they are: %s", error_text(&err));
+    device->portals_bad = r != 0;
+    if (!changed)
+        return;
+    log_info("the storage server has %u portals now, the first at %s", device->state->portals_count,
+             device->state->portals[0]);
+    initiator_portals_changed(&device->initiator);
+}
+
+static void signal_read(struct device *device)
+{
+    loop_read(device->loop, &device->signal_op, device->signal_fd, &device->signal_info,
+              sizeof device->signal_info);
+}
+
 static void signal_done(struct loop_op *op, int res, unsigned flags)
 {
     (void)flags;
     struct device *device = container_of(op, struct device, signal_op);
     if (res == -ECANCELED)
         return;
-    loop_read(device->loop, &device->signal_op, device->signal_fd, device->signal_info,
-              sizeof device->signal_info);
+    bool hangup = res == sizeof device->signal_info && device->signal_info.ssi_signo == SIGHUP;
+    signal_read(device);
+    if (hangup) {
+        device_renew_portals(device);
+        return;
+    }
     if (device->end_requested)
         return;
     if (device_state_end_asked(device->state))
@@ -418,7 +445,7 @@ static int init_parts(struct device *device, struct error *err)
     return r;
 }
 
-int device_init(struct device *device, struct loop *loop, const struct device_state *state, int signal_fd,
+int device_init(struct device *device, struct loop *loop, struct device_state *state, int signal_fd,
                 struct error *err)
 {
     *device = (struct device){.loop = loop, .state = state, .signal_fd = signal_fd};
@@ -451,8 +478,7 @@ int device_init(struct device *device, struct loop *loop, const struct device_st
 
 void device_start(struct device *device)
 {
-    loop_read(device->loop, &device->signal_op, device->signal_fd, device->signal_info,
-              sizeof device->signal_info);
+    signal_read(device);
     initiator_start(&device->initiator);
     path_start(&device->path);
 }

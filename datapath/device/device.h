@@ -5,6 +5,8 @@
  */
 #pragma once
 
+#include <sys/signalfd.h>
+
 #include "datapath/device/buffers.h"
 #include "datapath/device/frontend.h"
 #include "datapath/device/holder_watch.h"
@@ -31,7 +33,7 @@ enum device_phase {                      /* in time order */
 
 struct device {
     struct loop *loop;
-    const struct device_state *state;
+    struct device_state *state; /* constant but for the portals */
     struct buffers buffers;
     struct replay_log log;
     struct initiator initiator;
@@ -65,12 +67,13 @@ struct device {
     struct request last_flush;
     int signal_fd;
     struct loop_op signal_op;
-    uint8_t signal_info[128];
+    struct signalfd_siginfo signal_info;
+    bool portals_bad; /* in device.json, and said so */
 };
 
 /* Everything up to the first login; blocks shortly. The caller then runs the loop, and calls device_done().
  */
-int device_init(struct device *device, struct loop *loop, const struct device_state *state, int signal_fd,
+int device_init(struct device *device, struct loop *loop, struct device_state *state, int signal_fd,
                 struct error *err);
 void device_start(struct device *device);
 void device_done(struct device *device);

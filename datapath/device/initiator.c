@@ -451,6 +451,16 @@ void initiator_settled(struct initiator *initiator)
     backoff_reset(&initiator->backoff);
 }
 
+void initiator_portals_changed(struct initiator *initiator)
+{
+    initiator->portal = 0;
+    backoff_reset(&initiator->backoff);
+    if (initiator->phase == INITIATOR_BACKOFF && initiator->backoff_armed)
+        loop_cancel(initiator->loop, &initiator->backoff_timer);
+    else if (initiator->phase == INITIATOR_CONNECTING)
+        initiator_drop(initiator, "the storage server has other portals now");
+}
+
 static void initiator_rest(struct initiator *initiator, const char *why)
 {
     initiator->stopping = true;

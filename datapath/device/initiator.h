@@ -86,6 +86,10 @@ void initiator_drop(struct initiator *initiator, const char *why);
 /* An attempt that came up is good (identified, replayed): the next loss starts the back-off anew. */
 void initiator_settled(struct initiator *initiator);
 
+/* state->portals are others now: what stands goes on, what is being tried begins anew with the first of them.
+ * Not from libiscsi's callbacks. */
+void initiator_portals_changed(struct initiator *initiator);
+
 /* Give the session up for good, without a word to the target; lost() is called before this returns. Not from
  * libiscsi's callbacks. */
 void initiator_abandon(struct initiator *initiator);

@@ -61,14 +61,14 @@ static int signals_new(struct error *err)
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);
-    signal(SIGHUP, SIG_IGN);
     int fd = signalfd(-1, &set, SFD_CLOEXEC);
     return fd < 0 ? error_errno(err, errno, "signalfd") : fd;
 }
 
-static int run(const struct device_state *state, int signal_fd, struct error *err)
+static int run(struct device_state *state, int signal_fd, struct error *err)
 {
     static struct device device;
     struct loop *loop = NULL;

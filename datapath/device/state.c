@@ -180,16 +180,49 @@ int device_state_load(struct device_state *state, const char *dir, struct error 
     return r;
 }
 
+static void free_portals(struct device_state *state)
+{
+    for (unsigned i = 0; i < state->portals_count; i++)
+        free(state->portals[i]);
+    state->portals_count = 0;
+}
+
 void device_state_done(struct device_state *state)
 {
     state->dir_fd = fd_close(state->dir_fd);
     free(state->dir);
-    for (unsigned i = 0; i < state->portals_count; i++)
-        free(state->portals[i]);
+    free_portals(state);
     free(state->chap_name);
     state->chap_secret = secret_free(state->chap_secret);
     free(state->mount_point);
     *state = (struct device_state){.dir_fd = -1};
+}
+
+static bool same_portals(const struct device_state *a, const struct device_state *b)
+{
+    for (unsigned i = 0; i < a->portals_count && i < b->portals_count; i++)
+        if (!str_equal(a->portals[i], b->portals[i]))
+            return false;
+    return a->portals_count == b->portals_count;
+}
+
+int device_state_renew_portals(struct device_state *state, bool *ret_changed, struct error *err)
+{
+    _cleanup_json_ json_t *object = NULL;
+    struct device_state fresh = {0};
+    int r = record_load(state->dir_fd, "device.json", STATE_FORMAT, &object, err);
+    r = r ? r : get_portals(object, &fresh, err);
+    wipe_chap_secret(object);
+    if (r) {
+        free_portals(&fresh);
+        error_wrap(err, "%s/device.json", state->dir);
+        return r;
+    }
+    *ret_changed = !same_portals(state, &fresh);
+    free_portals(state);
+    memcpy(state->portals, fresh.portals, sizeof state->portals);
+    state->portals_count = fresh.portals_count;
+    return 0;
 }
 
 bool device_state_end_asked(const struct device_state *state)

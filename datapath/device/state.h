@@ -1,7 +1,7 @@
 /*
  * A device's state directory (0700), the contract between mooring-node and mooring-device.
  *
- * device.json (0600): written by mooring-node; what to attach and how; read once, at the start.
+ * device.json (0600): written by mooring-node; what to attach and how; read at the start.
  *
  *   { "format": 1, "volume_id": "store-1.9f86d081884c7d65", "target_name": "iqn...", "lun": 0,
  *     "portals": ["10.0.0.1:3260"], "initiator_name": "iqn...", "node_id": "worker-3", "epoch": 4,
@@ -11,8 +11,9 @@
  *
  *   "attach": "fuse" (the default) or "ublk"; see frontend.h.
  *
- *   "end": true is written by mooring-node before its SIGTERM when the volume is to be detached; it alone is
- *   read again, at the signal.
+ *   "end": true is written by mooring-node before its SIGTERM when the volume is to be detached; it is read
+ *   again at the signal, and "portals" at SIGHUP: the storage server may have another address now. Nothing
+ *   else is ever read again.
  *
  *   Optional: "log_size_bytes" and "buffers_size_bytes" (32 MiB each), "replay" and "resend" (true; false in
  *   tests only: FUSE_NOTIFY_RESEND is not asked for, as if this were a kernel before 6.9),
@@ -25,7 +26,8 @@
  *   { "format": 1, "state": "ready", "pid": 4711, "generation": 2, "block_device": "/dev/loop3",
  *     "since": <unix seconds>, "error": "", "take_over": true }
  *
- *   "version" and "take_over_format": of the build that writes it; what a successor of another build must know.
+ *   "version" and "take_over_format": of the build that writes it; what a successor of another build must
+ * know.
  *
  *   "connecting": there is no block device yet. "ready"; with an "error": reads only, changes and flushes
  *   fail until the server takes the replay. "waiting": the block device stands, its I/O waits
@@ -52,8 +54,8 @@
 
 #define STATE_FORMAT 1
 
-/* Of what a process leaves to its successor: the replay log, the FUSE ledger, the holder's names. Raise it with any of
- * their formats: an upgrade is refused where the new build does not know the old one's. */
+/* Of what a process leaves to its successor: the replay log, the FUSE ledger, the holder's names. Raise it
+ * with any of their formats: an upgrade is refused where the new build does not know the old one's. */
 #define STATE_TAKE_OVER_FORMAT 1
 #define STATE_PORTALS_MAX 8
 #define STATE_SESSIONS_MAX 8
@@ -87,6 +89,10 @@ struct device_state {
 /* Read dir/device.json. E_CORRUPT, naming the member, for what is missing or wrong. */
 int device_state_load(struct device_state *state, const char *dir, struct error *err);
 void device_state_done(struct device_state *state);
+
+/* Take the portals that device.json has by now, and nothing else of it; whether they are others. On failure
+ * the old ones stay. */
+int device_state_renew_portals(struct device_state *state, bool *ret_changed, struct error *err);
 
 /* Whether device.json asks for the volume's end by now; false also when it cannot be read (told in the log).
  */

@@ -171,8 +171,8 @@ static int directory_teardown(void **state)
     return rmdir(directory);
 }
 
-/* Load what DEVICE_JSON becomes with `from` replaced by `to`. */
-static int load_with(struct device_state *ret_state, const char *from, const char *to, struct error *err)
+/* device.json becomes DEVICE_JSON with `from` replaced by `to`. */
+static void write_with(const char *from, const char *to)
 {
     char text[1024], changed[1200];
     strcpy(text, DEVICE_JSON);
@@ -182,6 +182,11 @@ static int load_with(struct device_state *ret_state, const char *from, const cha
     int length = snprintf(changed, sizeof changed, "%s%s%s", text, to, at + strlen(from));
     _cleanup_fd_ int dir_fd = open(directory, O_RDONLY | O_DIRECTORY);
     assert_int_equal(io_replace_file(dir_fd, "device.json", changed, (size_t)length, 0600, NULL), 0);
+}
+
+static int load_with(struct device_state *ret_state, const char *from, const char *to, struct error *err)
+{
+    write_with(from, to);
     return device_state_load(ret_state, directory, err);
 }
 
@@ -226,6 +231,63 @@ static void test_state_refused(void **state)
         assert_non_null(strstr(error_text(&err), cases[i][2]));
         assert_null(strstr(error_text(&err), "s3cret"));
     }
+}
+
+#define PORTALS "[\"10.0.0.1:3260\",\"10.0.0.2:3260\"]"
+
+/* Nothing but the portals is taken, however much else has changed. */
+static void test_portals_renewed(void **state)
+{
+    (void)state;
+    struct device_state loaded;
+    bool changed = true;
+    assert_int_equal(load_with(&loaded, PORTALS, PORTALS, NULL), 0);
+    assert_int_equal(device_state_renew_portals(&loaded, &changed, NULL), 0);
+    assert_false(changed);
+    write_with(PORTALS, "[\"10.0.0.1:3260\"]");
+    assert_int_equal(device_state_renew_portals(&loaded, &changed, NULL), 0);
+    assert_true(changed);
+    assert_int_equal(loaded.portals_count, 1);
+    write_with("\"10.0.0.2:3260\"],\"initiator_name\":\"iqn.2026-11.x:n\",\"node_id\":\"n\",\"epoch\":4",
+               "\"[fd00::9]:3261\"],\"initiator_name\":\"iqn.2026-11.x:m\",\"node_id\":\"m\",\"epoch\":9");
+    assert_int_equal(device_state_renew_portals(&loaded, &changed, NULL), 0);
+    assert_true(changed);
+    assert_int_equal(loaded.portals_count, 2);
+    assert_string_equal(loaded.portals[0], "10.0.0.1:3260");
+    assert_string_equal(loaded.portals[1], "[fd00::9]:3261");
+    assert_int_equal(loaded.epoch, 4);
+    assert_string_equal(loaded.initiator_name, "iqn.2026-11.x:n");
+    device_state_done(&loaded);
+}
+
+static void test_bad_portals_leave_the_old(void **state)
+{
+    (void)state;
+    const char *const cases[][2] = {
+        {PORTALS, "[]"},
+        {PORTALS, "\"10.0.0.9:3260\""},
+        {PORTALS, "[\"10.0.0.9:3260\",\"nonsense\"]"},
+        {PORTALS, "[\"10.0.0.9:3260\",7]"},
+        {PORTALS, "[\"a:1\",\"a:2\",\"a:3\",\"a:4\",\"a:5\",\"a:6\",\"a:7\",\"a:8\",\"a:9\"]"},
+        {"\"portals\"", "\"others\""},
+        {"\"format\":1", "\"format\":2"},
+        {"{", ""},
+    };
+    struct device_state loaded;
+    assert_int_equal(load_with(&loaded, PORTALS, PORTALS, NULL), 0);
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        _cleanup_error_ struct error err = {0};
+        bool changed = false;
+        write_with(cases[i][0], cases[i][1]);
+        assert_int_not_equal(device_state_renew_portals(&loaded, &changed, &err), 0);
+        assert_false(changed);
+        assert_non_null(strstr(error_text(&err), "device.json"));
+        assert_null(strstr(error_text(&err), "s3cret"));
+        assert_int_equal(loaded.portals_count, 2);
+        assert_string_equal(loaded.portals[0], "10.0.0.1:3260");
+        assert_string_equal(loaded.portals[1], "10.0.0.2:3260");
+    }
+    device_state_done(&loaded);
 }
 
 static void test_status(void **state)
@@ -341,6 +403,8 @@ int main(void)
         cmocka_unit_test(test_limits_pages),
         cmocka_unit_test(test_state),
         cmocka_unit_test(test_state_refused),
+        cmocka_unit_test(test_portals_renewed),
+        cmocka_unit_test(test_bad_portals_leave_the_old),
         cmocka_unit_test(test_status),
         cmocka_unit_test(test_buffers),
     };
