@@ -116,6 +116,21 @@ int attach_keep_holder(const struct node_config *config, const char *volume_id, 
     return way->keep_holder ? way->keep_holder(config, volume_id, err) : 0;
 }
 
+bool attach_waits(const struct node_config *config, const char *volume_id)
+{
+    const struct attach_way *way = attach_way_of(config, volume_id);
+
+    return way->waits && way->waits(config, volume_id);
+}
+
+int attach_tell_portals(const struct node_config *config, const struct storage_attachment *attachment,
+                        struct error *err)
+{
+    const struct attach_way *way = attach_way_of(config, attachment->volume_id);
+
+    return way->tell_portals ? way->tell_portals(config, attachment, err) : 0;
+}
+
 int attach_stop(const struct node_config *config, struct storage *storage, const char *volume_id,
                 unsigned timeout_ms, struct error *err)
 {

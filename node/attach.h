@@ -96,3 +96,11 @@ int attach_watch_holder(const struct node_config *config, const char *volume_id)
 /* Another holder for a device process that lives and has lost its own: it hands everything over by itself. 0
  * also where none is needed. With the volume's lock held. */
 int attach_keep_holder(const struct node_config *config, const char *volume_id, struct error *err);
+
+/* Whether its process waits for the storage server: that may be at portals which it was never told. */
+bool attach_waits(const struct node_config *config, const char *volume_id);
+
+/* Tell a process that waits which portals the attachment has now. 0 also when none waits, or one of another
+ * epoch. With the volume's lock held. */
+int attach_tell_portals(const struct node_config *config, const struct storage_attachment *attachment,
+                        struct error *err);

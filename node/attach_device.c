@@ -218,7 +218,7 @@ static int attach_device_start(const struct node_config *config, struct storage 
         lives = false;
     }
     if (lives)
-        return 0;
+        return attach_device_tell_portals(config, attachment, err);
     return attach_device_launch(config, storage, &paths, attachment, attach_device_left_ms(deadline_ms), err);
 }
 
@@ -360,5 +360,7 @@ const struct attach_way attach_device_way = {
     .watch_holder = attach_device_watch_holder,
     .keep_holder = attach_device_keep_holder,
     .has_served = attach_device_has_served,
+    .waits = attach_device_waits,
+    .tell_portals = attach_device_tell_portals,
     .replace = attach_device_replace,
 };

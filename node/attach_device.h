@@ -6,7 +6,7 @@
 
 extern const struct attach_way attach_device_way;
 
-/* ---- shared by attach_device.c and attach_device_end.c ---- */
+/* ---- shared by attach_device.c, attach_device_end.c and attach_portals.c ---- */
 
 struct attach_files;
 
@@ -29,5 +29,8 @@ int attach_device_end(const struct node_config *config, struct storage *storage,
                       unsigned timeout_ms, struct error *err);
 int attach_device_replace(const struct node_config *config, struct storage *storage, const char *volume_id,
                           uint64_t deadline_ms, uint64_t *ret_stalled_ms, struct error *err);
+bool attach_device_waits(const struct node_config *config, const char *volume_id);
+int attach_device_tell_portals(const struct node_config *config, const struct storage_attachment *attachment,
+                               struct error *err);
 int attach_device_kill(const struct node_config *config, const char *volume_id, struct error *err);
 int attach_device_sweep(const struct node_config *config, const char *volume_id, struct error *err);

@@ -98,6 +98,19 @@ static json_t *attach_files_isids(const struct attach_files *paths, uint64_t epo
     return json_pack("[s]", isid);
 }
 
+static json_t *attach_files_portals(const struct storage_attachment *attachment)
+{
+    json_t *portals = json_array();
+
+    for (size_t i = 0; portals && i < attachment->portals_count; i++) {
+        if (json_array_append_new(portals, json_string(attachment->portals[i])) == 0)
+            continue;
+        json_decref(portals);
+        return NULL;
+    }
+    return portals;
+}
+
 int attach_files_write(const struct node_config *config, const struct attach_files *paths,
                        const struct storage_attachment *attachment, const struct storage_grant *grant,
                        struct error *err)
@@ -108,11 +121,9 @@ int attach_files_write(const struct node_config *config, const struct attach_fil
     if (r)
         return error_wrap(err, "cannot tell how to attach");
     json_t *isids = attach_files_isids(paths, attachment->epoch);
-    json_t *portals = json_array();
+    json_t *portals = attach_files_portals(attachment);
 
     id_node_iqn(config->node_id, initiator);
-    for (size_t i = 0; portals && i < attachment->portals_count; i++)
-        json_array_append_new(portals, json_string(attachment->portals[i]));
     _cleanup_json_ json_t *object = json_pack(
         "{s:s, s:s, s:i, s:o, s:s, s:s, s:I, s:I, s:s, s:s, s:o, s:b, s:I, s:i, s:I, s:s, s:s, s:b, s:b, "
         "s:b, s:I, s:I}",
@@ -168,5 +179,27 @@ int attach_files_epoch(const struct attach_files *paths, uint64_t *ret_epoch, st
     if (!r)
         r = record_get_uint64(object, "epoch", ret_epoch, err);
     attach_files_wipe(object);
+    return r;
+}
+
+int attach_files_set_portals(const struct attach_files *paths, const struct storage_attachment *attachment,
+                             bool *ret_changed, struct error *err)
+{
+    _cleanup_json_ json_t *portals = attach_files_portals(attachment);
+    _cleanup_json_ json_t *object = NULL;
+
+    if (!portals)
+        return error_errno(err, ENOMEM, "cannot write the portals of volume %s", attachment->volume_id);
+    int r = attach_files_load(paths, "device.json", &object, err);
+    if (r)
+        return r;
+    bool changed = !json_equal(json_object_get(object, "portals"), portals);
+    if (changed)
+        r = json_object_set(object, "portals", portals)
+                ? error_errno(err, ENOMEM, "cannot write the portals of volume %s", attachment->volume_id)
+                : attach_files_save(paths, object, err);
+    attach_files_wipe(object);
+    if (!r)
+        *ret_changed = changed;
     return r;
 }

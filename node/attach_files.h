@@ -44,5 +44,9 @@ int attach_files_save(const struct attach_files *paths, json_t *object, struct e
 int attach_files_mark_end(const struct attach_files *paths, bool end, struct error *err);
 bool attach_files_ending(const struct attach_files *paths);
 
+/* Nothing but "portals"; *ret_changed: they were others. */
+int attach_files_set_portals(const struct attach_files *paths, const struct storage_attachment *attachment,
+                             bool *ret_changed, struct error *err);
+
 /* The epoch that device.json carries; E_NOT_FOUND when there is none. */
 int attach_files_epoch(const struct attach_files *paths, uint64_t *ret_epoch, struct error *err);

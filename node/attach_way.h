@@ -50,6 +50,9 @@ struct attach_way {
     int (*watch_holder)(const struct node_config *config, const char *volume_id);
     int (*keep_holder)(const struct node_config *config, const char *volume_id, struct error *err);
     bool (*has_served)(const struct node_config *config, const char *volume_id);
+    bool (*waits)(const struct node_config *config, const char *volume_id);
+    int (*tell_portals)(const struct node_config *config, const struct storage_attachment *attachment,
+                        struct error *err);
     int (*replace)(const struct node_config *config, struct storage *storage, const char *volume_id,
                    uint64_t deadline_ms, uint64_t *ret_stalled_ms, struct error *err);
 };

@@ -168,15 +168,28 @@ int process_open(const char *pid_path)
     return fd;
 }
 
+static int process_send(int fd, const char *pid_path, int signal_number, struct error *err)
+{
+    if (syscall(SYS_pidfd_send_signal, fd, signal_number, NULL, 0) < 0 && errno != ESRCH)
+        return error_errno(err, errno, "cannot signal the process of %s", pid_path);
+    return 0;
+}
+
+int process_signal(const char *pid_path, int signal_number, struct error *err)
+{
+    _cleanup_fd_ int fd = process_open(pid_path);
+
+    return fd < 0 ? 0 : process_send(fd, pid_path, signal_number, err);
+}
+
 int process_stop(const char *pid_path, int signal_number, unsigned timeout_ms, struct error *err)
 {
     uint64_t deadline_ms = time_now_ms() + timeout_ms;
     _cleanup_fd_ int fd = process_open(pid_path);
 
-    if (fd < 0)
-        return 0;
-    if (syscall(SYS_pidfd_send_signal, fd, signal_number, NULL, 0) < 0 && errno != ESRCH)
-        return error_errno(err, errno, "cannot signal the process of %s", pid_path);
+    int r = fd < 0 ? 0 : process_send(fd, pid_path, signal_number, err);
+    if (fd < 0 || r)
+        return r;
     struct pollfd ended = {.fd = fd, .events = POLLIN};
     int n = poll(&ended, 1, (int)timeout_ms);
     while (n != 0 && process_alive(pid_path, NULL) && time_now_ms() < deadline_ms)

@@ -29,6 +29,9 @@ bool process_alive(const char *pid_path, pid_t *ret_pid);
 /* A pidfd of it, or -1 when it does not live. The caller closes. */
 int process_open(const char *pid_path);
 
+/* Send signal_number. 0 also when it does not live. */
+int process_signal(const char *pid_path, int signal_number, struct error *err);
+
 /* Send signal_number and wait until it is gone. 0 also when it does not live; E_DEADLINE when it is still
  * there. */
 int process_stop(const char *pid_path, int signal_number, unsigned timeout_ms, struct error *err);

@@ -2,7 +2,8 @@
  * Successors for device processes that died. A thread a storage server, so that one that hangs delays no
  * other's volumes: it watches a pidfd of each, and starts the next generation when one ends while its volume
  * stays staged. A volume that an RPC is working on is left to that RPC, unless it lends us its lock because
- * it waits for the volume's I/O.
+ * it waits for the volume's I/O. While a device waits for its server, it asks the server which portals it has
+ * now.
  */
 #include <errno.h>
 #include <poll.h>
@@ -24,7 +25,9 @@
 #define SUPERVISOR_BACKOFF_MAX_MS 30000
 #define SUPERVISOR_BACKOFF_SERVED_MAX_MS 2000
 #define SUPERVISOR_PROVEN_MS 3000
-#define SUPERVISOR_IDLE_MS 10000
+#define SUPERVISOR_IDLE_MS 5000
+#define SUPERVISOR_ASK_MS 3000 /* for portals, all volumes in one round */
+#define SUPERVISOR_ASK_CALL_MS 1000
 #define SUPERVISOR_VOLUMES_MAX 4096
 
 /* What is remembered of a volume whose device process ended. */
@@ -49,6 +52,10 @@ struct supervisor_server {
     struct pollfd watched[1 + 2 * SUPERVISOR_VOLUMES_MAX]; /* wake_fd; of a volume, device and holder */
     size_t watched_count;
     bool retry; /* a volume has no live process yet */
+
+    bool waits;        /* a device waits for the server */
+    bool asking;       /* in this round, and it has answered so far */
+    uint64_t asked_ms; /* the newest round that asked; 0: none yet */
 
     struct supervisor_volume ended[SUPERVISOR_VOLUMES_MAX];
     size_t ended_count;
@@ -159,23 +166,40 @@ static void supervisor_started(struct supervisor_volume *volume)
     volume->ended = false;
 }
 
+/* Also of a call that lends it. false: somebody is at work. */
+static bool supervisor_lock(struct volume_locks *locks, const char *volume_id, const char *what,
+                            bool *ret_lent)
+{
+    bool lent = volume_lock_try(locks, volume_id, what, NULL) != 0;
+
+    if (lent && !volume_lock_borrow(locks, volume_id))
+        return false;
+    *ret_lent = lent;
+    return true;
+}
+
+static void supervisor_unlock(struct volume_locks *locks, const char *volume_id, bool lent)
+{
+    if (lent)
+        volume_lock_return(locks, volume_id);
+    else
+        volume_lock_release(locks, volume_id);
+}
+
 static void supervisor_revive(struct supervisor_server *server, const char *volume_id)
 {
     struct volume_locks *locks = server->node->locks;
+    bool lent;
     struct supervisor_volume *volume = supervisor_remember(server, volume_id);
     _cleanup_error_ struct error err = {0};
 
     server->retry = true;
     if (!supervisor_may_start(server, volume))
         return;
-    bool lent = volume_lock_try(locks, volume_id, "a device's restart", NULL) != 0;
-    if (lent && !volume_lock_borrow(locks, volume_id))
+    if (!supervisor_lock(locks, volume_id, "a device's restart", &lent))
         return;
     int r = supervisor_restart(server->node, volume_id, lent, &err);
-    if (lent)
-        volume_lock_return(locks, volume_id);
-    else
-        volume_lock_release(locks, volume_id);
+    supervisor_unlock(locks, volume_id, lent);
     if (!r)
         supervisor_started(volume);
     supervisor_report(volume, volume_id, r, &err);
@@ -215,6 +239,34 @@ static int supervisor_keep_holder(struct supervisor_server *server, const char *
     return attach_watch_holder(config, volume_id);
 }
 
+/* A server that came back elsewhere is found by its gRPC address; its devices know only its old portals. The
+ * call is made without the volume's lock. A server that does not answer is asked for one volume a round. */
+static void supervisor_ask(struct supervisor_server *server, const char *volume_id)
+{
+    const struct node *node = server->node;
+    _cleanup_attachment_ struct storage_attachment attachment = {0};
+    _cleanup_error_ struct error err = {0};
+    bool lent;
+
+    if (!attach_waits(&node->config, volume_id))
+        return;
+    server->waits = true;
+    if (!server->asking)
+        return;
+    int r = storage_attachment_get(node->storage, volume_id, SUPERVISOR_ASK_CALL_MS, &attachment, &err);
+    if (r) {
+        server->asking = r != E_UNAVAILABLE && r != E_DEADLINE;
+        return;
+    }
+    if (!supervisor_lock(node->locks, volume_id, "telling a device its portals", &lent))
+        return;
+    r = attach_tell_portals(&node->config, &attachment, &err);
+    supervisor_unlock(node->locks, volume_id, lent);
+    if (r)
+        log_warning("volume %s: its device cannot be told its server's portals: %s", volume_id,
+                    error_text(&err));
+}
+
 static void supervisor_watch(struct supervisor_server *server, int fd)
 {
     if (fd < 0)
@@ -248,6 +300,29 @@ static void supervisor_visit(const char *volume_id, void *context)
         return;
     supervisor_watch(server, fd);
     supervisor_watch(server, supervisor_keep_holder(server, volume_id));
+    supervisor_ask(server, volume_id);
+}
+
+static void supervisor_round(struct supervisor_server *server)
+{
+    uint64_t now_ms = time_now_ms();
+
+    server->watched[0] = (struct pollfd){.fd = server->wake_fd, .events = POLLIN};
+    server->watched_count = 1;
+    server->retry = server->waits = false;
+    server->asking = !server->asked_ms || now_ms - server->asked_ms >= SUPERVISOR_ASK_MS;
+    bool asked = server->asking;
+    stage_record_each(server->node->config.state_dir, supervisor_visit, server, NULL);
+    if (asked && server->waits)
+        server->asked_ms = now_ms;
+    supervisor_forget(server);
+}
+
+static int supervisor_pause_ms(const struct supervisor_server *server)
+{
+    if (server->retry)
+        return SUPERVISOR_RETRY_MS;
+    return server->waits ? SUPERVISOR_ASK_MS : SUPERVISOR_IDLE_MS;
 }
 
 static void *supervisor_run(void *context)
@@ -257,13 +332,8 @@ static void *supervisor_run(void *context)
     while (!atomic_load(&server->supervisor->stopping)) {
         uint64_t count;
 
-        server->watched[0] = (struct pollfd){.fd = server->wake_fd, .events = POLLIN};
-        server->watched_count = 1;
-        server->retry = false;
-        stage_record_each(server->node->config.state_dir, supervisor_visit, server, NULL);
-        supervisor_forget(server);
-        poll(server->watched, server->watched_count,
-             server->retry ? SUPERVISOR_RETRY_MS : SUPERVISOR_IDLE_MS);
+        supervisor_round(server);
+        poll(server->watched, server->watched_count, supervisor_pause_ms(server));
         if (server->watched[0].revents)
             (void)!read(server->wake_fd, &count, sizeof(count));
         for (size_t i = 1; i < server->watched_count; i++)

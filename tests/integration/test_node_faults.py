@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """mooring-node when what it works with dies: half-done calls, adoption, successors, a reboot, hung storage, and
 invariant 5 (never format data) with everything killed around mkfs. Root is needed; the storage server has four loops."""
+import json
 import os
 import random
 import signal
@@ -279,6 +280,48 @@ def test_hung_storage(stack):
     node.unstage(fresh)
     node.unstage(used)
     node.leave(other)
+
+
+def move(target):
+    """The server's iSCSI on a port that nobody was told; it is stopped."""
+    target.portal = f"127.0.0.1:{harness.free_port()}"
+    target.config["portals"] = [target.portal]
+
+
+def write_and_sync(path):
+    with open(path, "wb") as file:
+        file.write(os.urandom(4 * MIB))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def test_server_elsewhere(stack):
+    """The storage server comes back where its devices do not look for it: mooring-node asks it, and what waits goes on.
+    Also when mooring-node was away meanwhile, and for what is attached and ended after that."""
+    node, volume = stack.n1, stack.volume()
+    target = node.use(volume)
+    path = node.volume_dir(volume) / "device" / "device.json"
+    before, pid = json.loads(path.read_text()), node.pid(volume)
+    for away in (False, True):
+        stack.target.kill()
+        call = Background(write_and_sync, target / "file")
+        harness.wait_until(lambda: node.status(volume)["state"] == "waiting", "the device waits")
+        if away:
+            node.kill()
+        move(stack.target)
+        stack.target.start()
+        if away:
+            node.start()
+        node.wait_ready(volume)
+        equal(call.status(), "OK", "what waited")
+        now = json.loads(path.read_text())
+        equal(now, {**before, "portals": [stack.target.portal]}, "device.json")
+        equal(path.stat().st_mode & 0o777, 0o600, "its mode")
+    equal(node.pid(volume), pid, "the device's process")
+    node.kill_device(volume)
+    node.wait_ready(volume, before["generation"] + 1)
+    (target / "file").write_text("there")
+    node.leave(volume)
 
 
 # ---- invariant 5 ----
