@@ -21,7 +21,7 @@ struct node_config {
     const char *endpoint;
     const char *node_id;
     bool header_digest; /* of the devices' sessions */
-    bool fuse_io_uring; /* of the devices; faster, but a crash of one ends its volume's I/O */
+    bool fuse_io_uring; /* of the devices; cheaper reads, but a crash of one ends its volume's I/O */
     const char *state_dir;
     const char *address;
     const char *attach;
