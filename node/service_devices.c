@@ -23,30 +23,74 @@ struct listing {
     int r;
 };
 
-static char *copy_of(json_t *status, const char *key)
+static const char *text_of(json_t *status, const char *key)
 {
     const char *text = json_string_value(json_object_get(status, key));
 
-    return strdup(text ? text : "");
+    return text ? text : "";
 }
 
-static Mooring__Node__V1__Device *devices_describe(struct node *node, const char *volume_id,
-                                                   const char *attach)
+/* A process that is gone cannot take back what it last wrote. "failed" and "ended" are its last words. */
+static bool devices_is_outdated(struct node *node, const struct stage_record *record, const char *state)
+{
+    _cleanup_fd_ int process = attach_watch(&node->config, record->volume_id);
+
+    return process < 0 && record->complete && !str_equal(state, "failed") && !str_equal(state, "ended");
+}
+
+static void devices_describe_process(struct node *node, const struct stage_record *record,
+                                     Mooring__Node__V1__Device *device)
+{
+    const char *volume_id = record->volume_id;
+    _cleanup_error_ struct error lost = {0};
+    _cleanup_json_ json_t *status = NULL;
+
+    attach_status(&node->config, volume_id, &status, NULL);
+    const char *state = text_of(status, "state"), *problem = text_of(status, "error");
+    if (devices_is_outdated(node, record, state)) {
+        bool kept = attach_check_kept(&node->config, volume_id, true, &lost) != E_PRECONDITION;
+        state = kept ? "waiting" : "lost";
+        problem = kept ? "mooring-device has ended, and no successor is there yet" : error_text(&lost);
+    }
+    device->state = strdup(state);
+    device->error = strdup(problem);
+    device->block_device = strdup(text_of(status, "block_device"));
+    device->version = strdup(text_of(status, "version"));
+    device->generation = (uint64_t)json_integer_value(json_object_get(status, "generation"));
+}
+
+/* The kernel serves it: what sysfs shows. */
+static void devices_describe_kernel(struct node *node, const struct stage_record *record,
+                                    Mooring__Node__V1__Device *device)
+{
+    const char *volume_id = record->volume_id;
+    _cleanup_attach_device_ struct attach_device found = {0};
+    _cleanup_error_ struct error why = {0};
+
+    int r = record->complete ? attach_check_kept(&node->config, volume_id, true, &why) : 0;
+    const char *state = r == E_PRECONDITION ? "lost" : "waiting";
+    if (!r)
+        r = attach_find(&node->config, volume_id, &found, &why);
+    device->state = strdup(r ? state : "ready");
+    device->error = strdup(r ? error_text(&why) : "");
+    device->block_device = strdup(r ? "" : found.path);
+    device->version = strdup("");
+    device->generation = found.generation;
+}
+
+static Mooring__Node__V1__Device *devices_describe(struct node *node, const struct stage_record *record)
 {
     Mooring__Node__V1__Device *device = calloc(1, sizeof(*device));
-    _cleanup_json_ json_t *status = NULL;
 
     if (!device)
         return NULL;
     mooring__node__v1__device__init(device);
-    attach_status(&node->config, volume_id, &status, NULL);
-    device->volume_id = strdup(volume_id);
-    device->attach = strdup(attach);
-    device->state = copy_of(status, "state");
-    device->error = copy_of(status, "error");
-    device->block_device = copy_of(status, "block_device");
-    device->version = copy_of(status, "version");
-    device->generation = (uint64_t)json_integer_value(json_object_get(status, "generation"));
+    device->volume_id = strdup(record->volume_id);
+    device->attach = strdup(record->attach);
+    if (attach_has_process(&node->config, record->volume_id))
+        devices_describe_process(node, record, device);
+    else
+        devices_describe_kernel(node, record, device);
     return device;
 }
 
@@ -64,7 +108,7 @@ static void devices_visit(const char *volume_id, void *context)
         return;
     }
     answer->devices = grown;
-    answer->devices[answer->n_devices] = devices_describe(listing->node, volume_id, record.attach);
+    answer->devices[answer->n_devices] = devices_describe(listing->node, &record);
     if (answer->devices[answer->n_devices])
         answer->n_devices++;
     else

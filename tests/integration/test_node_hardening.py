@@ -62,6 +62,9 @@ def test_all_killed(stack):
     def lost(volume):
         return f"volume {volume.id} has lost its block device" in node.log_text()
     harness.wait_until(lambda: all(map(lost, volumes)), "the losses are said")
+    listed = json.loads(harness.run(harness.program("mooring"), "-o", "json", "node", "devices", "--node-socket",
+                                    node.endpoint).stdout)
+    equal([row["state"] for row in listed], ["lost"] * 3, "what mooring node devices says of them")
     fresh = stack.volume(block=True)
     assert device_of(node.use(fresh)) not in numbers, "a number that others know is given away"
     time.sleep(1.5)  # three rounds of the supervisor

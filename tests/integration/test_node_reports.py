@@ -42,6 +42,8 @@ def test_hung_server_delays_no_other(stack):
         node.kill_device(hung)
         node.kill_device(well)
         node.wait_ready(well, 2)
+        row = [row for row in devices_of(node) if row["volume_id"] == hung.id][0]
+        assert row["state"] == "waiting" and "has ended" in row["error"], f"what is listed of a device that is gone: {row}"
         assert f"volume {hung.id}: mooring-device has ended, and no successor yet" not in node.log_text(), \
             "the call of the server that hangs ended first: the other volume waited for it"
     finally:
