@@ -23,6 +23,7 @@
 #include "node/node.h"
 
 #define POLL_MS 100
+#define CALL_MS 5000
 #define STACK_BYTES (256 * 1024)
 #define GRACE_MS 15000 /* what an end takes at most once its time is over */
 
@@ -50,23 +51,44 @@ static bool end_volume_lives(const struct end_volume *volume)
     return device >= 0 || holder >= 0;
 }
 
-/* A device that died since mooring-node ended: what unmounts, systemd too, waits for its successor. */
+/* A staging that was cut off in mkfs: what that has in flight must not reach the volume (stage.c). */
+static int end_volume_forget_format(const struct end_volume *volume, bool *ret_forgotten, struct error *err)
+{
+    const struct node_config *config = &volume->node->config;
+    _cleanup_stage_record_ struct stage_record record = {0};
+    _cleanup_attachment_ struct storage_attachment attachment = {0};
+
+    if (stage_record_load(config->state_dir, volume->id, &record, NULL) || record.complete)
+        return 0;
+    int r = storage_attachment_get(volume->node->storage, volume->id, CALL_MS, &attachment, err);
+    if (r || attachment.content != STORAGE_FORMATTING)
+        return r == E_NOT_FOUND || r == E_PERMISSION ? 0 : r;
+    *ret_forgotten = true;
+    return attach_sweep(config, volume->id, err);
+}
+
+/* For a device that died since mooring-node ended: what unmounts, systemd too, waits for its successor. */
 static int end_volume_succeed(const struct end_volume *volume, struct error *err)
 {
-    for (;;) {
-        int r = attach_restart(&volume->node->config, volume->node->storage, volume->id, err);
+    const struct node_config *config = &volume->node->config;
+    _cleanup_fd_ int device = attach_watch(config, volume->id);
 
-        if (!r)
-            return 0;
+    while (device < 0) {
+        bool forgotten = false;
+        int r = end_volume_forget_format(volume, &forgotten, err);
+
+        if (!r && !forgotten)
+            r = attach_restart(config, volume->node->storage, volume->id, err);
         if (r == E_PRECONDITION || r == E_NOT_FOUND || r == E_STALE) { /* none can take over */
             error_done(err);
             return 0;
         }
-        if (time_now_ms() >= volume->deadline_ms)
+        if (!r || time_now_ms() >= volume->deadline_ms)
             return r;
         error_done(err);
         poll(NULL, 0, POLL_MS);
     }
+    return 0;
 }
 
 /*

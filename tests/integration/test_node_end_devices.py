@@ -9,7 +9,7 @@ import threading
 
 import harness
 from controller_stack import equal
-from node_fixture import is_mounted, loop_devices, run_all
+from node_fixture import Background, is_mounted, loop_devices, run_all
 
 BLOCK = 4096
 
@@ -106,6 +106,33 @@ def test_dead_device(stack):
     stack.n1.publish(volume)
     equal((path / "file").read_bytes(), pattern(), "what was written")
     stack.n1.leave(volume)
+
+
+def test_dead_device_in_format(stack):
+    """What an mkfs has in flight that was cut off is not brought over: the volume stays "formatting", for the next Stage."""
+    node, volume = stack.n1, stack.volume(fs_type="ext4").publish(stack.n1)
+    said = node.folder / "said"
+    tool = node.tools / "mkfs.ext4"
+    tool.write_text(
+        "#!/usr/bin/python3\nimport mmap, os, sys\nfd = os.open(sys.argv[-1], os.O_RDWR | os.O_DIRECT)\n"
+        "page = mmap.mmap(-1, 4096)\npage.write(b'half' * 1024)\nat = 0\n"
+        f"while True:\n    os.pwrite(fd, page, 8192 * (at % 4096))\n    at += 1\n    open('{said}', 'w').close()\n")
+    tool.chmod(0o755)
+    call = Background(node.stage, volume)
+    harness.wait_until(said.exists, "mkfs writes")
+    node.kill()
+    node.kill_device(volume)
+    call.status()
+    tool.unlink()
+    status, text = end_devices(node)
+    equal(status, 0, text)
+    equal(volume.content(), "FORMATTING", "content")
+    nothing_is_left(node, volume)
+    after_reboot(node)
+    node.stage(volume)
+    equal(volume.content(), "DATA", "content after the next Stage")
+    node.publish(volume)
+    node.leave(volume)
 
 
 if __name__ == "__main__":
