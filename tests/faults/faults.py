@@ -226,7 +226,7 @@ def storage_reboot(lab, choice):
 
 
 def another_address(lab, choice):
-    """The server comes back on the other of its addresses."""
+    """The server comes back on the other of its addresses, which its devices do not know."""
     server = choice.choice(lab.servers)
     address = lab.addresses[server.server_id]
     there = address.second if server.portal.startswith(address.first + ":") else address.first

@@ -4,7 +4,8 @@ storage servers on disks that fail on command, a controller, one compute node wi
     s1   "fio" (block) and "ledger" (block)
     s2   "victim" (block, a ledger) and "db" (ext4, MariaDB): the disk that fails is theirs
 
-Every server has two addresses of its own and one of a proxy, all told to the devices; it listens on one of its own."""
+Every server has two addresses of its own and one of a proxy; it listens on one of its own, and tells the devices that one
+and the proxy's."""
 import os
 import pathlib
 import time
@@ -23,9 +24,6 @@ DB_BYTES = 192 * MIB
 class Addresses:
     def __init__(self, number):
         self.first, self.second, self.proxy = (f"127.0.{number}.{i}" for i in (2, 3, 4))
-
-    def portals(self):
-        return [f"{one}:{wire.ISCSI_PORT}" for one in (self.first, self.second, self.proxy)]
 
 
 def fill(path):
@@ -51,7 +49,6 @@ class Lab:
         self.cluster = clusters.Cluster(scratch, servers=2, disks=("s1", "s2"), size="700MiB", loops=2)
         for server in self.servers:
             server.kill()
-            server.config["advertise"] = self.addresses[server.server_id].portals()
             self.listen(server, self.addresses[server.server_id].first)
             server.start()
         self.node = self.cluster.node("n1", **({"header_digest": True} if digests else {}))
@@ -80,6 +77,7 @@ class Lab:
     def listen(self, server, address):
         server.portal = f"{address}:{wire.ISCSI_PORT}"
         server.config["portals"] = [server.portal]
+        server.config["advertise"] = [server.portal, f"{self.addresses[server.server_id].proxy}:{wire.ISCSI_PORT}"]
 
     # ---- loads ----
 
