@@ -237,7 +237,7 @@ def test_second_portal(scratch, target):
 
 def test_portals_renewed(scratch, target):
     """SIGHUP: the portals of device.json are read anew, and nothing else of it; bad ones change nothing, and are told once."""
-    device = Device(scratch, target, start=False, portals=["127.0.0.1:1"])
+    device = Device(scratch, target, start=False, portals=["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"])
     device.start_holder()
     device.start_device()
     device.wait_state("connecting")

@@ -16,6 +16,7 @@
 #include "common/io.h"
 #include "common/record.h"
 #include "common/strings.h"
+#include "common/time.h"
 #include "node/attach_device.h"
 #include "node/attach_files.h"
 #include "node/process.h"
@@ -63,11 +64,29 @@ static void status_write(const char *state, pid_t pid)
     assert_int_equal(io_replace_file(dir_fd, "status.json", text, (size_t)length, 0600, NULL), 0);
 }
 
-static bool begun(void)
+static bool begun(unsigned count)
 {
     _cleanup_free_ char *text = log_text();
 
+    (void)count;
     return strstr(text, "begun");
+}
+
+static bool hung_up(unsigned count)
+{
+    return hangups() >= count;
+}
+
+static bool wait_until(bool (*condition)(unsigned count), unsigned count)
+{
+    uint64_t deadline_ms = time_now_ms() + 10000;
+
+    while (!condition(count)) {
+        if (time_now_ms() > deadline_ms)
+            return false;
+        poll(NULL, 0, 5);
+    }
+    return true;
 }
 
 static int setup(void **state)
@@ -82,8 +101,8 @@ static int setup(void **state)
         process_spawn(node.paths.device_pid, node.paths.log, NULL, argv, NULL) ||
         !process_alive(node.paths.device_pid, &node.pid))
         return -1;
-    while (!begun())
-        poll(NULL, 0, 5);
+    if (!wait_until(begun, 0))
+        return -1;
     _cleanup_json_ json_t *device =
         json_pack("{s:s, s:s, s:[s], s:i, s:i, s:s, s:b}", "volume_id", VOLUME, "target_name", "iqn.a",
                   "portals", FIRST, "epoch", 4, "generation", 2, "chap_secret", "s3cret", "end", 0);
@@ -107,12 +126,6 @@ static void tell(uint64_t epoch, const char *portal)
     assert_int_equal(attach_device_tell_portals(&node.config, &attachment, NULL), 0);
 }
 
-static void wait_hangups(unsigned count)
-{
-    while (hangups() < count)
-        poll(NULL, 0, 5);
-}
-
 static void what_waits_is_told_the_portals_alone(void **state)
 {
     _cleanup_json_ json_t *before = NULL;
@@ -125,7 +138,7 @@ static void what_waits_is_told_the_portals_alone(void **state)
     assert_true(attach_device_waits(&node.config, VOLUME));
     assert_int_equal(attach_files_load(&node.paths, "device.json", &before, NULL), 0);
     tell(4, SECOND);
-    wait_hangups(1);
+    assert_true(wait_until(hung_up, 1));
     assert_int_equal(attach_files_load(&node.paths, "device.json", &after, NULL), 0);
     assert_true(json_equal(json_object_get(after, "portals"), wanted));
     assert_int_equal(stat(path, &file), 0);
@@ -140,9 +153,9 @@ static void it_is_signalled_again(void **state)
 {
     (void)state;
     tell(4, SECOND);
-    wait_hangups(1);
+    assert_true(wait_until(hung_up, 1));
     tell(4, SECOND);
-    wait_hangups(2);
+    assert_true(wait_until(hung_up, 2));
 }
 
 static void assert_untold(uint64_t epoch)
