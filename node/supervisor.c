@@ -281,8 +281,8 @@ static void supervisor_visit(const char *volume_id, void *context)
 {
     struct supervisor_server *server = context;
 
-    if (!supervisor_serves(server, volume_id))
-        return;
+    if (atomic_load(&server->supervisor->stopping) || !supervisor_serves(server, volume_id))
+        return; /* each volume may wait for its server */
     if (!attach_has_process(&server->node->config, volume_id)) {
         supervisor_revive(server, volume_id); /* the kernel's own: nothing tells us when to look after it */
         return;

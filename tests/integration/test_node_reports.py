@@ -53,6 +53,27 @@ def test_hung_server_delays_no_other(stack):
         node.leave(volume)
 
 
+def test_end_waits_for_no_round(stack):
+    """Told to end while many volumes wait for a server that hangs, mooring-node does not try each of them first."""
+    node, volumes = stack.n1, [stack.volume(block=True, zone="s1") for _ in range(3)]
+    for volume in volumes:
+        node.use(volume)
+    stack.targets[0].process.send_signal(signal.SIGSTOP)
+    try:
+        for volume in volumes:
+            node.kill_device(volume)
+        node.process.terminate()
+        node.process.wait()
+    finally:
+        stack.targets[0].process.send_signal(signal.SIGCONT)
+    tries = node.log_text().rpartition("devices stay attached")[2].count("no successor yet")
+    assert tries <= 1, f"tries after the signal: {tries}"
+    node.start()
+    for volume in volumes:
+        node.wait_ready(volume, 2)
+        node.leave(volume)
+
+
 def set_write_failed(stack, volume):
     """In the volume's record, while the server is down: as after an error of its disk."""
     path = stack.target.pool.path / "volumes" / volume.id / "volume.json"
