@@ -177,6 +177,12 @@ static void flush_failed(struct requests *requests)
     requests->distrusted = true;
 }
 
+/* A write that was to be stable at once is a flush in this, except where there was no space for it. */
+static bool stable_failed(const struct request *request, int number)
+{
+    return !request->internal && (request->verb == REQUEST_FLUSH || (request->fua && number != ENOSPC));
+}
+
 static void request_answered(struct requests *requests, struct request *request, enum answer answer,
                              int number)
 {
@@ -200,7 +206,7 @@ static void request_answered(struct requests *requests, struct request *request,
         log_warning("the storage server refuses a command on %s at %llu: %s",
                     requests->initiator->state->volume_id, (unsigned long long)request->offset,
                     error_name(-number));
-        if (request->verb == REQUEST_FLUSH && !request->internal)
+        if (stable_failed(request, number))
             flush_failed(requests);
         request_finish(requests, request, -number);
         if (requests->distrusted)

@@ -486,6 +486,30 @@ static void test_failed_flush_asks_for_a_replay(void **state)
     assert_int_equal(flushes[1].result, 0);
 }
 
+/* So does a failed write that was to be stable, as the server takes it for a failed flush; one without space
+ * does not. */
+static void test_failed_stable_write_asks_for_a_replay(void **state)
+{
+    struct fixture *fixture = *state;
+    static struct probe write, stable[2];
+    static const char boot_id[] = "0123456789abcdef0123456789abcdef";
+    open_session(fixture);
+    replay_log_set_boot_id(&fixture->log, boot_id);
+    submit_write(fixture, &write, 0, 'a');
+    fake_answer(0, SCSI_STATUS_GOOD);
+    for (unsigned i = 0; i < 2; i++) {
+        submit_write(fixture, &stable[i], BLOCK, 'b');
+        stable[i].request.fua = true;
+    }
+    fake_answer_sense(1, SCSI_SENSE_DATA_PROTECTION, 0x2707);
+    assert_int_equal(stable[0].result, -ENOSPC);
+    assert_int_equal(fake_session.dropped, 0);
+    fake_answer_sense(2, SCSI_SENSE_MEDIUM_ERROR, 0x0c00);
+    assert_int_equal(stable[1].result, -EIO);
+    assert_int_equal(fake_session.dropped, 1);
+    assert_true(boot_id_needs_replay(&fixture->log, boot_id));
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -505,6 +529,7 @@ int main(void)
         TEST(test_replay_lost_begins_anew),
         TEST(test_refused_replay),
         TEST(test_failed_flush_asks_for_a_replay),
+        TEST(test_failed_stable_write_asks_for_a_replay),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
