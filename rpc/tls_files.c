@@ -20,6 +20,7 @@ struct stamp {
     ino_t ino;
     off_t size;
     struct timespec modified;
+    struct timespec changed; /* its owner or mode too: what could not be read may be readable now */
 };
 
 struct tls_files {
@@ -35,14 +36,22 @@ static struct stamp stamp_of(const char *path)
 
     if (!path || stat(path, &status) < 0)
         return (struct stamp){0};
-    return (struct stamp){
-        .dev = status.st_dev, .ino = status.st_ino, .size = status.st_size, .modified = status.st_mtim};
+    return (struct stamp){.dev = status.st_dev,
+                          .ino = status.st_ino,
+                          .size = status.st_size,
+                          .modified = status.st_mtim,
+                          .changed = status.st_ctim};
+}
+
+static bool time_equal(const struct timespec *a, const struct timespec *b)
+{
+    return a->tv_sec == b->tv_sec && a->tv_nsec == b->tv_nsec;
 }
 
 static bool stamp_equal(const struct stamp *a, const struct stamp *b)
 {
     return a->dev == b->dev && a->ino == b->ino && a->size == b->size &&
-           a->modified.tv_sec == b->modified.tv_sec && a->modified.tv_nsec == b->modified.tv_nsec;
+           time_equal(&a->modified, &b->modified) && time_equal(&a->changed, &b->changed);
 }
 
 int tls_files_new(struct tls_files **ret, const struct rpc_tls *tls, struct error *err)

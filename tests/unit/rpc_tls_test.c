@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "proto/storage.pb-c.h"
+#include "rpc/tls_files.h"
 #include "rpc/tls_issue.h"
 
 #define STORAGE (&mooring__storage__v1__storage__descriptor)
@@ -231,6 +232,26 @@ static void test_client_renewed(void **state)
     rpc_server_free(server, 1000);
 }
 
+/* A new key that only root may read yet, and is given to us later. */
+static void test_files_given_later(void **state)
+{
+    struct tls_files *files;
+    struct error err = {0};
+    struct rpc_tls tls;
+
+    (void)state;
+    tls_put_live("server");
+    tls = rpc_test_tls("ca", "live");
+    rpc_test_expect(0, tls_files_new(&files, &tls, &err), &err);
+    assert_true(tls_files_changed(files));
+    assert_false(tls_files_changed(files));
+    usleep(20 * 1000); /* the file system's clock is coarse */
+    assert_int_equal(chmod(rpc_test_path("live", ".key"), 0640), 0);
+    assert_true(tls_files_changed(files));
+    assert_false(tls_files_changed(files));
+    tls_files_free(files);
+}
+
 static void test_unreachable(void **state)
 {
     struct error err = {0};
@@ -375,6 +396,7 @@ int rpc_tls_tests(void)
         cmocka_unit_test(test_node_cannot_serve),
         cmocka_unit_test(test_server_renewed),
         cmocka_unit_test(test_client_renewed),
+        cmocka_unit_test(test_files_given_later),
         cmocka_unit_test(test_unreachable),
         cmocka_unit_test(test_silent),
         cmocka_unit_test(test_port_taken),
