@@ -132,9 +132,13 @@ static void log_relieved(void *context, int result)
 
 /* ---- the session ---- */
 
+/* What a predecessor left has users: an error is theirs too, though there has been no session yet. */
 static void path_expired(void *context)
 {
-    device_tell(context, NULL);
+    struct device *device = context;
+    if (device->phase == DEVICE_PHASE_START && device->frontend->adopted)
+        bring_up(device);
+    device_tell(device, NULL);
 }
 
 static void session_up(void *context)

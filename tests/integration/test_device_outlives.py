@@ -154,6 +154,25 @@ def test_path_timeout(scratch, target):
     write_direct(device.path, 0, bytes(4 * KIB), flush=True)
 
 
+def test_path_timeout_of_a_successor(scratch, target):
+    """A device that takes over while the server is away keeps nobody waiting for longer than its predecessor would have."""
+    device = Device(scratch, target, path_timeout_ms=500)
+    path, pattern = device.path, os.urandom(64 * KIB)
+    write_direct(path, MIB, pattern)
+    device.kill()
+    device.attachment.grant()
+    target.kill()
+    device.start_device(grant=False)
+    numbers = []
+    read_in_background(path, numbers).join(30)
+    assert numbers == [errno.EIO], numbers
+    wait_expired(device)
+    target.start()
+    device.wait_state("ready")
+    assert device.path == path and not device.status()["error"], device.status()
+    assert read_direct(path, MIB, len(pattern)) == pattern
+
+
 def test_path_timeout_and_the_end(scratch, target):
     """The end waits for the server all the same: answered writes are not given up for a limit on waiting."""
     device = Device(scratch, target, path_timeout_ms=100)
