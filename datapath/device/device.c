@@ -243,8 +243,10 @@ static void session_lost(void *context, const char *why, bool fatal)
 
 /* ---- bringing the block device up ---- */
 
+/* The job needs the holder that is there: until it has ended, another one would miss what it makes. */
 static void bring_up(struct device *device)
 {
+    holder_watch_stop(&device->watch);
     device->phase = DEVICE_PHASE_OPEN;
     device_job_start(device, open_work, open_done);
 }
@@ -483,6 +485,7 @@ int device_init(struct device *device, struct loop *loop, struct device_state *s
 void device_start(struct device *device)
 {
     signal_read(device);
+    holder_watch_start(&device->watch);
     initiator_start(&device->initiator);
     path_start(&device->path);
 }

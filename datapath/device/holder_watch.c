@@ -2,8 +2,10 @@
  * offload thread; called by device.c. */
 #include "datapath/device/holder_watch.h"
 
+#include <errno.h>
 #include <poll.h>
 #include <stddef.h>
+#include <sys/socket.h>
 
 #include "common/cleanup.h"
 #include "common/log.h"
@@ -17,15 +19,25 @@ static void timer_done(struct loop_op *op, int res, unsigned flags);
 static int hand_over_work(struct loop_work *work);
 static void hand_over_done(struct loop_op *op, int res, unsigned flags);
 
-/* The holder never speaks first: its end is all that can be heard here. */
+/* The holder never speaks first, but what it answered a job while we had stopped may be heard only now: by
+ * then the job has read it, or given up. */
+static bool connection_ended(int connection)
+{
+    char byte;
+    ssize_t r = recv(connection, &byte, sizeof byte, MSG_DONTWAIT);
+    return r == 0 || (r < 0 && errno != EAGAIN && errno != EINTR);
+}
+
 static void watch_arm(struct holder_watch *watch)
 {
+    watch->busy = true;
     watch->poll.done = holder_ended;
     loop_poll(watch->loop, &watch->poll, watch->connection, POLLIN);
 }
 
 static void retry_later(struct holder_watch *watch)
 {
+    watch->busy = true;
     watch->timer.done = timer_done;
     loop_timeout(watch->loop, &watch->timer, RETRY_MS);
 }
@@ -35,8 +47,13 @@ static void holder_ended(struct loop_op *op, int res, unsigned flags)
     (void)res;
     (void)flags;
     struct holder_watch *watch = container_of(op, struct holder_watch, poll);
+    watch->busy = false;
     if (watch->stopped)
         return;
+    if (!connection_ended(watch->connection)) {
+        watch_arm(watch);
+        return;
+    }
     log_error("mooring-holder has ended: until there is a new one, a crash of this process is not survived");
     watch->connection = fd_close(watch->connection);
     watch->changed(watch->context, -1);
@@ -48,8 +65,10 @@ static void timer_done(struct loop_op *op, int res, unsigned flags)
     (void)res;
     (void)flags;
     struct holder_watch *watch = container_of(op, struct holder_watch, timer);
+    watch->busy = false;
     if (watch->stopped)
         return;
+    watch->busy = true;
     watch->offered = -1;
     watch->work = (struct loop_work){.work = hand_over_work, .op = {.done = hand_over_done}};
     loop_offload(watch->loop, &watch->work);
@@ -73,6 +92,7 @@ static void hand_over_done(struct loop_op *op, int res, unsigned flags)
     (void)flags;
     struct holder_watch *watch = container_of(op, struct holder_watch, work.op);
     int connection = TAKE_FD(watch->offered);
+    watch->busy = false;
     if (res) {
         fd_close(connection);
         if (!watch->stopped)
@@ -89,8 +109,12 @@ static void hand_over_done(struct loop_op *op, int res, unsigned flags)
 void holder_watch_start(struct holder_watch *watch)
 {
     watch->stopped = false;
-    watch->offered = -1;
-    watch_arm(watch);
+    if (watch->busy)
+        return;
+    if (watch->connection >= 0)
+        watch_arm(watch);
+    else
+        retry_later(watch);
 }
 
 void holder_watch_stop(struct holder_watch *watch)

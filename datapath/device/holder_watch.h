@@ -25,11 +25,12 @@ struct holder_watch {
     struct loop_op poll, timer;
     struct loop_work work;
     int offered; /* of the work under way */
+    bool busy;   /* one of these is under way */
     bool stopped;
 };
 
-/* Fill in the first part before; takes over the connection. */
+/* Fill in the first part before; takes over the connection. Also after a stop. */
 void holder_watch_start(struct holder_watch *watch);
 
-/* Look no more: the end has begun. */
+/* Look no more; a hand-over that is under way ends all the same. */
 void holder_watch_stop(struct holder_watch *watch);

@@ -81,6 +81,29 @@ def test_holder_replaced(scratch, target):
     assert device.holder.wait(10) == 0, "the new holder stays"
 
 
+def test_holder_replaced_while_the_server_is_away(scratch, target):
+    """Also a device that waits for its first session hands everything to a new holder."""
+    device = Device(scratch, target)
+    path, pattern = device.path, os.urandom(64 * KIB)
+    write_direct(path, MIB, pattern)
+    device.kill()
+    device.attachment.grant()
+    target.kill()
+    device.start_device(grant=False)
+    device.wait_state("waiting")
+    device.holder.kill()
+    device.holder.wait()
+    device.start_holder()
+    harness.wait_until(lambda: "a new mooring-holder has everything" in device.log_text(), "the new holder has everything")
+    device.kill()
+    target.start()
+    device.start_device()
+    device.wait_state("ready")
+    assert device.path == path, "the block device changed"
+    assert read_direct(path, MIB, len(pattern)) == pattern
+    assert device.end() == 0
+
+
 def test_holder_signalled(scratch, target):
     """A host's shutdown sends SIGTERM to all processes, with file systems still mounted: the holder stays."""
     device = Device(scratch, target)
