@@ -37,7 +37,7 @@ static _Noreturn void process_become(int lock_fd, int log_fd, int report_fd, con
     text[length++] = '\n';
     for (size_t i = 0; place && i < place->procs_count; i++)
         (void)!write(place->procs_fds[i], "0", 1); /* one that takes nobody is no reason not to start */
-    if (null_fd < 0 || ftruncate(lock_fd, 0) < 0 || pwrite(lock_fd, text, (size_t)length, 0) != length ||
+    if (null_fd < 0 || pwrite(lock_fd, text, (size_t)length, 0) != length ||
         dup2(null_fd, STDIN_FILENO) < 0 || dup2(log_fd, STDOUT_FILENO) < 0 ||
         dup2(log_fd, STDERR_FILENO) < 0 || fcntl(lock_fd, F_SETFD, 0) < 0) {
         problem = errno;
@@ -126,6 +126,8 @@ int process_spawn(const char *pid_path, const char *log_path, const struct place
         return error_errno(err, errno, "cannot open %s", pid_path);
     if (!process_lock(lock_fd))
         return error_set(err, E_EXISTS, "%s is running already (%s is locked)", argv[0], pid_path);
+    if (ftruncate(lock_fd, 0) < 0) /* with the lock, a predecessor's pid would be taken for the new one's */
+        return error_errno(err, errno, "cannot write %s", pid_path);
 
     _cleanup_fd_ int log_fd = open(log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if (log_fd < 0)

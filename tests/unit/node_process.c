@@ -112,6 +112,50 @@ static void a_reused_pid_is_not_mistaken(void **state)
     assert_int_equal(process_stop(fixture->pid_path, SIGKILL, 100, NULL), 0);
 }
 
+static void *spawn_into(void *place)
+{
+    const char *argv[] = {"/bin/sleep", "60", NULL};
+
+    return (void *)(intptr_t)process_spawn(files.pid_path, files.log_path, place, argv, NULL);
+}
+
+/* Another process may have the pid of one that ended by now, while its successor's start takes its time: here
+ * until it can write to its cgroup, which is a pipe that is full. */
+static void a_starting_process_is_not_its_predecessor(void **state)
+{
+    _cleanup_free_ char *text = str_format("%d\n", getpid());
+    _cleanup_fd_ int fd = open(files.pid_path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    struct flock lock = {.l_type = F_UNLCK};
+    int cgroup[2], mistaken = 1;
+    char drained[4096];
+    pthread_t thread;
+    void *result;
+    pid_t pid;
+
+    (void)state;
+    assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+    assert_int_equal(pipe2(cgroup, O_CLOEXEC), 0);
+    assert_int_equal(fcntl(cgroup[1], F_SETPIPE_SZ, sizeof(drained)), sizeof(drained));
+    memset(drained, 0, sizeof(drained));
+    assert_int_equal(write(cgroup[1], drained, sizeof(drained)), sizeof(drained));
+    struct place place = {.procs_fds = {cgroup[1]}, .procs_count = 1};
+    assert_int_equal(pthread_create(&thread, NULL, spawn_into, &place), 0);
+    for (int i = 0; i < 2000 && lock.l_type == F_UNLCK; i++, poll(NULL, 0, 5)) {
+        lock = (struct flock){.l_type = F_WRLCK, .l_whence = SEEK_SET};
+        fcntl(fd, F_OFD_GETLK, &lock);
+    }
+    for (int i = 0; i < 400 && mistaken; i++, poll(NULL, 0, 5))
+        mistaken = process_alive(files.pid_path, &pid) && pid == getpid();
+    assert_int_equal(read(cgroup[0], drained, sizeof(drained)), sizeof(drained));
+    assert_int_equal(pthread_join(thread, &result), 0);
+    close(cgroup[0]);
+    close(cgroup[1]);
+    assert_int_equal(lock.l_type, F_WRLCK);
+    assert_false(mistaken);
+    assert_null(result);
+    assert_true(process_alive(files.pid_path, &pid) && pid != getpid());
+}
+
 static void one_that_does_not_end_is_told(void **state)
 {
     const struct fixture *fixture = &files;
@@ -256,6 +300,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_killed_process_is_seen_as_dead, setup, teardown),
         cmocka_unit_test_setup_teardown(a_second_one_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(a_reused_pid_is_not_mistaken, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_starting_process_is_not_its_predecessor, setup, teardown),
         cmocka_unit_test_setup_teardown(one_that_does_not_end_is_told, setup, teardown),
         cmocka_unit_test_setup_teardown(what_cannot_be_executed_is_an_error_here, setup, teardown),
         cmocka_unit_test_setup_teardown(asking_takes_nothing, setup, teardown),
