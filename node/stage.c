@@ -328,7 +328,11 @@ static int stage_make(struct node *node, const struct stage_request *request,
     if (watched && device_fd < 0)
         return error_set(err, E_UNAVAILABLE, "mooring-device of volume %s has ended", request->volume_id);
     log_info("volume %s: making %s on %s", request->volume_id, fs_type, device->path);
+    if (!watched) /* the supervisor ends the session, and I/O that waits, once the attachment is gone */
+        volume_lock_lend(node->locks, request->volume_id);
     int r = filesystem_make(device->path, fs_type, request->mkfs_options, watched ? &watch : NULL, err);
+    if (!watched)
+        volume_lock_reclaim(node->locks, request->volume_id);
     if (r)
         return r;
     volume_lock_lend(node->locks, request->volume_id);

@@ -413,9 +413,28 @@ def fence(cluster):
     expect_nothing_left(volume)
 
 
+def fence_in_mkfs(cluster):
+    """Fenced while mkfs runs: what waits ends with an error, and the call with it. Then the volume can be given up."""
+    volume = cluster.volume(size=64 * MIB).publish(cluster.n1)
+    said, go = cluster.n1.slow_tool("mkfs.ext4")
+    call = node_fixture.Background(cluster.n1.stage, volume, timeout_s=SLOW_S)
+    harness.wait_until(said.exists, "mkfs runs", SLOW_S)
+    cluster.target.operator.FenceNode(node_id="n1", reason="test", timeout_s=SLOW_S)
+    try:
+        go.touch()
+        answer = call.status(2 * SLOW_S)
+        harness.wait_until(lambda: not sessions(volume.id), "the session is gone", SLOW_S)
+    finally:
+        cluster.target.operator.UnfenceNode(node_id="n1")
+        (cluster.n1.tools / "mkfs.ext4").unlink()
+    assert answer not in ("OK", "DEADLINE_EXCEEDED"), f"NodeStageVolume: {answer}"
+    cluster.n1.unstage(volume, timeout_s=SLOW_S)
+    expect_nothing_left(volume)
+
+
 CASES = (("ext4", lambda cluster: file_system(cluster, "ext4", 64 * MIB)), ("target-killed", target_killed),
-         ("fence", fence), ("secret", secret), ("commands", commands), ("link-cut", link_cut), ("node-killed", node_killed),
-         ("half-done", half_done), ("others", others), ("errors", errors), ("read-only", read_only),
+         ("fence", fence), ("fence-in-mkfs", fence_in_mkfs), ("secret", secret), ("commands", commands), ("link-cut", link_cut),
+         ("node-killed", node_killed), ("half-done", half_done), ("others", others), ("errors", errors), ("read-only", read_only),
          ("iscsid-killed", iscsid_killed), ("xfs", lambda cluster: file_system(cluster, "xfs", XFS_BYTES)))
 
 
