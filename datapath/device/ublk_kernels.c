@@ -43,10 +43,9 @@ static const struct bad_kernels table[] = {
     {VERSION(6, 18, 4), VERSION(6, 18, 6), NULL,
      "Linux 6.18.4 and 6.18.5 crash when a ublk device is added (fixed in 6.18.6; "
      "https://github.com/zabbly/linux/issues/52)"},
-    {VERSION(6, 12, 0), VERSION(6, 12, 70), NULL,
-     "the server can be caught in a deadlock while a partition table is read (CVE-2025-68823, fixed in "
-     "6.12.70; "
-     "https://github.com/ublk-org/ublksrv/issues/170)"},
+    {VERSION(6, 12, 23), VERSION(6, 13, 0), NULL,
+     "Linux 6.12 cancels the commands of a server's successor for those of the server that died, and its end "
+     "beside io_uring's is unsound: 6.12.95 was seen to crash while a killed server's device was taken over"},
     {VERSION(6, 13, 0), VERSION(6, 18, 3), NULL,
      "the server can be caught in a deadlock while a partition table is read (CVE-2025-68823, fixed in "
      "6.18.3; "

@@ -51,9 +51,9 @@ class Report:
             self.say("FAIL", f"{kernel} {what}", str(why).splitlines()[0][:400])
 
     def inside(self, kernel, program, cases, timeout_s=400, **options):
-        """A Python program of this folder, run in a guest."""
+        """These cases of a Python program of this folder, run in a guest."""
         def body(machine):
-            status, output = machine.run(f"/usr/bin/python3 {guest.HERE / program}", timeout_s)
+            status, output = machine.run(f"/usr/bin/python3 {guest.HERE / program} {' '.join(cases)}", timeout_s)
             self.hand_on(kernel, output, cases, program.removesuffix(".py"))
             if status not in (0, 1):
                 self.say("FAIL", f"{kernel} {program}", f"exit {status}")

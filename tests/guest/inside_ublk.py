@@ -218,7 +218,14 @@ def loaded(scratch, target):
     assert check["ublk"] == {"usable": True, "why": ""} and check["auto"] == "ublk", check
 
 
-CASES = (loaded, crash_under_load, file_system, fenced, leftover, saturated, busy, attach_and_data)
+def refused(scratch, target):
+    """The driver is there, and the kernel in the table: fuse is taken, and the reason told."""
+    del scratch, target
+    check = json.loads(harness.run(harness.program("mooring-device"), "--check").stdout)
+    assert not check["ublk"]["usable"] and "Linux 6" in check["ublk"]["why"] and check["auto"] == "fuse", check
+
+
+CASES = (loaded, refused, crash_under_load, file_system, fenced, leftover, saturated, busy, attach_and_data)
 
 
 def main():
