@@ -24,8 +24,8 @@
 
 /*
  * A dead device may have answered writes that its holder's log still has: a successor delivers them.
- * E_NOT_FOUND when they have nowhere to go, for the attachment is gone or newer; a refusal of the successor
- * for good is left to its end.
+ * E_NOT_FOUND when they have nowhere to go, for the attachment is gone or newer, or are of a file system that
+ * was never finished; a refusal of the successor for good is left to its end.
  */
 static int attach_device_deliver(const struct node_config *config, struct storage *storage,
                                  const struct attach_files *paths, const char *volume_id,
@@ -44,6 +44,8 @@ static int attach_device_deliver(const struct node_config *config, struct storag
     if (r && r != E_PERMISSION)
         return r;
     error_done(err);
+    if (attachment.content == STORAGE_FORMATTING) /* of a Stage that was cut off: the next one begins anew */
+        return error_set(err, E_NOT_FOUND, "it is the beginning of a file system that was never finished");
     r = attach_device_succeed(config, storage, paths, volume_id, epoch, attach_device_left_ms(deadline_ms),
                               err);
     if (!r)

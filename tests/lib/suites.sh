@@ -293,7 +293,7 @@ fuzz_start() {
     seconds=$(fuzz_seconds)
     mkdir -p "$TMPDIR/corpus-$name" "tests/fuzz/corpus/$name"
     job_start "$name" $((seconds + 120)) "$report_dir/fuzz-$name.log" "build/fuzz/fuzz/$name" -seed="$seed" \
-        -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 \
+        -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2048 -print_funcs=0 -print_final_stats=1 \
         -artifact_prefix="$report_dir/$name-" "$TMPDIR/corpus-$name" "tests/fuzz/corpus/$name"
 }
 
