@@ -212,13 +212,13 @@ class Node:
     def pids(self):
         """What runs for this node besides mooring-node itself: its devices and holders."""
         found = []
-        for entry in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        for entry in pathlib.Path("/proc").iterdir():
             try:
-                words = entry.read_bytes().split(b"\0")
+                words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdecimal() else [b""]
             except OSError:
                 continue
             if any(str(self.dir).encode() + b"/" in word for word in words) and b"mooring-" in words[0]:
-                found.append(int(entry.parent.name))
+                found.append(int(entry.name))
         return [pid for pid in found if not self.process or pid != self.process.pid]
 
     def kill_host(self):
