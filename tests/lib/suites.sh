@@ -27,7 +27,6 @@ suites_begin() {
     ((!long)) || export MOORING_LONG=1
     ((!guest && !long)) || export MOORING_GUEST=all
     export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
-    export LSAN_OPTIONS="suppressions=$root/tests/lib/lsan.supp:print_suppressions=0"
     trap suites_clean EXIT
     trap 'interrupted INT 130' INT
     trap 'interrupted TERM 143' TERM HUP
@@ -350,7 +349,8 @@ declare -A program_path=() program_limit=()
 
 program_start() {
     local name=$1
-    MOORING_BUILD=$root/build/${name%%/*} job_start "$name" "${program_limit[$name]}" "$report_dir/${name//\//-}.log" \
+    MOORING_BUILD=$root/build/${name%%/*} LSAN_OPTIONS="suppressions=$root/tests/lib/lsan.supp:print_suppressions=0" \
+        job_start "$name" "${program_limit[$name]}" "$report_dir/${name//\//-}.log" \
         /usr/bin/python3 "${program_path[$name]}"
 }
 
