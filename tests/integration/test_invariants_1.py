@@ -44,7 +44,10 @@ def power_cut(cluster, choice, node, name, fsync=0):
     lost = server.cut_power(choice.randrange(1 << 31), keep_percent=choice.choice((0, 30, 60)))
     time.sleep(0.3)
     server.power_on()
-    writer.wait_for(5)
+    try:
+        writer.wait_for(5)
+    except AssertionError as why:
+        raise AssertionError(f"{why}; the node says: {node.log_text()[-3000:]}; the server: {server.log_text()[-3000:]}") from why
     writer.stop()
     wrong = writer.wrong()
     node.detach(volume)
