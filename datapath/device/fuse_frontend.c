@@ -201,12 +201,17 @@ static int range_check(const struct fuse_request *slot, uint64_t offset, uint64_
     return fuse_frontend_range_check(slot->frontend->state, &slot->record->head.header, offset, length);
 }
 
-static void slot_submit(struct fuse_request *slot, enum request_verb verb, uint64_t offset, uint64_t length,
-                        void *data)
+static void slot_request(struct fuse_request *slot, enum request_verb verb, uint64_t offset, uint64_t length)
 {
     slot->request.verb = verb;
     slot->request.offset = offset;
     slot->request.length = length;
+}
+
+static void slot_submit(struct fuse_request *slot, enum request_verb verb, uint64_t offset, uint64_t length,
+                        void *data)
+{
+    slot_request(slot, verb, offset, length);
     slot->request.data = data;
     requests_submit(slot->frontend->requests, &slot->request);
 }
@@ -248,12 +253,8 @@ static bool start_write(struct fuse_request *slot, void *data, bool in_log)
         memcpy(room, data, in.size);
         slot->record->position = replay_log_tail(frontend->log);
     }
-    slot->request.entry = replay_log_append(frontend->log, REPLAY_WRITE, in.offset, in.size, in.size);
-    if (!slot->request.entry)
-        return false;
-    slot_submit(slot, REQUEST_WRITE, in.offset, in.size, replay_entry_payload(slot->request.entry));
-    requests_relieve(frontend->requests, false);
-    return true;
+    slot_request(slot, REQUEST_WRITE, in.offset, in.size);
+    return requests_submit_change(frontend->requests, &slot->request);
 }
 
 static bool start_fallocate(struct fuse_request *slot)
@@ -271,12 +272,8 @@ static bool start_fallocate(struct fuse_request *slot)
     if (!replay_log_reserve(frontend->log, 0))
         return false;
     slot->record->position = replay_log_tail(frontend->log);
-    enum replay_op op = punch ? REPLAY_DISCARD : REPLAY_ZERO;
-    slot->request.entry = replay_log_append(frontend->log, op, in.offset, in.length, 0);
-    if (!slot->request.entry)
-        return false;
-    slot_submit(slot, punch ? REQUEST_DISCARD : REQUEST_ZERO, in.offset, in.length, NULL);
-    return true;
+    slot_request(slot, punch ? REQUEST_DISCARD : REQUEST_ZERO, in.offset, in.length);
+    return requests_submit_change(frontend->requests, &slot->request);
 }
 
 static bool slot_start(struct fuse_request *slot, void *data, bool in_log)

@@ -254,28 +254,13 @@ static bool start_write(struct fuse_uring_entry *entry)
     if (!room)
         return false;
     memcpy(room, entry->payload, request->length);
-    request->entry =
-        replay_log_append(parts->log, REPLAY_WRITE, request->offset, request->length, request->length);
-    if (!request->entry)
-        return false;
-    request->data = replay_entry_payload(request->entry);
-    requests_submit(parts->requests, request);
-    requests_relieve(parts->requests, false);
-    return true;
+    return requests_submit_change(parts->requests, request);
 }
 
 static bool start_zeroes(struct fuse_uring_entry *entry)
 {
     const struct frontend_parts *parts = entry->uring->parts;
-    struct request *request = &entry->request;
-    enum replay_op op = request->verb == REQUEST_ZERO ? REPLAY_ZERO : REPLAY_DISCARD;
-    if (!replay_log_reserve(parts->log, 0))
-        return false;
-    request->entry = replay_log_append(parts->log, op, request->offset, request->length, 0);
-    if (!request->entry)
-        return false;
-    requests_submit(parts->requests, request);
-    return true;
+    return replay_log_reserve(parts->log, 0) && requests_submit_change(parts->requests, &entry->request);
 }
 
 static bool entry_start(struct fuse_uring_entry *entry)

@@ -296,6 +296,35 @@ void requests_submit(struct requests *requests, struct request *request)
         request_move(requests, request, REQUEST_WAITING);
 }
 
+static enum replay_op change_op(const struct request *request)
+{
+    switch (request->verb) {
+    case REQUEST_DISCARD:
+        return REPLAY_DISCARD;
+    case REQUEST_ZERO:
+        return REPLAY_ZERO;
+    case REQUEST_READ:
+    case REQUEST_WRITE:
+    case REQUEST_FLUSH:
+        break;
+    }
+    assert(request->verb == REQUEST_WRITE);
+    return REPLAY_WRITE;
+}
+
+bool requests_submit_change(struct requests *requests, struct request *request)
+{
+    enum replay_op op = change_op(request);
+    uint64_t payload_bytes = op == REPLAY_WRITE ? request->length : 0;
+    request->entry = replay_log_append(requests->log, op, request->offset, request->length, payload_bytes);
+    if (!request->entry)
+        return false;
+    request->data = payload_bytes ? replay_entry_payload(request->entry) : NULL;
+    requests_submit(requests, request);
+    requests_relieve(requests, false);
+    return true;
+}
+
 void requests_kick(struct requests *requests)
 {
     initiator_kick(requests->initiator);

@@ -89,6 +89,11 @@ void requests_init(struct requests *requests, struct loop *loop, struct initiato
 void requests_submit(struct requests *requests, struct request *request);
 void requests_kick(struct requests *requests);
 
+/* A write, discard or zeroes, for which replay_log_reserve() has just found room (a write's data is there):
+ * put it into the log, then submit it. false, and nothing is changed, when the log cannot take it after all.
+ */
+bool requests_submit_change(struct requests *requests, struct request *request);
+
 /* The log is filling up, or full (now): flush, unless that is under way. */
 void requests_relieve(struct requests *requests, bool now);
 

@@ -183,28 +183,13 @@ static bool start_write(struct ublk_slot *slot)
         slot_commit(slot, -EIO);
         return true;
     }
-    request->entry =
-        replay_log_append(parts->log, REPLAY_WRITE, request->offset, request->length, request->length);
-    if (!request->entry)
-        return false;
-    request->data = replay_entry_payload(request->entry);
-    requests_submit(parts->requests, request);
-    requests_relieve(parts->requests, false);
-    return true;
+    return requests_submit_change(parts->requests, request);
 }
 
 static bool start_zeroes(struct ublk_slot *slot)
 {
     const struct frontend_parts *parts = slot->queue->parts;
-    struct request *request = &slot->request;
-    enum replay_op op = request->verb == REQUEST_ZERO ? REPLAY_ZERO : REPLAY_DISCARD;
-    if (!replay_log_reserve(parts->log, 0))
-        return false;
-    request->entry = replay_log_append(parts->log, op, request->offset, request->length, 0);
-    if (!request->entry)
-        return false;
-    requests_submit(parts->requests, request);
-    return true;
+    return replay_log_reserve(parts->log, 0) && requests_submit_change(parts->requests, &slot->request);
 }
 
 static bool slot_start(struct ublk_slot *slot)

@@ -1,7 +1,15 @@
 /* The fake session: initiator_send() and what else requests.c calls, defined here instead of initiator.c. */
 #include "tests/unit/device_fake_session.h"
 
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
 #include <string.h>
+
+#include <cmocka.h>
+
+#include "common/cleanup.h"
 
 struct fake_session fake_session;
 
@@ -50,4 +58,23 @@ void fake_answer_sense(unsigned index, int key, int ascq)
     task->sense.key = key;
     task->sense.ascq = ascq;
     fake_answer(index, SCSI_STATUS_CHECK_CONDITION);
+}
+
+struct pause {
+    struct loop_op op;
+    struct loop *loop;
+};
+
+static void pause_done(struct loop_op *op, int res, unsigned flags)
+{
+    (void)res;
+    (void)flags;
+    loop_stop(container_of(op, struct pause, op)->loop);
+}
+
+void fake_session_run(struct loop *loop, unsigned ms)
+{
+    struct pause pause = {.op = {.done = pause_done}, .loop = loop};
+    loop_timeout(loop, &pause.op, ms);
+    assert_int_equal(loop_run(loop), 0);
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "datapath/device/initiator.h"
+#include "datapath/loop/loop.h"
 
 #define FAKE_SENT_MAX 256
 
@@ -22,6 +23,9 @@ struct fake_session {
 extern struct fake_session fake_session;
 
 void fake_session_reset(void);
+
+/* Let the loop's timers, messages and completions run for so long. */
+void fake_session_run(struct loop *loop, unsigned ms);
 
 /* Answer the index'th command that was sent since the reset. */
 void fake_answer(unsigned index, int status);

@@ -36,7 +36,6 @@ struct fixture {
     struct buffers buffers;
     struct fuse_frontend frontend;
     struct request flush;
-    struct loop_op stop;
     struct {
         struct fuse_out_header header;
         uint8_t payload[2 * MEBI];
@@ -161,18 +160,9 @@ static unsigned crash(struct fixture *fixture)
     return claimed;
 }
 
-static void stop_done(struct loop_op *op, int res, unsigned flags)
-{
-    (void)res;
-    (void)flags;
-    loop_stop(container_of(op, struct fixture, stop)->loop);
-}
-
 static void run(struct fixture *fixture)
 {
-    fixture->stop.done = stop_done;
-    loop_timeout(fixture->loop, &fixture->stop, 5);
-    assert_int_equal(loop_run(fixture->loop), 0);
+    fake_session_run(fixture->loop, 5);
 }
 
 static void serve(struct fixture *fixture)

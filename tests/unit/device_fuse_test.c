@@ -35,7 +35,6 @@ struct fixture {
     struct requests requests;
     struct buffers buffers;
     struct fuse_frontend frontend;
-    struct loop_op stop;
     struct {
         struct fuse_out_header header;
         uint8_t payload[2u << 20];
@@ -107,18 +106,9 @@ static int teardown(void **state)
     return 0;
 }
 
-static void stop_done(struct loop_op *op, int res, unsigned flags)
-{
-    (void)res;
-    (void)flags;
-    loop_stop(container_of(op, struct fixture, stop)->loop);
-}
-
 static void run(struct fixture *fixture)
 {
-    fixture->stop.done = stop_done;
-    loop_timeout(fixture->loop, &fixture->stop, 5);
-    assert_int_equal(loop_run(fixture->loop), 0);
+    fake_session_run(fixture->loop, 5);
 }
 
 static void ask(struct fixture *fixture, uint32_t opcode, uint64_t unique, uint64_t nodeid,

@@ -26,7 +26,6 @@ struct fixture {
     struct requests requests;
     struct path path;
     unsigned expired; /* times */
-    struct loop_op stop;
     uint8_t data[BLOCK];
 };
 
@@ -91,18 +90,9 @@ static void submit(struct fixture *fixture, struct asked *asked, enum request_ve
     requests_submit(&fixture->requests, &asked->request);
 }
 
-static void stop_done(struct loop_op *op, int res, unsigned flags)
-{
-    (void)res;
-    (void)flags;
-    loop_stop(container_of(op, struct fixture, stop)->loop);
-}
-
 static void run(struct fixture *fixture, unsigned ms)
 {
-    fixture->stop.done = stop_done;
-    loop_timeout(fixture->loop, &fixture->stop, ms);
-    assert_int_equal(loop_run(fixture->loop), 0);
+    fake_session_run(fixture->loop, ms);
 }
 
 static void run_until_expired(struct fixture *fixture)

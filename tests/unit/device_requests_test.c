@@ -25,7 +25,6 @@ struct fixture {
     struct requests requests;
     struct replay replay;
     int relieved, relieved_result, replayed, replay_result;
-    struct loop_op stop;
 };
 
 struct probe {
@@ -81,19 +80,10 @@ static int teardown(void **state)
     return 0;
 }
 
-static void stop_done(struct loop_op *op, int res, unsigned flags)
-{
-    (void)res;
-    (void)flags;
-    loop_stop(container_of(op, struct fixture, stop)->loop);
-}
-
 /* Let timers and messages run. */
 static void run(struct fixture *fixture, unsigned ms)
 {
-    fixture->stop.done = stop_done;
-    loop_timeout(fixture->loop, &fixture->stop, ms);
-    assert_int_equal(loop_run(fixture->loop), 0);
+    fake_session_run(fixture->loop, ms);
 }
 
 static void open_session(struct fixture *fixture)

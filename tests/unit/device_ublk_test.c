@@ -70,7 +70,6 @@ struct fixture {
     struct frontend_parts parts;
     struct ublksrv_io_desc *asked;
     struct ublk_queue queue;
-    struct loop_op stop;
     int gone;
     unsigned gone_count;
 };
@@ -141,18 +140,9 @@ static int teardown(void **state)
     return 0;
 }
 
-static void stop_done(struct loop_op *op, int res, unsigned flags)
-{
-    (void)res;
-    (void)flags;
-    loop_stop(container_of(op, struct fixture, stop)->loop);
-}
-
 static void run(struct fixture *fixture)
 {
-    fixture->stop.done = stop_done;
-    loop_timeout(fixture->loop, &fixture->stop, 5);
-    assert_int_equal(loop_run(fixture->loop), 0);
+    fake_session_run(fixture->loop, 5);
 }
 
 /* The driver ends the tag's command. */

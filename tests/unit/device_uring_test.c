@@ -75,7 +75,6 @@ struct fixture {
     struct requests requests;
     struct frontend_parts parts;
     struct fuse_uring uring;
-    struct loop_op stop;
     int gone;
     unsigned gone_count;
 };
@@ -137,18 +136,9 @@ static int teardown(void **state)
     return 0;
 }
 
-static void stop_done(struct loop_op *op, int res, unsigned flags)
-{
-    (void)res;
-    (void)flags;
-    loop_stop(container_of(op, struct fixture, stop)->loop);
-}
-
 static void run(struct fixture *fixture)
 {
-    fixture->stop.done = stop_done;
-    loop_timeout(fixture->loop, &fixture->stop, 5);
-    assert_int_equal(loop_run(fixture->loop), 0);
+    fake_session_run(fixture->loop, 5);
 }
 
 static void complete(struct fixture *fixture, unsigned index, int res)
