@@ -11,7 +11,9 @@
 #include "common/io.h"
 #include "common/strings.h"
 
-#define VOLUME_DIGITS 16
+#define OBJECT_DIGITS 16
+#define SNAPSHOT_MARK "s-"
+#define GROUP_MARK "g-"
 
 static bool is_lower_or_digit(char c)
 {
@@ -45,11 +47,28 @@ bool id_node_valid(const char *id)
     return name_valid(id, strnlen(id, ID_NODE_MAX + 1), ID_NODE_MAX, ".-");
 }
 
-bool id_volume_valid(const char *id)
+/* <server id> "." <mark> <digits> */
+static bool object_valid(const char *id, const char *mark)
 {
     const char *dot = strchr(id, '.');
 
-    return dot && name_valid(id, (size_t)(dot - id), ID_SERVER_MAX, "-") && is_hex(dot + 1, VOLUME_DIGITS);
+    return dot && name_valid(id, (size_t)(dot - id), ID_SERVER_MAX, "-") && str_starts_with(dot + 1, mark) &&
+           is_hex(dot + 1 + strlen(mark), OBJECT_DIGITS);
+}
+
+bool id_volume_valid(const char *id)
+{
+    return object_valid(id, "");
+}
+
+bool id_snapshot_valid(const char *id)
+{
+    return object_valid(id, SNAPSHOT_MARK);
+}
+
+bool id_group_valid(const char *id)
+{
+    return str_starts_with(id, GROUP_MARK) && is_hex(id + strlen(GROUP_MARK), OBJECT_DIGITS);
 }
 
 bool id_boot_valid(const char *id)
@@ -57,17 +76,32 @@ bool id_boot_valid(const char *id)
     return is_hex(id, ID_BOOT_LENGTH);
 }
 
+static void object_server(const char *id, char ret_server[ID_SERVER_MAX + 1])
+{
+    size_t length = strcspn(id, ".");
+
+    memcpy(ret_server, id, length);
+    ret_server[length] = '\0';
+}
+
 int id_volume_server(const char *volume_id, char ret_server[ID_SERVER_MAX + 1], struct error *err)
 {
-    size_t length;
-
     if (!id_volume_valid(volume_id))
         return error_set(err, E_INVALID_ARGUMENT,
                          "\"%.*s\" is not a volume id: a volume id is <storage server>.<16 hex digits>",
                          ID_VOLUME_MAX + 1, volume_id);
-    length = strcspn(volume_id, ".");
-    memcpy(ret_server, volume_id, length);
-    ret_server[length] = '\0';
+    object_server(volume_id, ret_server);
+    return E_OK;
+}
+
+int id_snapshot_server(const char *snapshot_id, char ret_server[ID_SERVER_MAX + 1], struct error *err)
+{
+    if (!id_snapshot_valid(snapshot_id))
+        return error_set(err, E_INVALID_ARGUMENT,
+                         "\"%.*s\" is not a snapshot id: a snapshot id is <storage server>." SNAPSHOT_MARK
+                         "<16 hex digits>",
+                         ID_SNAPSHOT_MAX + 1, snapshot_id);
+    object_server(snapshot_id, ret_server);
     return E_OK;
 }
 
@@ -89,15 +123,22 @@ static int random_hex(char *ret, size_t digits)
 
 int id_volume_new(const char *server_id, char ret_id[ID_VOLUME_MAX + 1])
 {
-    char digits[VOLUME_DIGITS + 1];
-    int r;
-
     assert(id_server_valid(server_id));
-    r = random_hex(digits, VOLUME_DIGITS);
-    if (r < 0)
-        return r;
-    snprintf(ret_id, ID_VOLUME_MAX + 1, "%s.%s", server_id, digits);
-    return 0;
+    int length = snprintf(ret_id, ID_VOLUME_MAX + 1, "%s.", server_id);
+    return random_hex(ret_id + length, OBJECT_DIGITS);
+}
+
+int id_snapshot_new(const char *server_id, char ret_id[ID_SNAPSHOT_MAX + 1])
+{
+    assert(id_server_valid(server_id));
+    int length = snprintf(ret_id, ID_SNAPSHOT_MAX + 1, "%s." SNAPSHOT_MARK, server_id);
+    return random_hex(ret_id + length, OBJECT_DIGITS);
+}
+
+int id_group_new(char ret_id[ID_GROUP_MAX + 1])
+{
+    int length = snprintf(ret_id, ID_GROUP_MAX + 1, GROUP_MARK);
+    return random_hex(ret_id + length, OBJECT_DIGITS);
 }
 
 int id_boot_new(char ret_id[ID_BOOT_LENGTH + 1])

@@ -65,3 +65,11 @@ int image_extent(struct image *image, uint64_t offset, uint64_t length, bool *re
 /* Discard everything: BeginFormat on a volume that was "formatting". Blocks; the caller has drained all
  * writers. */
 int image_discard_all(struct image *image, struct error *err);
+
+/*
+ * Hold every change that is submitted from here on, and let it go again: for one moment over several volumes
+ * (snapshot.h). Reads and flushes go on, and what was submitted before ends as ever. One hold at a time:
+ * E_BUSY. [any]
+ */
+int image_hold(struct image *image, struct error *err);
+void image_release(struct image *image);

@@ -58,6 +58,12 @@ struct volume_parameter {
     char *value;
 };
 
+struct volume_limits { /* over all sessions of a volume; 0: unlimited */
+    uint64_t iops;
+    uint64_t bytes_per_s;
+    uint32_t burst_s; /* so many seconds' worth at once after an idle time; 0: a tenth of one */
+};
+
 struct volume_record {
     char id[ID_VOLUME_MAX + 1];
     char name[ID_VOLUME_NAME_MAX + 1];
@@ -71,6 +77,8 @@ struct volume_record {
     uint64_t formatting_epoch;      /* while VOLUME_FORMATTING; of VOLUME_DATA: who formatted it, or 0 */
     uint64_t formatting_generation; /* while VOLUME_FORMATTING; of VOLUME_DATA: who formatted it, or 0 */
     bool write_failed;
+    struct volume_limits limits;
+    char source_id[ID_SNAPSHOT_MAX + 1]; /* the volume or snapshot it was made of; "": of none */
     struct volume_parameter *parameters; /* sorted by key */
     size_t parameters_count;
     struct attachment *attachments;
@@ -88,6 +96,20 @@ struct attachment *volume_record_epoch(struct volume_record *record, uint64_t ep
 /* More than one attachment of it may write: every command is then served write-through (invariant 1). True as
  * soon as one writes as MULTI_NODE_MULTI_WRITER, so that nothing is unflushed when a second one comes. */
 bool volume_record_shared_writers(const struct volume_record *record);
+
+#define SNAPSHOT_RECORD_FORMAT 1
+
+struct snapshot_record {
+    char id[ID_SNAPSHOT_MAX + 1];
+    char name[ID_VOLUME_NAME_MAX + 1]; /* "" in a group */
+    char source_volume_id[ID_VOLUME_MAX + 1];
+    char group_id[ID_GROUP_MAX + 1]; /* "": of none */
+    uint64_t size_bytes;
+    uint32_t block_size_bytes;
+    int64_t created_unix_ns; /* the cut */
+    uint64_t sequence;       /* of its volume's cuts: only grows; decides which of two is older */
+    bool held, provisional;  /* of a group: see snapshot.h */
+};
 
 struct node_record {
     char id[ID_NODE_MAX + 1];

@@ -110,6 +110,17 @@ int volume_check_readable(const struct volume *volume, struct error *err);
 /* A copy of the record as last committed. [any] 0 or -ENOMEM. */
 int volume_snapshot_record(struct volume *volume, struct volume_record *ret_record);
 
+/*
+ * Grow it to size_bytes, durably, while it is in use too: commands up to the new size are taken from here on.
+ * A size at or below its own changes nothing, whatever record_generation is; E_STALE when the record has
+ * another one; E_NO_SPACE when the pool cannot promise the rest; E_OUT_OF_RANGE as store_volume_create().
+ */
+int volume_expand(struct volume *volume, uint64_t size_bytes, uint64_t record_generation, struct error *err);
+
+/* Set its limits, durably; a repeat changes nothing. E_STALE as above. */
+int volume_set_limits(struct volume *volume, const struct volume_limits *limits, uint64_t record_generation,
+                      struct error *err);
+
 /* Bytes allocated on disk. */
 int volume_used_bytes(struct volume *volume, uint64_t *ret_bytes, struct error *err);
 

@@ -58,6 +58,13 @@ static void volume_ids(void **state)
     assert_false(id_volume_valid("store-1-9f86d081884c7d65"));
     assert_false(id_volume_valid("store-1.s-9f86d081884c7d65"));
     assert_false(id_volume_valid("../../etc.9f86d081884c7d65"));
+    assert_true(id_snapshot_valid("store-1.s-9f86d081884c7d65"));
+    assert_false(id_snapshot_valid("store-1.9f86d081884c7d65"));
+    assert_false(id_snapshot_valid("store-1.s-9f86d081884c7d6"));
+    assert_false(id_snapshot_valid("store-1.t-9f86d081884c7d65"));
+    assert_true(id_group_valid("g-9f86d081884c7d65"));
+    assert_false(id_group_valid("g-9f86d081884c7d65/"));
+    assert_false(id_group_valid("store-1.g-9f86d081884c7d65"));
     assert_false(id_volume_valid(""));
 }
 
@@ -77,6 +84,7 @@ static void volume_names_its_server(void **state)
 static void new_ids_are_valid_and_differ(void **state)
 {
     const char *longest = "abcdefghijklmnopqrstuvwxyz012345";
+    char snapshot[ID_SNAPSHOT_MAX + 1], group[ID_GROUP_MAX + 1];
     char volume[2][ID_VOLUME_MAX + 1], boot[2][ID_BOOT_LENGTH + 1], secret[2][ID_SECRET_LENGTH + 1];
 
     (void)state;
@@ -89,6 +97,11 @@ static void new_ids_are_valid_and_differ(void **state)
         assert_true(id_boot_valid(boot[i]));
         assert_true(id_boot_valid(secret[i]));
     }
+    assert_int_equal(id_snapshot_new(longest, snapshot), 0);
+    assert_true(id_snapshot_valid(snapshot));
+    assert_int_equal(strlen(snapshot), ID_SNAPSHOT_MAX);
+    assert_int_equal(id_group_new(group), 0);
+    assert_true(id_group_valid(group));
     assert_string_not_equal(volume[0], volume[1]);
     assert_string_not_equal(boot[0], boot[1]);
     assert_string_not_equal(secret[0], secret[1]);
