@@ -56,15 +56,33 @@ static int attach_device_deliver(const struct node_config *config, struct storag
     return 0;
 }
 
-/* SIGTERM, and the end of the device in order. What it could not finish is still in the holder. */
+/* SIGTERM, and the end of the device in order. */
 static int attach_device_finish(const struct attach_files *paths, uint64_t deadline_ms, struct error *err)
 {
     int r = attach_files_mark_end(paths, true, err);
 
     if (!r)
         r = process_stop(paths->device_pid, SIGTERM, attach_device_left_ms(deadline_ms), err);
-    if (!r && attach_device_holds(paths))
-        return error_set(err, E_UNAVAILABLE, "mooring-device died before its end: try again");
+    return r == E_NOT_FOUND ? E_UNAVAILABLE : r; /* which would say that its writes have nowhere to go */
+}
+
+/* What a device that dies before its end could not finish is still in the holder, for one more. */
+static int attach_device_settle(const struct node_config *config, struct storage *storage,
+                                const struct attach_files *paths, const char *volume_id, uint64_t deadline_ms,
+                                struct error *err)
+{
+    int r = 0;
+
+    if (!process_alive(paths->device_pid, NULL) && attach_device_holds(paths))
+        r = attach_device_deliver(config, storage, paths, volume_id, deadline_ms, err);
+    while (!r && process_alive(paths->device_pid, NULL)) {
+        r = attach_device_finish(paths, deadline_ms, err);
+        if (r || !attach_device_holds(paths))
+            break;
+        if (time_now_ms() >= deadline_ms)
+            return error_set(err, E_UNAVAILABLE, "mooring-device died before its end: try again");
+        r = attach_device_deliver(config, storage, paths, volume_id, deadline_ms, err);
+    }
     return r;
 }
 
@@ -106,15 +124,13 @@ int attach_device_end(const struct node_config *config, struct storage *storage,
     _cleanup_attach_files_ struct attach_files paths = {0};
 
     int r = attach_files_init(&paths, config, volume_id, err);
-    if (!r && !process_alive(paths.device_pid, NULL) && attach_device_holds(&paths))
-        r = attach_device_deliver(config, storage, &paths, volume_id, deadline_ms, err);
+    if (!r)
+        r = attach_device_settle(config, storage, &paths, volume_id, deadline_ms, err);
     if (r == E_NOT_FOUND) {
         log_warning("volume %s: what its device had not flushed is dropped: %s", volume_id, error_text(err));
         error_done(err);
         return attach_device_sweep(config, volume_id, err);
     }
-    if (!r && process_alive(paths.device_pid, NULL))
-        r = attach_device_finish(&paths, deadline_ms, err);
     if (!r)
         r = attach_device_check_ended(&paths, volume_id, err);
     if (!r)
