@@ -109,12 +109,14 @@ def test_failed_last_flush_is_reported(stack):
     set_write_failed(stack, volume)
     harness.wait_until(lambda: node.status(volume).get("error"), "the device tells that it takes no writes")
     listed = ("fuse", "ready", node.device(volume))
+    rows = []
 
     def is_listed():
-        row = [row for row in devices_of(node) if row["volume_id"] == volume.id][0]
-        return (row["attach"], row["state"], row["block_device"]) == listed
+        rows[:] = [row for row in devices_of(node) if row["volume_id"] == volume.id]
+        return (rows[0]["attach"], rows[0]["state"], rows[0]["block_device"]) == listed
 
     harness.wait_until(is_listed, "the device is listed as ready again, now that the server is back")
+    row = rows[0]
     assert "only reads" in row["error"], row
     node.unpublish(volume)
     seen = [status_and_words(node, volume) for _ in range(2)]
