@@ -13,7 +13,7 @@
 #include "common/error.h"
 #include "common/id.h"
 
-#define VOLUME_RECORD_FORMAT 1
+#define VOLUME_RECORD_FORMAT 2 /* the newest; see volume_record_format() */
 #define NODE_RECORD_FORMAT 1
 #define POOL_RECORD_FORMAT 1
 
@@ -87,6 +87,9 @@ struct volume_record {
 
 void volume_record_done(struct volume_record *record);
 int volume_record_copy(struct volume_record *dst, const struct volume_record *src); /* 0 or -ENOMEM */
+/* The oldest format that holds all of it, so that an older build reads what it would not lose a part of:
+ * 2 has "limits" and "source_id". */
+int volume_record_format(const struct volume_record *record);
 int volume_record_to_json(const struct volume_record *record, json_t **ret_object);
 int volume_record_from_json(json_t *object, struct volume_record *ret_record, struct error *err);
 

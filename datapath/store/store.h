@@ -60,19 +60,26 @@ int store_pool_create(const char *path, const char *server_id, char ret_uuid[37]
 
 /* ---- names (invariant 8): claims are durable records of their own ---- */
 
-/* Claim name for volume_id; ret_volume_id is whose claim stands, this one or an older one's. */
-int store_name_claim(struct store *store, const char *name, const char *volume_id,
-                     char ret_volume_id[ID_VOLUME_MAX + 1], struct error *err);
+/* Each kind has a space of names of its own; its holders are volume ids, snapshot ids, group ids. */
+enum name_kind { NAME_VOLUME, NAME_SNAPSHOT, NAME_GROUP };
+#define STORE_HOLDER_MAX ID_SNAPSHOT_MAX /* the longest of them */
+
+/* Claim name for holder_id; ret_holder_id is whose claim stands, this one or an older one's.
+ * E_INVALID_ARGUMENT for an id that is not of this kind. */
+int store_name_claim(struct store *store, enum name_kind kind, const char *name, const char *holder_id,
+                     char ret_holder_id[STORE_HOLDER_MAX + 1], struct error *err);
 /* Whose claim of name stands; false when nobody's. [any] */
-bool store_name_find(struct store *store, const char *name, char ret_volume_id[ID_VOLUME_MAX + 1]);
-/* A name that volume_id has claimed here; false when none is. [any] */
-bool store_name_of(struct store *store, const char *volume_id, char ret_name[ID_VOLUME_NAME_MAX + 1]);
-/* Remove the claim if it is volume_id's. */
-int store_name_release(struct store *store, const char *name, const char *volume_id, struct error *err);
+bool store_name_find(struct store *store, enum name_kind kind, const char *name,
+                     char ret_holder_id[STORE_HOLDER_MAX + 1]);
+/* A name that holder_id, whose shape tells the kind, has claimed here; false when none is. [any] */
+bool store_name_of(struct store *store, const char *holder_id, char ret_name[ID_VOLUME_NAME_MAX + 1]);
+/* Remove the claim if it is holder_id's. */
+int store_name_release(struct store *store, enum name_kind kind, const char *name, const char *holder_id,
+                       struct error *err);
 
 /* ---- volumes ---- */
 
-/* Create spec->id (its name, size_bytes, block_size_bytes, thick, parameters are taken; the rest is born). A
+/* Create spec->id (its name, size_bytes, block_size_bytes, thick, limits, parameters are taken; the rest is born). A
  * repeat with equal fields returns the volume that stands; E_EXISTS, naming what differs, else. E_NO_SPACE
  * when the pool cannot promise it; E_OUT_OF_RANGE for a size that is 0 or no multiple of the block size;
  * E_INVALID_ARGUMENT for a block size other than 512 and 4096 or finer than the pool's direct I/O. A

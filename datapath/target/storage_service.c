@@ -34,6 +34,16 @@ static const struct service_right {
     {"DeleteVolume", ROLE_C},
     {"GetVolume", ROLE_C | ROLE_O | ROLE_N_OWN},
     {"ListVolumes", ROLE_C | ROLE_O},
+    {"ExpandVolume", ROLE_C},
+    {"ModifyVolume", ROLE_C},
+    {"CreateSnapshot", ROLE_C},
+    {"DeleteSnapshot", ROLE_C},
+    {"GetSnapshot", ROLE_C | ROLE_O},
+    {"ListSnapshots", ROLE_C | ROLE_O},
+    {"HoldVolumes", ROLE_C},
+    {"ReleaseVolumes", ROLE_C},
+    {"CommitSnapshots", ROLE_C},
+    {"ListExtents", ROLE_C},
     {"AttachVolume", ROLE_C},
     {"DetachVolume", ROLE_C},
     {"GetAttachment", ROLE_N | ROLE_O},
@@ -48,6 +58,17 @@ static const struct service_right {
     {"ClearWriteFailed", ROLE_O},
 };
 
+/* A call of the contract that this build does not serve yet: who may not make it is told so all the same. */
+static int service_not_served(struct rpc_call *call, const ProtobufCMessage *request,
+                              ProtobufCMessage *response, void *context, struct error *err)
+{
+    (void)call;
+    (void)response;
+    (void)context;
+    return error_set(err, E_UNIMPLEMENTED, "%s is not served by this version of mooring-target",
+                     request->descriptor->short_name);
+}
+
 static const struct rpc_method changing[] = {
     {"ClaimName", service_claim_name, false},
     {"ReleaseName", service_release_name, false},
@@ -59,6 +80,11 @@ static const struct rpc_method changing[] = {
     {"BeginFormat", service_begin_format, false},
     {"EndFormat", service_end_format, false},
     {"ClearWriteFailed", service_clear_write_failed, false},
+    {"ExpandVolume", service_not_served, false},
+    {"ModifyVolume", service_not_served, false},
+    {"CreateSnapshot", service_not_served, false},
+    {"DeleteSnapshot", service_not_served, false},
+    {"CommitSnapshots", service_not_served, false},
 };
 
 static const struct rpc_method looking[] = {
@@ -66,6 +92,8 @@ static const struct rpc_method looking[] = {
     {"ListVolumes", service_list_volumes, false},
     {"GetAttachment", service_get_attachment, false},
     {"ListSessions", service_list_sessions, false},
+    {"GetSnapshot", service_not_served, false},
+    {"ListSnapshots", service_not_served, false},
 };
 
 static const struct rpc_method prompt[] = {
@@ -82,6 +110,16 @@ static const struct rpc_method fences[] = {
     {"UnfenceNode", service_unfence_node, false},
 };
 
+/* A hold ends by itself: what ends it, or makes it, waits for nothing else. */
+static const struct rpc_method holds[] = {
+    {"HoldVolumes", service_not_served, false},
+    {"ReleaseVolumes", service_not_served, false},
+};
+
+static const struct rpc_method streams[] = {
+    {"ListExtents", service_not_served, true},
+};
+
 /* Each group has threads of its own, so that what one of them waits for, be it a disk that does not answer,
  * keeps none of the others: a server that is busy still says so, hears heartbeats and fences nodes. */
 static const struct service_group {
@@ -94,6 +132,8 @@ static const struct service_group {
     {prompt, ARRAY_SIZE(prompt), 2}, /* memory only */
     {heartbeats, ARRAY_SIZE(heartbeats), 4},
     {fences, ARRAY_SIZE(fences), FENCES_MAX},
+    {holds, ARRAY_SIZE(holds), 4},
+    {streams, ARRAY_SIZE(streams), 4}, /* at the pace of who reads them */
 };
 
 static unsigned service_roles_of(const char *method)

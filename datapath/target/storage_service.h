@@ -15,7 +15,7 @@ struct server;
 struct job;
 
 #define SERVICE_NAME_LOCKS 64
-#define STORAGE_SERVICES 5 /* the one of the .proto, in parts that have threads of their own */
+#define STORAGE_SERVICES 7 /* the one of the .proto, in parts that have threads of their own */
 #define FENCES_MAX 8       /* that run at once */
 
 struct fence_call {

@@ -287,13 +287,14 @@ class Storage:
         method = self._messages.DESCRIPTOR.services_by_name["Storage"].methods_by_name[name]
         request = getattr(self._messages, method.input_type.name)
         response = getattr(self._messages, method.output_type.name)
-        call = self._channel.unary_unary(f"/mooring.storage.v1.Storage/{name}",
-                                         request_serializer=request.SerializeToString,
-                                         response_deserializer=response.FromString)
+        make = self._channel.unary_stream if method.server_streaming else self._channel.unary_unary
+        call = make(f"/mooring.storage.v1.Storage/{name}", request_serializer=request.SerializeToString,
+                    response_deserializer=response.FromString)
 
         # While no call is under way, nobody polls a connection that is being made: waiting calls make it at once.
         def invoke(timeout_s=30, wait_for_ready=True, **fields):
-            return call(request(**fields), timeout=timeout_s, wait_for_ready=wait_for_ready)
+            answer = call(request(**fields), timeout=timeout_s, wait_for_ready=wait_for_ready)
+            return list(answer) if method.server_streaming else answer
 
         return invoke
 

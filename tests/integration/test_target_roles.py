@@ -11,7 +11,9 @@ ALLOWED = {
     "GetServer": "CNO", "ClaimName": "C", "ReleaseName": "C", "CreateVolume": "C", "DeleteVolume": "C",
     "GetVolume": "CNO", "ListVolumes": "CO", "AttachVolume": "C", "DetachVolume": "C", "GetAttachment": "NO",
     "GrantGeneration": "N", "BeginFormat": "N", "EndFormat": "N", "RegisterNode": "N", "ListNodes": "CO",
-    "FenceNode": "CO", "UnfenceNode": "O", "ListSessions": "CO", "ClearWriteFailed": "O",
+    "FenceNode": "CO", "UnfenceNode": "O", "ListSessions": "CO", "ClearWriteFailed": "O", "ExpandVolume": "C",
+    "ModifyVolume": "C", "CreateSnapshot": "C", "DeleteSnapshot": "C", "GetSnapshot": "CO", "ListSnapshots": "CO",
+    "HoldVolumes": "C", "ReleaseVolumes": "C", "CommitSnapshots": "C", "ListExtents": "C",
 }
 NODE_CALLS = [name for name, roles in ALLOWED.items() if "N" in roles and name not in ("GetServer", "GetVolume")]
 
