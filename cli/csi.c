@@ -206,6 +206,32 @@ int csi_capability_init(struct csi_capability *capability, const char *access_mo
     return parse_access_mode(access_mode ? access_mode : "single-node-writer", &capability->mode.mode, err);
 }
 
+int csi_map_fill(void *entries, size_t *count, const ProtobufCMessageDescriptor *entry_descriptor,
+                 int words_count, char **words, struct error *err)
+{
+    for (int i = 0; i < words_count; i++) {
+        _cleanup_free_ char *key = strdup(words[i]);
+        char *equals = key ? strchr(key, '=') : NULL;
+
+        if (key && !equals)
+            return error_set(err, E_INVALID_ARGUMENT, "\"%s\" is not PARAMETER=VALUE", words[i]);
+        if (equals)
+            *equals = '\0';
+        if (!key || map_add(entries, count, entry_descriptor, key, equals + 1) != E_OK)
+            return error_errno(err, ENOMEM, "parameters");
+    }
+    return E_OK;
+}
+
+void csi_map_free(void *entries, size_t count)
+{
+    struct map_entry **list = entries;
+
+    for (size_t i = 0; i < count; i++)
+        protobuf_c_message_free_unpacked(&list[i]->base, NULL);
+    free(list);
+}
+
 json_t *csi_map_to_json(const void *entries, size_t count)
 {
     struct map_entry *const *list = entries;

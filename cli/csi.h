@@ -42,5 +42,11 @@ int csi_capability_init(struct csi_capability *capability, const char *access_mo
     "single-node-writer, single-node-reader-only, multi-node-reader-only, multi-node-single-writer, "        \
     "multi-node-multi-writer, single-node-single-writer or single-node-multi-writer"
 
+/* Words of a command line, each KEY=VALUE, into a map field; free it by csi_map_free(), after an error too.
+ */
+int csi_map_fill(void *entries, size_t *count, const ProtobufCMessageDescriptor *entry_descriptor,
+                 int words_count, char **words, struct error *err);
+void csi_map_free(void *entries, size_t count);
+
 /* A map field as a JSON object. */
 json_t *csi_map_to_json(const void *entries, size_t count);

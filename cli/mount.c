@@ -85,15 +85,6 @@ static int copy_map(const void *from, size_t from_count, void *to, size_t *to_co
     return r;
 }
 
-static void free_map(void *entries, size_t count)
-{
-    struct map_entry **list = entries;
-
-    for (size_t i = 0; i < count; i++)
-        protobuf_c_message_free_unpacked(&list[i]->base, NULL);
-    free(list);
-}
-
 static int stage(struct cli *cli, const struct mount_request *mount, struct error *err)
 {
     const Csi__V1__Volume *volume = mount->found->volume;
@@ -112,8 +103,8 @@ static int stage(struct cli *cli, const struct mount_request *mount, struct erro
     request.volume_capability = (Csi__V1__VolumeCapability *)&mount->capability.message;
     r = r == E_OK ? csi_call_node(cli, "NodeStageVolume", &request.base, NULL, err)
                   : error_errno(err, ENOMEM, "NodeStageVolume");
-    free_map(request.publish_context, request.n_publish_context);
-    free_map(request.volume_context, request.n_volume_context);
+    csi_map_free(request.publish_context, request.n_publish_context);
+    csi_map_free(request.volume_context, request.n_volume_context);
     return r;
 }
 
@@ -137,8 +128,8 @@ static int publish_node(struct cli *cli, const struct mount_request *mount, stru
     request.readonly = mount->readonly;
     r = r == E_OK ? csi_call_node(cli, "NodePublishVolume", &request.base, NULL, err)
                   : error_errno(err, ENOMEM, "NodePublishVolume");
-    free_map(request.publish_context, request.n_publish_context);
-    free_map(request.volume_context, request.n_volume_context);
+    csi_map_free(request.publish_context, request.n_publish_context);
+    csi_map_free(request.volume_context, request.n_volume_context);
     return r;
 }
 

@@ -178,21 +178,25 @@ int servers_outcome(const struct server_answers *answers, const char *what, stru
                      text ? text : "no answer");
 }
 
-int servers_ask_volume(const struct cli *cli, const char *volume_id, const char *method,
-                       const ProtobufCMessage *request, ProtobufCMessage **ret_response, struct error *err)
+int servers_ask_one(const struct cli *cli, const char *server_id, const char *method,
+                    const ProtobufCMessage *request, ProtobufCMessage **ret_response, struct error *err)
 {
-    char server_id[ID_SERVER_MAX + 1];
     int r = check_config(cli, err);
 
-    if (r == E_OK)
-        r = id_volume_server(volume_id, server_id, err);
     if (r != E_OK)
         return r;
     for (size_t i = 0; i < cli->servers.count; i++) {
         if (str_equal(cli->servers.items[i].id, server_id))
             return ask_one(cli, &cli->servers.items[i], method, request, ret_response, err);
     }
-    return error_set(err, E_UNAVAILABLE,
-                     "volume %s is on storage server %s, which the configuration does not name", volume_id,
-                     server_id);
+    return error_set(err, E_UNAVAILABLE, "the configuration does not name storage server %s", server_id);
+}
+
+int servers_ask_volume(const struct cli *cli, const char *volume_id, const char *method,
+                       const ProtobufCMessage *request, ProtobufCMessage **ret_response, struct error *err)
+{
+    char server_id[ID_SERVER_MAX + 1];
+    int r = id_volume_server(volume_id, server_id, err);
+
+    return r == E_OK ? servers_ask_one(cli, server_id, method, request, ret_response, err) : r;
 }

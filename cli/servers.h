@@ -30,6 +30,10 @@ void servers_done(struct server_answers *answers);
  * failed after `what`, otherwise. */
 int servers_outcome(const struct server_answers *answers, const char *what, struct error *err);
 
+/* One call to one server. */
+int servers_ask_one(const struct cli *cli, const char *server_id, const char *method,
+                    const ProtobufCMessage *request, ProtobufCMessage **ret_response, struct error *err);
+
 /* One call to the server of a volume id. */
 int servers_ask_volume(const struct cli *cli, const char *volume_id, const char *method,
                        const ProtobufCMessage *request, ProtobufCMessage **ret_response, struct error *err);

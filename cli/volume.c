@@ -72,32 +72,6 @@ static json_t *volume_to_json(const Csi__V1__Volume *volume, json_t *nodes)
 
 /* ---- create ---- */
 
-/* Operands after the name: StorageClass parameters as KEY=VALUE. */
-static int fill_parameters(Csi__V1__CreateVolumeRequest *request, int count, char **words, struct error *err)
-{
-    for (int i = 0; i < count; i++) {
-        _cleanup_free_ char *key = strdup(words[i]);
-        char *equals = key ? strchr(key, '=') : NULL;
-
-        if (key && !equals)
-            return error_set(err, E_INVALID_ARGUMENT, "\"%s\" is not PARAMETER=VALUE", words[i]);
-        if (equals)
-            *equals = '\0';
-        if (!key ||
-            map_add(&request->parameters, &request->n_parameters,
-                    &csi__v1__create_volume_request__parameters_entry__descriptor, key, equals + 1) != E_OK)
-            return error_errno(err, ENOMEM, "parameters");
-    }
-    return E_OK;
-}
-
-static void free_parameters(Csi__V1__CreateVolumeRequest *request)
-{
-    for (size_t i = 0; i < request->n_parameters; i++)
-        protobuf_c_message_free_unpacked(&request->parameters[i]->base, NULL);
-    free(request->parameters);
-}
-
 static int call_create(struct cli *cli, const Csi__V1__CreateVolumeRequest *request, struct error *err)
 {
     _cleanup_json_ json_t *object = NULL;
@@ -126,16 +100,43 @@ static int parse_range(const char *size, const char *limit, Csi__V1__CapacityRan
     return r;
 }
 
+struct create_source {
+    Csi__V1__VolumeContentSource message;
+    Csi__V1__VolumeContentSource__VolumeSource volume;
+    Csi__V1__VolumeContentSource__SnapshotSource snapshot;
+};
+
+/* Fills in place: do not copy. */
+static int create_source_init(struct create_source *source, const char *id, struct error *err)
+{
+    csi__v1__volume_content_source__init(&source->message);
+    csi__v1__volume_content_source__volume_source__init(&source->volume);
+    csi__v1__volume_content_source__snapshot_source__init(&source->snapshot);
+    if (id_snapshot_valid(id)) {
+        source->message.type_case = CSI__V1__VOLUME_CONTENT_SOURCE__TYPE_SNAPSHOT;
+        source->message.snapshot = &source->snapshot;
+        source->snapshot.snapshot_id = (char *)id;
+        return E_OK;
+    }
+    if (!id_volume_valid(id))
+        return error_set(err, E_INVALID_ARGUMENT, "--from \"%s\" is neither a volume's nor a snapshot's id",
+                         id);
+    source->message.type_case = CSI__V1__VOLUME_CONTENT_SOURCE__TYPE_VOLUME;
+    source->message.volume = &source->volume;
+    source->volume.volume_id = (char *)id;
+    return E_OK;
+}
+
 int volume_create(struct cli *cli, int argc, char **argv, struct error *err)
 {
-    const char *size = NULL, *limit = NULL, *fs_type = NULL, *access_mode = NULL;
+    const char *size = NULL, *limit = NULL, *fs_type = NULL, *access_mode = NULL, *from = NULL;
     bool block = false;
     const struct option_spec options[] = {
-        {.name = "size",
-         .argument = "SIZE",
-         .help = "at least this size: 10GiB",
-         .value = &size,
-         .required = true},
+        {.name = "size", .argument = "SIZE", .help = "at least this size: 10GiB", .value = &size},
+        {.name = "from",
+         .argument = "VOLUME|SNAPSHOT",
+         .help = "with the data of this one, by id, and at least its size",
+         .value = &from},
         {.name = "limit", .argument = "SIZE", .help = "at most this size", .value = &limit},
         {.name = "block", .help = "for use as a block device", .flag = &block},
         {.name = "fs-type", .argument = "TYPE", .help = "ext4 or xfs", .value = &fs_type},
@@ -155,23 +156,31 @@ int volume_create(struct cli *cli, int argc, char **argv, struct error *err)
     struct csi_capability capability;
     Csi__V1__VolumeCapability *capabilities = &capability.message;
     Csi__V1__CapacityRange range;
+    struct create_source source;
     int operand;
     int r = cli_parse(&usage, argc, argv, &operand, err);
 
+    if (r == E_OK && !size && !from)
+        r = error_set(err, E_INVALID_ARGUMENT, "--size is required without --from");
+    if (r == E_OK && from)
+        r = create_source_init(&source, from, err);
     if (r == E_OK)
         r = csi_capability_init(&capability, access_mode, block, fs_type, err);
     if (r == E_OK)
-        r = parse_range(size, limit, &range, err);
+        r = parse_range(size ? size : "0", limit, &range, err);
     if (r == E_OK)
-        r = fill_parameters(&request, argc - operand - 1, argv + operand + 1, err);
+        r = csi_map_fill(&request.parameters, &request.n_parameters,
+                         &csi__v1__create_volume_request__parameters_entry__descriptor, argc - operand - 1,
+                         argv + operand + 1, err);
     if (r == E_OK) {
         request.name = argv[operand];
-        request.capacity_range = &range;
+        request.capacity_range = size || limit ? &range : NULL;
+        request.volume_content_source = from ? &source.message : NULL;
         request.volume_capabilities = &capabilities;
         request.n_volume_capabilities = 1;
         r = call_create(cli, &request, err);
     }
-    free_parameters(&request);
+    csi_map_free(request.parameters, request.n_parameters);
     return r;
 }
 
