@@ -44,6 +44,7 @@ struct backend_ops {
                         void *context, struct error *err);
     int (*load_nodes)(struct backend *backend, int (*visit)(json_t *object, void *context, struct error *err),
                       void *context, struct error *err);
+    /* Each claim with "kind" (enum name_kind), "name" and "holder_id". */
     int (*load_names)(struct backend *backend, int (*visit)(json_t *object, void *context, struct error *err),
                       void *context, struct error *err);
 
@@ -52,9 +53,15 @@ struct backend_ops {
     int (*volume_create)(struct backend *backend, const struct volume_record *record, struct error *err);
     int (*volume_save)(struct backend *backend, const struct volume_record *record, struct error *err);
     int (*volume_delete)(struct backend *backend, const char *volume_id, struct error *err);
+    /* Give the data size_bytes, durably; the record still says record->size_bytes, and volume_shrink() takes
+     * back what was not recorded. */
+    int (*volume_grow)(struct backend *backend, const struct volume_record *record, uint64_t size_bytes,
+                       struct error *err);
+    void (*volume_shrink)(struct backend *backend, const struct volume_record *record);
     int (*node_save)(struct backend *backend, const struct node_record *record, struct error *err);
-    int (*name_save)(struct backend *backend, const char *name, const char *volume_id, struct error *err);
-    int (*name_delete)(struct backend *backend, const char *name, struct error *err);
+    int (*name_save)(struct backend *backend, enum name_kind kind, const char *name, const char *holder_id,
+                     struct error *err);
+    int (*name_delete)(struct backend *backend, enum name_kind kind, const char *name, struct error *err);
 
     int (*image_open)(struct backend *backend, const struct volume_record *record, struct backend_image **ret,
                       struct error *err);

@@ -131,7 +131,7 @@ static bool image_io_fits(const struct image *image, const struct image_io *io)
         return false;
     if (transfer && (io->length > IMAGE_IO_MAX || io->iov.iov_len < io->length))
         return false;
-    return size_range_fits(io->offset, io->length, image->volume->size_bytes);
+    return size_range_fits(io->offset, io->length, volume_size_bytes(image->volume));
 }
 
 /*
@@ -411,7 +411,7 @@ static void image_record_done(struct loop_op *op, int res, unsigned flags)
 int image_extent(struct image *image, uint64_t offset, uint64_t length, bool *ret_mapped,
                  uint64_t *ret_length)
 {
-    if (length == 0 || !size_range_fits(offset, length, image->volume->size_bytes))
+    if (length == 0 || !size_range_fits(offset, length, volume_size_bytes(image->volume)))
         return E_OUT_OF_RANGE;
     return image->ops->image_extent(image->backend, offset, length, ret_mapped, ret_length);
 }

@@ -170,6 +170,33 @@ static json_t *parameters_to_json(const struct volume_record *record)
     return json_incref(object);
 }
 
+static bool limits_set(const struct volume_limits *limits)
+{
+    return limits->iops != 0 || limits->bytes_per_s != 0 || limits->burst_s != 0;
+}
+
+int volume_record_format(const struct volume_record *record)
+{
+    return limits_set(&record->limits) || record->source_id[0] != '\0' ? 2 : 1;
+}
+
+/* What only some volumes have. */
+static int optional_to_json(const struct volume_record *record, json_t *object)
+{
+    const struct volume_limits *limits = &record->limits;
+
+    if (limits_set(limits) &&
+        json_object_set_new(object, "limits",
+                            json_pack("{s:I, s:I, s:I}", "iops", (json_int_t)limits->iops, "bytes_per_s",
+                                      (json_int_t)limits->bytes_per_s, "burst_s",
+                                      (json_int_t)limits->burst_s)) < 0)
+        return -ENOMEM;
+    if (record->source_id[0] != '\0' &&
+        json_object_set_new(object, "source_id", json_string(record->source_id)) < 0)
+        return -ENOMEM;
+    return 0;
+}
+
 int volume_record_to_json(const struct volume_record *record, json_t **ret_object)
 {
     json_t *object = json_pack(
@@ -182,8 +209,10 @@ int volume_record_to_json(const struct volume_record *record, json_t **ret_objec
         (json_int_t)record->formatting_generation, "write_failed", record->write_failed, "parameters",
         parameters_to_json(record), "attachments", attachments_to_json(record));
 
-    if (!object)
+    if (!object || optional_to_json(record, object) < 0) {
+        json_decref(object);
         return -ENOMEM;
+    }
     *ret_object = object;
     return 0;
 }
@@ -366,6 +395,37 @@ static int members_from_json(json_t *object, struct volume_record *record, struc
     return E_OK;
 }
 
+static int limits_from_json(json_t *object, struct volume_limits *ret, struct error *err)
+{
+    json_t *limits = json_object_get(object, "limits");
+    uint64_t burst_s = 0;
+    int r;
+
+    if (!limits)
+        return E_OK;
+    if (!json_is_object(limits))
+        return wrong(err, "limits", "is not an object");
+    if ((r = record_get_uint64(limits, "iops", &ret->iops, err)) != E_OK ||
+        (r = record_get_uint64(limits, "bytes_per_s", &ret->bytes_per_s, err)) != E_OK ||
+        (r = record_get_uint64(limits, "burst_s", &burst_s, err)) != E_OK)
+        return r;
+    if (burst_s > UINT32_MAX)
+        return wrong(err, "burst_s", "is too large");
+    ret->burst_s = (uint32_t)burst_s;
+    return E_OK;
+}
+
+static int source_from_json(json_t *object, char ret_id[ID_SNAPSHOT_MAX + 1], struct error *err)
+{
+    int r = json_object_get(object, "source_id")
+                ? get_text(object, "source_id", ret_id, ID_SNAPSHOT_MAX + 1, err)
+                : E_OK;
+
+    if (r == E_OK && ret_id[0] != '\0' && !id_volume_valid(ret_id) && !id_snapshot_valid(ret_id))
+        return wrong(err, "source_id", "is neither a volume id nor a snapshot id");
+    return r;
+}
+
 static int members_check(const struct volume_record *record, struct error *err)
 {
     if (!id_volume_valid(record->id))
@@ -388,6 +448,10 @@ int volume_record_from_json(json_t *object, struct volume_record *ret_record, st
     int r;
 
     r = members_from_json(object, &record, err);
+    if (r == E_OK)
+        r = limits_from_json(object, &record.limits, err);
+    if (r == E_OK)
+        r = source_from_json(object, record.source_id, err);
     if (r == E_OK)
         r = members_check(&record, err);
     if (r == E_OK)

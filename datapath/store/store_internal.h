@@ -30,13 +30,13 @@ struct volume {
 
     /* never change */
     char id[ID_VOLUME_MAX + 1];
-    uint64_t size_bytes;
     uint32_t block_size_bytes;
     char *unreadable; /* why the record could not be read; NULL: it was */
 
     /* Mirrors of the record for the data path, read without a lock. write_failed may be ahead of the record:
-     * it is set before the commit that makes it durable, and stays set when that commit fails. content is
-     * behind the record never: it is set after the commit. */
+     * it is set before the commit that makes it durable, and stays set when that commit fails. content and
+     * size_bytes are ahead of the record never: they are set after the commit. size_bytes only grows. */
+    _Atomic uint64_t size_bytes;
     atomic_bool write_failed;
     atomic_bool deleted;
     _Atomic(enum volume_content) content;
@@ -63,8 +63,8 @@ struct node {
 };
 
 struct name {
-    char volume_id[ID_VOLUME_MAX + 1];
-    char name[]; /* the key */
+    char holder_id[STORE_HOLDER_MAX + 1];
+    char key[]; /* a letter for the kind, then the name: one index holds all */
 };
 
 /* Pointers sorted by a string key; index.c. */
@@ -114,9 +114,16 @@ int volume_mark_data(struct volume *volume, uint64_t epoch, uint64_t generation,
 
 struct node *node_new(struct node_record *record); /* takes over *record; NULL when memory ran out */
 struct node *node_free(struct node *node);
-struct name *name_new(const char *name, const char *volume_id); /* free() it */
+
+/* free() it; NULL when memory ran out. */
+struct name *name_new(enum name_kind kind, const char *name, const char *holder_id);
+bool name_holder_valid(enum name_kind kind, const char *holder_id); /* is it an id of that kind? */
 
 /* ---- store.c ---- */
+
+/* Promise that many bytes of the pool's space: E_NO_SPACE when there are not. */
+int store_promise(struct store *store, uint64_t size_bytes, struct error *err);
+void store_promise_release(struct store *store, uint64_t size_bytes);
 
 size_t store_stripe(const char *key);    /* which of the STORE_STRIPES locks is key's */
 bool store_text_valid(const char *text); /* 1 to ID_VOLUME_NAME_MAX bytes of UTF-8 */

@@ -23,7 +23,7 @@ int volume_new(struct store *store, struct volume_record *record, struct volume 
         return error_errno(err, ENOMEM, "cannot hold volume %s", record->id);
     volume->store = store;
     str_copy(volume->id, sizeof(volume->id), record->id);
-    volume->size_bytes = record->size_bytes;
+    atomic_init(&volume->size_bytes, record->size_bytes);
     volume->block_size_bytes = record->block_size_bytes;
     atomic_init(&volume->refs, 1);
     atomic_init(&volume->write_failed, record->write_failed);
@@ -75,7 +75,7 @@ const char *volume_id(const struct volume *volume)
 
 uint64_t volume_size_bytes(const struct volume *volume)
 {
-    return volume->size_bytes;
+    return atomic_load(&volume->size_bytes);
 }
 
 uint32_t volume_block_size_bytes(const struct volume *volume)
@@ -229,6 +229,7 @@ static void record_replace_locked(struct volume *volume, struct volume_record *r
     pthread_mutex_unlock(&volume->view_lock);
     atomic_store(&volume->write_failed, record->write_failed);
     atomic_store(&volume->content, record->content);
+    atomic_store(&volume->size_bytes, record->size_bytes);
     memset(record, 0, sizeof(*record));
     volume_record_done(&old);
 }
@@ -269,7 +270,7 @@ static int update_locked(struct volume *volume, volume_edit edit, void *context,
     copy.write_failed |= atomic_load(&volume->write_failed);
     r = edit(&copy, context, err);
     if (r == E_OK) {
-        assert(str_equal(copy.id, volume->id) && copy.size_bytes == volume->size_bytes);
+        assert(str_equal(copy.id, volume->id) && copy.size_bytes >= volume->record.size_bytes);
         copy.record_generation = volume->record.record_generation + 1;
         r = store->ops->volume_save(store->backend, &copy, err);
         volume->unsettled = r != E_OK;
@@ -282,6 +283,16 @@ static int update_locked(struct volume *volume, volume_edit edit, void *context,
     return r == VOLUME_UNCHANGED ? E_OK : r;
 }
 
+/* E_STALE unless the record is the one that the caller decided on. */
+static int check_generation(const struct volume_record *record, uint64_t record_generation, struct error *err)
+{
+    if (record->record_generation == record_generation)
+        return E_OK;
+    return error_set(err, E_STALE,
+                     "volume %s was changed meanwhile: its record is of generation %" PRIu64 ", not %" PRIu64,
+                     record->id, record->record_generation, record_generation);
+}
+
 int volume_update(struct volume *volume, volume_edit edit, void *context, struct error *err)
 {
     int r;
@@ -291,6 +302,97 @@ int volume_update(struct volume *volume, volume_edit edit, void *context, struct
     pthread_mutex_unlock(&volume->record_lock);
     return r;
 }
+
+/* ---- size and limits ---- */
+
+static int set_size(struct volume_record *record, void *context, struct error *err)
+{
+    (void)err;
+    record->size_bytes = *(const uint64_t *)context;
+    return E_OK;
+}
+
+/* The data first: a record that says more than there is would be of a damaged volume. */
+static int grow_locked(struct volume *volume, uint64_t size_bytes, struct error *err)
+{
+    const struct backend_ops *ops = volume->store->ops;
+    struct backend *backend = volume->store->backend;
+    uint64_t more_bytes = size_bytes - volume->record.size_bytes;
+    int r;
+
+    r = store_promise(volume->store, more_bytes, err);
+    if (r != E_OK)
+        return r;
+    r = ops->volume_grow(backend, &volume->record, size_bytes, err);
+    if (r == E_OK)
+        r = update_locked(volume, set_size, &size_bytes, err);
+    if (r == E_OK)
+        return r;
+    store_promise_release(volume->store, more_bytes);
+    if (!volume->unsettled) /* else the disk may have the record that needs it all */
+        ops->volume_shrink(backend, &volume->record);
+    return r;
+}
+
+static int expand_locked(struct volume *volume, uint64_t size_bytes, uint64_t record_generation,
+                         struct error *err)
+{
+    int r;
+
+    if (volume_deleted(volume))
+        return error_set(err, E_NOT_FOUND, "volume %s was deleted", volume->id);
+    r = volume_check_readable(volume, err);
+    if (r == E_OK)
+        r = settle_locked(volume, err);
+    if (r != E_OK || size_bytes <= volume->record.size_bytes)
+        return r;
+    r = check_generation(&volume->record, record_generation, err);
+    return r == E_OK ? grow_locked(volume, size_bytes, err) : r;
+}
+
+int volume_expand(struct volume *volume, uint64_t size_bytes, uint64_t record_generation, struct error *err)
+{
+    int r;
+
+    if (size_bytes > INT64_MAX || size_bytes % volume->block_size_bytes != 0)
+        return error_set(err, E_OUT_OF_RANGE,
+                         "a size of %" PRIu64 " bytes: it must be a multiple of %" PRIu32, size_bytes,
+                         volume->block_size_bytes);
+    pthread_mutex_lock(&volume->record_lock);
+    r = expand_locked(volume, size_bytes, record_generation, err);
+    pthread_mutex_unlock(&volume->record_lock);
+    return r;
+}
+
+struct limits_change {
+    const struct volume_limits *limits;
+    uint64_t record_generation;
+};
+
+static int set_limits(struct volume_record *record, void *context, struct error *err)
+{
+    const struct limits_change *change = context;
+    int r;
+
+    if (record->limits.iops == change->limits->iops &&
+        record->limits.bytes_per_s == change->limits->bytes_per_s &&
+        record->limits.burst_s == change->limits->burst_s)
+        return VOLUME_UNCHANGED;
+    r = check_generation(record, change->record_generation, err);
+    if (r == E_OK)
+        record->limits = *change->limits;
+    return r;
+}
+
+int volume_set_limits(struct volume *volume, const struct volume_limits *limits, uint64_t record_generation,
+                      struct error *err)
+{
+    struct limits_change change = {limits, record_generation};
+
+    return volume_update(volume, set_limits, &change, err);
+}
+
+/* ---- what the data path records ---- */
 
 static int set_write_failed(struct volume_record *record, void *context, struct error *err)
 {

@@ -22,9 +22,10 @@ int service_claim_name(struct rpc_call *call, const ProtobufCMessage *request, P
         (const Mooring__Storage__V1__ClaimNameRequest *)request;
     Mooring__Storage__V1__ClaimNameResponse *answer = (Mooring__Storage__V1__ClaimNameResponse *)response;
     struct storage_service *storage = context;
-    char standing[ID_VOLUME_MAX + 1];
+    char standing[STORE_HOLDER_MAX + 1];
     (void)call;
-    int code = store_name_claim(storage->server->store, claim->name, claim->volume_id, standing, err);
+    int code =
+        store_name_claim(storage->server->store, NAME_VOLUME, claim->name, claim->volume_id, standing, err);
     if (code)
         return code;
     answer->volume_id = strdup(standing);
@@ -46,7 +47,7 @@ static int service_release_name_locked(struct storage_service *storage, const ch
         return error_set(err, E_PRECONDITION, "volume %s exists: its name is released after it was deleted",
                          id);
     }
-    return store_name_release(storage->server->store, name, id, err);
+    return store_name_release(storage->server->store, NAME_VOLUME, name, id, err);
 }
 
 int service_release_name(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
@@ -106,11 +107,12 @@ static int service_volume_spec(const Mooring__Storage__V1__CreateVolumeRequest *
 static int service_create_claimed(struct storage_service *storage, const struct volume_record *spec,
                                   struct volume **ret, struct error *err)
 {
-    char standing[ID_VOLUME_MAX + 1];
+    char standing[STORE_HOLDER_MAX + 1];
     pthread_mutex_t *lock = service_name_lock(storage, spec->name);
     pthread_mutex_lock(lock);
     int code = 0;
-    if (!store_name_find(storage->server->store, spec->name, standing) || !str_equal(standing, spec->id))
+    if (!store_name_find(storage->server->store, NAME_VOLUME, spec->name, standing) ||
+        !str_equal(standing, spec->id))
         code = error_set(err, E_BUSY, "the name %s is not claimed for volume %s here: claim it first",
                          spec->name, spec->id);
     if (code == 0)

@@ -2,7 +2,7 @@ foreach(part decide record)
   mooring_test(store_${part}_test SOURCES ${PROJECT_SOURCE_DIR}/tests/unit/store_${part}_test.c DEPENDS mooring_store)
 endforeach()
 # On a real XFS; skipped by name where none can be made.
-foreach(part faults make open pool threads)
+foreach(part change faults make open pool threads)
   mooring_test(store_${part}_test
     SOURCES ${PROJECT_SOURCE_DIR}/tests/unit/store_${part}_test.c ${PROJECT_SOURCE_DIR}/tests/unit/store_fixture.c
     DEPENDS mooring_store)

@@ -187,6 +187,32 @@ static int run_delete(struct store *store, struct error *err)
     return store_volume_delete(store, fixture_id(1, id), err);
 }
 
+static void prepare_thick(struct store *store)
+{
+    assert_int_equal(run_create_thick(store, NULL), E_OK);
+}
+
+static int expand(struct store *store, unsigned n, struct error *err)
+{
+    char id[ID_VOLUME_MAX + 1];
+    struct volume *volume = store_volume_find(store, fixture_id(n, id));
+    int r = volume_expand(volume, 3 << 20, fixture_generation(volume), err);
+
+    assert_int_equal(volume_size_bytes(volume), r == E_OK ? 3 << 20 : 1 << 20);
+    volume_unref(volume);
+    return r;
+}
+
+static int run_expand(struct store *store, struct error *err)
+{
+    return expand(store, 1, err);
+}
+
+static int run_expand_thick(struct store *store, struct error *err)
+{
+    return expand(store, 2, err);
+}
+
 static int run_write_failed(struct store *store, struct error *err)
 {
     char id[ID_VOLUME_MAX + 1];
@@ -211,9 +237,9 @@ static int run_fence(struct store *store, struct error *err)
 
 static int run_claim(struct store *store, struct error *err)
 {
-    char id[ID_VOLUME_MAX + 1], holder[ID_VOLUME_MAX + 1];
+    char id[ID_VOLUME_MAX + 1], holder[STORE_HOLDER_MAX + 1];
 
-    return store_name_claim(store, "data", fixture_id(1, id), holder, err);
+    return store_name_claim(store, NAME_VOLUME, "data", fixture_id(1, id), holder, err);
 }
 
 static void prepare_claim(struct store *store)
@@ -225,13 +251,15 @@ static int run_release(struct store *store, struct error *err)
 {
     char id[ID_VOLUME_MAX + 1];
 
-    return store_name_release(store, "data", fixture_id(1, id), err);
+    return store_name_release(store, NAME_VOLUME, "data", fixture_id(1, id), err);
 }
 
 static const struct operation operations[] = {
     {"create", prepare_nothing, run_create, "mtfwfrdRd", "mtawfrdR", true},
     {"create thick", prepare_nothing, run_create_thick, "mafwfrdRd", "mtawfrdR", true},
     {"attach", prepare_volume, run_attach, "wfrd", "mtawfrdR", true},
+    {"expand", prepare_volume, run_expand, "tfwfrd", "mtawfrdR", false},
+    {"expand thick", prepare_thick, run_expand_thick, "afwfrd", "mtawfrdR", false},
     {"write-failed", prepare_volume, run_write_failed, "wfrd", "mtawfrdR", false},
     {"delete", prepare_volume, run_delete, "Rd", "mtawfrdR", true},
     {"fence", prepare_volume, run_fence, "wfrd", "mtawfrdR", false},

@@ -174,7 +174,7 @@ static void unreadable_volume_is_kept_apart(void **state)
         const char *record, *word;
     } damages[] = {
         {"{\"format\": 1, \"id\": \"store-1.0000000000000004\"}", "directory's name"},
-        {"{\"format\": 2, \"id\": \"store-1.0000000000000003\"}", "newer"},
+        {"{\"format\": 99, \"id\": \"store-1.0000000000000003\"}", "newer"},
         {"{\"format\": 1, \"id\": \"store-1.0000000000000003\"}", "is missing"},
         {"{\"format\": 1, ", "parse"},
         {"", "parse"},
@@ -183,13 +183,13 @@ static void unreadable_volume_is_kept_apart(void **state)
     };
     struct fixture *fixture = fixture_ready(state);
     struct volume_record spec = fixture_spec(3), other = fixture_spec(4);
-    char path[256], full[512], holder[ID_VOLUME_MAX + 1];
+    char path[256], full[512], holder[STORE_HOLDER_MAX + 1];
     struct volume *volume;
     struct store *store;
 
     fixture_empty(fixture);
     store = fixture_open(fixture);
-    assert_int_equal(store_name_claim(store, spec.name, spec.id, holder, NULL), E_OK);
+    assert_int_equal(store_name_claim(store, NAME_VOLUME, spec.name, spec.id, holder, NULL), E_OK);
     volume_unref(fixture_create(store, &spec));
     volume_unref(fixture_create(store, &other));
     store_close(store);

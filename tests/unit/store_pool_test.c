@@ -461,7 +461,7 @@ static void names_are_claimed_once(void **state)
 {
     static const char *const names[] = {"plain", "../../etc/passwd", "a/b", ".", "\xc3\xa4 \"\\\n"};
     struct fixture *fixture = fixture_ready(state);
-    char one[ID_VOLUME_MAX + 1], two[ID_VOLUME_MAX + 1], holder[ID_VOLUME_MAX + 1];
+    char one[ID_VOLUME_MAX + 1], two[ID_VOLUME_MAX + 1], holder[STORE_HOLDER_MAX + 1];
     char name[ID_VOLUME_NAME_MAX + 1];
     struct store *store;
 
@@ -470,30 +470,31 @@ static void names_are_claimed_once(void **state)
     fixture_id(2, two);
     for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
         store = fixture_open(fixture);
-        assert_int_equal(store_name_claim(store, names[i], one, holder, NULL), E_OK);
+        assert_int_equal(store_name_claim(store, NAME_VOLUME, names[i], one, holder, NULL), E_OK);
         assert_string_equal(holder, one);
-        assert_int_equal(store_name_claim(store, names[i], two, holder, NULL), E_OK);
+        assert_int_equal(store_name_claim(store, NAME_VOLUME, names[i], two, holder, NULL), E_OK);
         assert_string_equal(holder, one);
         store_close(store);
         store = fixture_open(fixture);
-        assert_int_equal(store_name_release(store, names[i], two, NULL), E_OK); /* not two's: it stays */
-        assert_int_equal(store_name_claim(store, names[i], two, holder, NULL), E_OK);
+        assert_int_equal(store_name_release(store, NAME_VOLUME, names[i], two, NULL),
+                         E_OK); /* not two's: it stays */
+        assert_int_equal(store_name_claim(store, NAME_VOLUME, names[i], two, holder, NULL), E_OK);
         assert_string_equal(holder, one);
-        assert_true(store_name_find(store, names[i], holder));
+        assert_true(store_name_find(store, NAME_VOLUME, names[i], holder));
         assert_string_equal(holder, one);
         assert_true(store_name_of(store, one, name));
         assert_string_equal(name, names[i]);
         assert_false(store_name_of(store, two, name));
-        assert_int_equal(store_name_release(store, names[i], one, NULL), E_OK);
-        assert_int_equal(store_name_release(store, names[i], one, NULL), E_OK);
-        assert_false(store_name_find(store, names[i], holder));
+        assert_int_equal(store_name_release(store, NAME_VOLUME, names[i], one, NULL), E_OK);
+        assert_int_equal(store_name_release(store, NAME_VOLUME, names[i], one, NULL), E_OK);
+        assert_false(store_name_find(store, NAME_VOLUME, names[i], holder));
         store_close(store);
         fixture_assert_listing(fixture, EMPTY_POOL);
     }
     store = fixture_open(fixture);
-    assert_int_equal(store_name_claim(store, "", one, holder, NULL), E_INVALID_ARGUMENT);
-    assert_int_equal(store_name_claim(store, "\xff", one, holder, NULL), E_INVALID_ARGUMENT);
-    assert_int_equal(store_name_claim(store, "x", "y", holder, NULL), E_INVALID_ARGUMENT);
+    assert_int_equal(store_name_claim(store, NAME_VOLUME, "", one, holder, NULL), E_INVALID_ARGUMENT);
+    assert_int_equal(store_name_claim(store, NAME_VOLUME, "\xff", one, holder, NULL), E_INVALID_ARGUMENT);
+    assert_int_equal(store_name_claim(store, NAME_VOLUME, "x", "y", holder, NULL), E_INVALID_ARGUMENT);
     store_close(store);
 }
 

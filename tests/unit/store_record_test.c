@@ -32,6 +32,8 @@ static struct volume_record full_volume(void)
         .formatting_epoch = 5,
         .formatting_generation = 1,
         .write_failed = true,
+        .limits = {.iops = 1000, .bytes_per_s = UINT64_C(1) << 33, .burst_s = 3},
+        .source_id = "store-1.s-0123456789abcdef",
         .parameters_count = 2,
     };
     struct attachment *attachment;
@@ -74,6 +76,10 @@ static void volume_round_trip(void **state)
     assert_int_equal(copy.created_unix_s, record.created_unix_s);
     assert_true(copy.thick && copy.write_failed);
     assert_string_equal(copy.parameters[1].value, "xfs");
+    assert_int_equal(copy.limits.iops, 1000);
+    assert_int_equal(copy.limits.bytes_per_s, UINT64_C(1) << 33);
+    assert_int_equal(copy.limits.burst_s, 3);
+    assert_string_equal(copy.source_id, "store-1.s-0123456789abcdef");
     volume_record_done(&record);
     volume_record_done(&copy);
     volume_record_done(&again);
@@ -118,6 +124,8 @@ static void volume_damaged(void **state)
         {"size_bytes", NULL},
         {"size_bytes", "0"},
         {"size_bytes", "-512"},
+        {"limits", "7"},
+        {"source_id", "\"../x\""},
         {"size_bytes", "513"},
         {"size_bytes", "1e12"},
         {"block_size_bytes", NULL},

@@ -104,12 +104,14 @@ static void try_look(struct worker *worker, struct volume *volume)
 
 static void try_name(struct worker *worker, const char *id)
 {
-    char holder[ID_VOLUME_MAX + 1] = "";
+    char holder[STORE_HOLDER_MAX + 1] = "";
 
-    expect(worker, store_name_claim(worker->store, "shared", id, holder, NULL) == E_OK, "a claim failed");
+    expect(worker, store_name_claim(worker->store, NAME_VOLUME, "shared", id, holder, NULL) == E_OK,
+           "a claim failed");
     expect(worker, id_volume_valid(holder), "nobody holds the name");
     if (str_equal(holder, id))
-        expect(worker, store_name_release(worker->store, "shared", id, NULL) == E_OK, "a release failed");
+        expect(worker, store_name_release(worker->store, NAME_VOLUME, "shared", id, NULL) == E_OK,
+               "a release failed");
 }
 
 static void step(struct worker *worker)

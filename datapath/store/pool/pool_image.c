@@ -19,7 +19,6 @@
 
 struct backend_image {
     int fd;
-    uint64_t size_bytes;
     char id[ID_VOLUME_MAX + 1];
 };
 
@@ -43,7 +42,7 @@ int pool_image_open(struct backend *backend, const struct volume_record *record,
     image = calloc(1, sizeof(*image));
     if (!image)
         return error_errno(err, ENOMEM, "volume %s: image", record->id);
-    *image = (struct backend_image){.fd = TAKE_FD(fd), .size_bytes = record->size_bytes};
+    *image = (struct backend_image){.fd = TAKE_FD(fd)};
     memcpy(image->id, record->id, sizeof(image->id));
     *ret = image;
     return 0;
@@ -103,7 +102,10 @@ int pool_image_extent(struct backend_image *image, uint64_t offset, uint64_t len
 
 int pool_image_discard_all(struct backend_image *image, struct error *err)
 {
-    if (fallocate(image->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)image->size_bytes) < 0 ||
+    struct stat stat;
+
+    if (fstat(image->fd, &stat) < 0 ||
+        fallocate(image->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, stat.st_size) < 0 ||
         fsync(image->fd) < 0)
         return pool_errno(err, errno, "discard volume", image->id);
     return 0;

@@ -5,7 +5,7 @@
  *   lock                               flock: one mooring-target at a time
  *   volumes/<id>/{volume.json,data}
  *   nodes/<id>.json
- *   names/<sha256 of the name>.json
+ *   names/[snapshot-|group-]<sha256 of the name>.json
  *   ballast                            space for records on a full pool (pool_ballast.c)
  *   trash/                             what is half-made (new.…) or deleted (old.…): emptied at open
  */
@@ -72,11 +72,15 @@ int pool_load_volumes(struct backend *backend, pool_visit visit, pool_unreadable
 int pool_volume_create(struct backend *backend, const struct volume_record *record, struct error *err);
 int pool_volume_save(struct backend *backend, const struct volume_record *record, struct error *err);
 int pool_volume_delete(struct backend *backend, const char *volume_id, struct error *err);
+int pool_volume_grow(struct backend *backend, const struct volume_record *record, uint64_t size_bytes,
+                     struct error *err);
+void pool_volume_shrink(struct backend *backend, const struct volume_record *record);
 int pool_load_nodes(struct backend *backend, pool_visit visit, void *context, struct error *err);
 int pool_load_names(struct backend *backend, pool_visit visit, void *context, struct error *err);
 int pool_node_save(struct backend *backend, const struct node_record *record, struct error *err);
-int pool_name_save(struct backend *backend, const char *name, const char *volume_id, struct error *err);
-int pool_name_delete(struct backend *backend, const char *name, struct error *err);
+int pool_name_save(struct backend *backend, enum name_kind kind, const char *name, const char *holder_id,
+                   struct error *err);
+int pool_name_delete(struct backend *backend, enum name_kind kind, const char *name, struct error *err);
 
 /* ---- pool_tree.c ---- */
 

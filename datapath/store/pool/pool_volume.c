@@ -159,7 +159,7 @@ static int save_record(int dir_fd, const struct volume_record *record, struct er
 
     if (r < 0)
         return error_errno(err, -r, "cannot write the record of volume %s", record->id);
-    return record_save(dir_fd, POOL_VOLUME_FILE, VOLUME_RECORD_FORMAT, object, 0600, err);
+    return record_save(dir_fd, POOL_VOLUME_FILE, volume_record_format(record), object, 0600, err);
 }
 
 static int build(struct backend *backend, const char *aside, const struct volume_record *record,
@@ -237,6 +237,47 @@ int pool_volume_create(struct backend *backend, const struct volume_record *reco
 }
 
 /* ---- change and delete ---- */
+
+static int open_data(struct backend *backend, const char *volume_id, int *ret_fd, struct error *err)
+{
+    char path[ID_VOLUME_MAX + sizeof("/" POOL_DATA_FILE)];
+
+    snprintf(path, sizeof(path), "%s/" POOL_DATA_FILE, volume_id);
+    *ret_fd = openat(backend->volumes_fd, path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    return *ret_fd < 0 ? pool_errno(err, errno, "open the data file of volume", volume_id) : E_OK;
+}
+
+int pool_volume_grow(struct backend *backend, const struct volume_record *record, uint64_t size_bytes,
+                     struct error *err)
+{
+    off_t from = (off_t)record->size_bytes, size = (off_t)size_bytes;
+    _cleanup_fd_ int fd = -1;
+    int r;
+
+    r = open_data(backend, record->id, &fd, err);
+    if (r != E_OK)
+        return r;
+    /* What an attempt that was cut off left above the recorded size is a hole, or was never written. */
+    r = record->thick ? fallocate(fd, 0, from, size - from) : ftruncate(fd, size);
+    if (r < 0 && errno == EFBIG)
+        return error_set(err, E_OUT_OF_RANGE, "volume %s would be larger than a file of the pool can be",
+                         record->id);
+    if (r < 0 || fsync(fd) < 0)
+        return pool_errno(err, errno, "grow the data file of volume", record->id);
+    return E_OK;
+}
+
+void pool_volume_shrink(struct backend *backend, const struct volume_record *record)
+{
+    _cleanup_error_ struct error problem = {0};
+    _cleanup_fd_ int fd = -1;
+
+    if (open_data(backend, record->id, &fd, &problem) == E_OK && ftruncate(fd, (off_t)record->size_bytes) < 0)
+        pool_errno(&problem, errno, "shrink the data file of volume", record->id);
+    if (problem.code)
+        log_warning("pool %s: volume %s keeps more space than its size needs: %s", backend->path, record->id,
+                    error_text(&problem));
+}
 
 static int save_once(struct backend *backend, void *context, struct error *err)
 {

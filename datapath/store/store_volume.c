@@ -1,0 +1,243 @@
+/*
+ * The life of volumes: which there are, making and deleting them. Called from any thread but a loop's; see
+ * store_internal.h for the locks.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/strings.h"
+#include "datapath/store/store_internal.h"
+
+/* ---- looking ---- */
+
+struct volume *store_volume_find(struct store *store, const char *volume_id)
+{
+    struct volume *volume;
+
+    pthread_rwlock_rdlock(&store->index_lock);
+    volume = index_find(&store->volumes, volume_id);
+    if (volume)
+        volume_ref(volume);
+    pthread_rwlock_unlock(&store->index_lock);
+    return volume;
+}
+
+struct volume *store_volume_next(struct store *store, const char *after_id)
+{
+    struct volume *volume = NULL;
+    size_t position;
+    bool found;
+
+    pthread_rwlock_rdlock(&store->index_lock);
+    position = index_position(&store->volumes, after_id, &found);
+    if (found)
+        position++;
+    if (position < store->volumes.count)
+        volume = volume_ref(store->volumes.items[position]);
+    pthread_rwlock_unlock(&store->index_lock);
+    return volume;
+}
+
+/* ---- making ---- */
+
+static int check_spec(const struct store *store, const struct volume_record *spec, struct error *err)
+{
+    char server[ID_SERVER_MAX + 1];
+    int r;
+
+    r = id_volume_server(spec->id, server, err);
+    if (r != E_OK)
+        return r;
+    if (!str_equal(server, store->server_id))
+        return error_set(err, E_INVALID_ARGUMENT, "volume %s is not of server %s", spec->id,
+                         store->server_id);
+    if (!store_text_valid(spec->name))
+        return error_set(err, E_INVALID_ARGUMENT, "a volume's name is 1 to %d bytes of UTF-8",
+                         ID_VOLUME_NAME_MAX);
+    if (spec->parameters_count > VOLUME_PARAMETERS_MAX)
+        return error_set(err, E_INVALID_ARGUMENT, "a volume has at most %d parameters",
+                         VOLUME_PARAMETERS_MAX);
+    if (spec->block_size_bytes != 512 && spec->block_size_bytes != 4096)
+        return error_set(err, E_INVALID_ARGUMENT, "a block size of %" PRIu32 ": it is 512 or 4096",
+                         spec->block_size_bytes);
+    if (spec->block_size_bytes < store->ops->block_size_min(store->backend))
+        return error_set(err, E_INVALID_ARGUMENT,
+                         "a block size of %" PRIu32 " is finer than the pool's disk can write: %" PRIu32,
+                         spec->block_size_bytes, store->ops->block_size_min(store->backend));
+    if (spec->size_bytes == 0 || spec->size_bytes % spec->block_size_bytes != 0 ||
+        spec->size_bytes > INT64_MAX)
+        return error_set(err, E_OUT_OF_RANGE,
+                         "a size of %" PRIu64 " bytes: it must be a multiple of %" PRIu32 " above 0",
+                         spec->size_bytes, spec->block_size_bytes);
+    return E_OK;
+}
+
+static int parameter_compare(const void *a, const void *b)
+{
+    return strcmp(((const struct volume_parameter *)a)->key, ((const struct volume_parameter *)b)->key);
+}
+
+/* The record that a volume made from spec is born with. */
+static int record_born(const struct volume_record *spec, struct volume_record *ret, struct error *err)
+{
+    struct volume_record wanted = *spec;
+
+    wanted.attachments = NULL;
+    wanted.attachments_count = 0;
+    if (volume_record_copy(ret, &wanted) < 0)
+        return error_errno(err, ENOMEM, "cannot create volume %s", spec->id);
+    ret->created_unix_s = (int64_t)time(NULL);
+    ret->record_generation = 1;
+    ret->epoch_last = 0;
+    ret->content = VOLUME_BLANK;
+    ret->formatting_epoch = ret->formatting_generation = 0;
+    ret->write_failed = false;
+    if (ret->parameters_count > 0)
+        qsort(ret->parameters, ret->parameters_count, sizeof(*ret->parameters), parameter_compare);
+    return E_OK;
+}
+
+static bool parameters_equal(const struct volume_record *a, const struct volume_record *b)
+{
+    if (a->parameters_count != b->parameters_count)
+        return false;
+    for (size_t i = 0; i < a->parameters_count; i++) {
+        if (!str_equal(a->parameters[i].key, b->parameters[i].key) ||
+            !str_equal(a->parameters[i].value, b->parameters[i].value))
+            return false;
+    }
+    return true;
+}
+
+/* A repeat of a creation: the volume stands with these fields, or with others. */
+static int check_same(struct volume *volume, const struct volume_record *wanted, struct error *err)
+{
+    const char *differs = NULL;
+    int r = volume_check_readable(volume, err);
+
+    if (r != E_OK)
+        return r;
+    pthread_mutex_lock(&volume->view_lock);
+    if (!str_equal(volume->record.name, wanted->name))
+        differs = "name";
+    else if (volume->record.size_bytes != wanted->size_bytes)
+        differs = "size";
+    else if (volume->record.block_size_bytes != wanted->block_size_bytes)
+        differs = "block size";
+    else if (volume->record.thick != wanted->thick)
+        differs = "provisioning (thick or thin)";
+    else if (!str_equal(volume->record.source_id, wanted->source_id))
+        differs = "source";
+    else if (!parameters_equal(&volume->record, wanted))
+        differs = "parameters";
+    pthread_mutex_unlock(&volume->view_lock);
+    if (differs)
+        return error_set(err, E_EXISTS, "volume %s exists with another %s", wanted->id, differs);
+    return E_OK;
+}
+
+/* Under the id's lock: nobody else makes or deletes this one. */
+static int create_new(struct store *store, struct volume_record *record, struct volume **ret,
+                      struct error *err)
+{
+    struct volume *volume;
+    int r;
+
+    r = store_promise(store, record->size_bytes, err);
+    if (r != E_OK)
+        return r;
+    r = volume_new(store, record, &volume, err);
+    if (r != E_OK) {
+        store_promise_release(store, record->size_bytes);
+        return r;
+    }
+    r = store->ops->volume_create(store->backend, &volume->record, err);
+    if (r == E_OK) {
+        pthread_rwlock_wrlock(&store->index_lock);
+        if (index_insert(&store->volumes, volume) < 0)
+            r = error_errno(err, ENOMEM, "cannot create volume %s", volume->id);
+        pthread_rwlock_unlock(&store->index_lock);
+    }
+    if (r != E_OK) {
+        store_promise_release(store, volume->size_bytes);
+        volume_unref(volume);
+        return r;
+    }
+    *ret = volume_ref(volume);
+    return E_OK;
+}
+
+int store_volume_create(struct store *store, const struct volume_record *spec, struct volume **ret,
+                        struct error *err)
+{
+    struct volume_record record = {0};
+    struct volume *volume = NULL;
+    pthread_mutex_t *lock;
+    int r;
+
+    r = check_spec(store, spec, err);
+    if (r == E_OK)
+        r = record_born(spec, &record, err);
+    if (r != E_OK)
+        return r;
+    record.source_id[0] = '\0';
+    lock = &store->id_locks[store_stripe(spec->id)];
+    pthread_mutex_lock(lock);
+    volume = store_volume_find(store, spec->id);
+    r = volume ? check_same(volume, &record, err) : create_new(store, &record, &volume, err);
+    pthread_mutex_unlock(lock);
+    volume_record_done(&record);
+    if (r != E_OK) {
+        volume_unref(volume);
+        return r;
+    }
+    *ret = volume;
+    return E_OK;
+}
+
+/* ---- deleting ---- */
+
+static int delete_found(struct store *store, struct volume *volume, struct error *err)
+{
+    int r = volume_check_readable(volume, err);
+
+    pthread_mutex_lock(&volume->record_lock);
+    if (r == E_OK && volume->record.attachments_count > 0)
+        r = error_set(err, E_PRECONDITION, "volume %s is attached to node %s: detach it first", volume->id,
+                      volume->record.attachments[0].node_id);
+    else if (r == E_OK)
+        r = store->ops->volume_delete(store->backend, volume->id, err);
+    if (r == E_OK)
+        atomic_store(&volume->deleted, true);
+    pthread_mutex_unlock(&volume->record_lock);
+    if (r != E_OK)
+        return r;
+    pthread_rwlock_wrlock(&store->index_lock);
+    index_remove(&store->volumes, volume->id);
+    store->promised_bytes -= volume_size_bytes(volume);
+    pthread_rwlock_unlock(&store->index_lock);
+    volume_unref(volume); /* the index's */
+    return E_OK;
+}
+
+int store_volume_delete(struct store *store, const char *volume_id, struct error *err)
+{
+    pthread_mutex_t *lock = &store->id_locks[store_stripe(volume_id)];
+    struct volume *volume;
+    int r = E_OK;
+
+    pthread_mutex_lock(lock);
+    volume = store_volume_find(store, volume_id);
+    if (volume) {
+        r = volume_operation_begin(volume, "delete", err);
+        if (r == E_OK) {
+            r = delete_found(store, volume, err);
+            volume_operation_end(volume);
+        }
+        volume_unref(volume);
+    }
+    pthread_mutex_unlock(lock);
+    return r;
+}
