@@ -170,7 +170,7 @@ static void supervisor_started(struct supervisor_volume *volume)
 static bool supervisor_lock(struct volume_locks *locks, const char *volume_id, const char *what,
                             bool *ret_lent)
 {
-    bool lent = volume_lock_try(locks, volume_id, what, NULL) != 0;
+    bool lent = volume_lock_try_round(locks, volume_id, what, NULL) != 0;
 
     if (lent && !volume_lock_borrow(locks, volume_id))
         return false;
@@ -231,7 +231,7 @@ static int supervisor_keep_holder(struct supervisor_server *server, const char *
     if (fd >= 0)
         return fd;
     server->retry = true;
-    if (volume_lock_try(locks, volume_id, "a holder's restart", NULL))
+    if (volume_lock_try_round(locks, volume_id, "a holder's restart", NULL))
         return -1;
     if (attach_keep_holder(config, volume_id, &err))
         log_warning("volume %s: no other mooring-holder yet: %s", volume_id, error_text(&err));

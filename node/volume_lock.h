@@ -13,8 +13,14 @@ struct volume_locks;
 int volume_locks_new(struct volume_locks **ret);
 struct volume_locks *volume_locks_free(struct volume_locks *locks);
 
-/* what must outlive the lock: a literal such as "NodeStageVolume". */
+/* what must outlive the lock: a literal such as "NodeStageVolume". A round that has the lock is waited for,
+ * up to 2 s. */
 int volume_lock_try(struct volume_locks *locks, const char *volume_id, const char *what, struct error *err);
+
+/* For the supervisor's rounds, which come by again: never waits, and is never the reason that a caller is
+ * told to try again, unless it takes long. */
+int volume_lock_try_round(struct volume_locks *locks, const char *volume_id, const char *what,
+                          struct error *err);
 void volume_lock_release(struct volume_locks *locks, const char *volume_id);
 
 /*

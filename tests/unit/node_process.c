@@ -277,6 +277,39 @@ static void a_lent_lock_is_waited_for(void **state)
     volume_locks_free(borrower.locks);
 }
 
+static void *round_run(void *context)
+{
+    struct borrower *round = context;
+
+    poll(NULL, 0, 50);
+    atomic_store(&round->returned, true);
+    volume_lock_release(round->locks, "s.0123456789abcdef");
+    return NULL;
+}
+
+static void a_round_is_waited_for(void **state)
+{
+    const char *volume = "s.0123456789abcdef";
+    _cleanup_error_ struct error err = {0};
+    struct borrower round = {0};
+    pthread_t thread;
+
+    (void)state;
+    assert_int_equal(volume_locks_new(&round.locks), 0);
+    assert_int_equal(volume_lock_try_round(round.locks, volume, "a round", NULL), 0);
+    assert_int_equal(volume_lock_try_round(round.locks, volume, "another", NULL), E_BUSY);
+    assert_int_equal(pthread_create(&thread, NULL, round_run, &round), 0);
+    assert_int_equal(volume_lock_try(round.locks, volume, "NodeUnstageVolume", NULL), 0);
+    assert_true(atomic_load(&round.returned));
+    pthread_join(thread, NULL);
+    assert_int_equal(volume_lock_try_round(round.locks, volume, "a round", NULL), E_BUSY);
+    volume_lock_release(round.locks, volume);
+    assert_int_equal(volume_lock_try_round(round.locks, volume, "a long round", NULL), 0);
+    assert_int_equal(volume_lock_try(round.locks, volume, "NodeUnstageVolume", &err), E_BUSY);
+    assert_non_null(strstr(error_text(&err), "a long round"));
+    volume_locks_free(round.locks);
+}
+
 static void volumes_are_locked_one_by_one(void **state)
 {
     _cleanup_error_ struct error err = {0};
@@ -307,6 +340,7 @@ int main(void)
         cmocka_unit_test(run_gives_status_and_words),
         cmocka_unit_test(run_ends_with_what_it_depends_on),
         cmocka_unit_test(a_lent_lock_is_waited_for),
+        cmocka_unit_test(a_round_is_waited_for),
         cmocka_unit_test(volumes_are_locked_one_by_one),
     };
     return cmocka_run_group_tests_name("node_process", tests, NULL, NULL);
