@@ -15,6 +15,7 @@
 #include "node/attach_way.h"
 #include "node/iscsi_attach.h"
 #include "node/stage_record.h"
+#include "node/volume_lock.h"
 
 static const struct {
     const char *name;
@@ -52,7 +53,7 @@ static const struct attach_way *attach_way_of(const struct node_config *config, 
     return way ? way : &attach_device_way;
 }
 
-int attach_start(const struct node_config *config, struct storage *storage,
+int attach_start(const struct node_config *config, struct storage *storage, struct volume_locks *locks,
                  const struct storage_attachment *attachment, unsigned timeout_ms, struct attach_device *ret,
                  struct error *err)
 {
@@ -60,7 +61,14 @@ int attach_start(const struct node_config *config, struct storage *storage,
     uint64_t deadline_ms = time_now_ms() + timeout_ms;
 
     int r = way->start(config, storage, attachment, deadline_ms, err);
-    return r ? r : way->wait_ready(config, attachment->volume_id, deadline_ms, ret, err);
+    if (r)
+        return r;
+    if (!way->watch)
+        volume_lock_lend(locks, attachment->volume_id);
+    r = way->wait_ready(config, attachment->volume_id, deadline_ms, ret, err);
+    if (!way->watch)
+        volume_lock_reclaim(locks, attachment->volume_id);
+    return r;
 }
 
 int attach_restart(const struct node_config *config, struct storage *storage, const char *volume_id,

@@ -13,6 +13,8 @@
 #include "node/mount.h"
 #include "node/storage.h"
 
+struct volume_locks;
+
 struct attach_device {
     char *path;          /* "/dev/loop3", "/dev/ublkb0", "/dev/sdc" */
     uint64_t generation; /* 0: not a mooring-device's */
@@ -26,9 +28,10 @@ void attach_device_done(struct attach_device *device);
  * Make the device be there: adopt a live process of this epoch, or take a new generation and start one; then
  * wait until it serves. E_DEADLINE (what it waits for in the text) after timeout_ms, the process left to go
  * on; E_PRECONDITION when the storage server refused it for good; E_STALE when a process of another epoch is
- * still there. One that is ending is waited for first, within timeout_ms.
+ * still there. One that is ending is waited for first, within timeout_ms. While the kernel alone serves the
+ * device, the volume's lock is lent: only the supervisor's end of the session ends what then waits for it.
  */
-int attach_start(const struct node_config *config, struct storage *storage,
+int attach_start(const struct node_config *config, struct storage *storage, struct volume_locks *locks,
                  const struct storage_attachment *attachment, unsigned timeout_ms, struct attach_device *ret,
                  struct error *err);
 

@@ -45,17 +45,74 @@ bool iscsi_attach_is_ours(const struct node_config *config, const char *volume_i
            str_equal(chap_volume_id, volume_id);
 }
 
+int iscsi_attach_compare(const struct storage_attachment *attachment, const struct iscsi_note *note,
+                         struct error *err)
+{
+    bool older = attachment->epoch < note->epoch ||
+                 (attachment->epoch == note->epoch && attachment->generation < note->generation);
+
+    if (older)
+        return error_set(
+            err, E_STALE,
+            "volume %s: its storage server knows epoch %llu, generation %llu, which is before this session's "
+            "(%llu, %llu): was its record restored? detach the volume to give up what was not written",
+            attachment->volume_id, (unsigned long long)attachment->epoch,
+            (unsigned long long)attachment->generation, (unsigned long long)note->epoch,
+            (unsigned long long)note->generation);
+    if (attachment->epoch != note->epoch || attachment->generation != note->generation ||
+        attachment->removing)
+        return error_set(err, E_NOT_FOUND, "volume %s: the attachment of epoch %llu, generation %llu is gone",
+                         attachment->volume_id, (unsigned long long)note->epoch,
+                         (unsigned long long)note->generation);
+    return 0;
+}
+
 int iscsi_attach_stands(struct storage *storage, const char *volume_id, const struct iscsi_note *note,
                         unsigned timeout_ms, struct error *err)
 {
     _cleanup_attachment_ struct storage_attachment attachment = {0};
 
     int r = storage_attachment_get(storage, volume_id, timeout_ms, &attachment, err);
-    if (!r &&
-        (attachment.epoch != note->epoch || attachment.generation != note->generation || attachment.removing))
-        return error_set(err, E_NOT_FOUND, "volume %s: the attachment of epoch %llu, generation %llu is gone",
-                         volume_id, (unsigned long long)note->epoch, (unsigned long long)note->generation);
-    return r;
+    return r ? r : iscsi_attach_compare(&attachment, note, err);
+}
+
+struct live_search {
+    const struct node_config *config;
+    const struct storage_attachment *attachment;
+    struct iscsi_session session;
+    bool found;
+};
+
+static bool live_look(const struct iscsi_session *session, void *context)
+{
+    struct live_search *search = context;
+    const struct storage_attachment *attachment = search->attachment;
+    char volume_id[ID_VOLUME_MAX + 1];
+    uint64_t epoch = 0, generation = 0;
+
+    if (iscsi_attach_is_ours(search->config, attachment->volume_id, session) &&
+        id_chap_name_parse(session->chap_name, volume_id, &epoch, &generation) &&
+        epoch == attachment->epoch && (session->logged_in || generation == attachment->generation)) {
+        search->session = *session;
+        search->found = true;
+    }
+    return !search->found || !search->session.logged_in;
+}
+
+int iscsi_attach_find_live(const char *root, const struct node_config *config,
+                           const struct storage_attachment *attachment, struct iscsi_session *ret,
+                           struct error *err)
+{
+    struct live_search search = {.config = config, .attachment = attachment};
+
+    int r = iscsi_sysfs_each(root, attachment->target_name, live_look, &search, err);
+    if (r)
+        return r;
+    if (!search.found)
+        return error_set(err, E_NOT_FOUND, "the kernel has no session of epoch %llu to %s",
+                         (unsigned long long)attachment->epoch, attachment->target_name);
+    *ret = search.session;
+    return 0;
 }
 
 /* ---- starting ---- */
@@ -173,24 +230,66 @@ static int iscsi_log_in(const struct node_config *config, struct storage *storag
     return r ? iscsi_explain_login(attachment->volume_id, r, err) : 0;
 }
 
+/* What is written of the session becomes what it is: iscsi.json may be gone, or an older one. */
+static int iscsi_adopt(const struct node_config *config, const struct storage_attachment *attachment,
+                       const struct iscsi_session *session, struct error *err)
+{
+    char volume_id[ID_VOLUME_MAX + 1];
+    struct iscsi_note note;
+
+    int r = iscsi_note_load(config, attachment->volume_id, &note, err);
+    if (r && r != E_NOT_FOUND)
+        return r;
+    if (!r && str_equal(note.chap_name, session->chap_name))
+        return 0;
+    error_done(err);
+    note = (struct iscsi_note){.lun = attachment->lun};
+    str_copy(note.target_name, sizeof(note.target_name), attachment->target_name);
+    str_copy(note.chap_name, sizeof(note.chap_name), session->chap_name);
+    id_chap_name_parse(session->chap_name, volume_id, &note.epoch, &note.generation);
+    if (!iscsi_sysfs_portal(ISCSI_SYSFS, session, note.portal, sizeof(note.portal)))
+        return error_set(err, E_UNAVAILABLE, "volume %s: the portal of session %u is not known",
+                         attachment->volume_id, session->sid);
+    log_warning("volume %s: session %u is taken up as it is (%s, at %s)", attachment->volume_id, session->sid,
+                session->chap_name, note.portal);
+    return iscsi_note_save(config, attachment->volume_id, &note, err);
+}
+
+/* A session that waits for a server whose record is an older one than it was opened by: it may come back. */
+static int iscsi_check_older(const struct node_config *config, const struct storage_attachment *attachment,
+                             struct error *err)
+{
+    struct iscsi_session session;
+    struct iscsi_note note;
+
+    int r = iscsi_note_load(config, attachment->volume_id, &note, err);
+    if (!r)
+        r = iscsi_find(&note, &session, err);
+    if (!r)
+        r = iscsi_attach_compare(attachment, &note, err);
+    if (r != E_NOT_FOUND)
+        return r;
+    error_done(err);
+    return 0;
+}
+
 static int iscsi_start(const struct node_config *config, struct storage *storage,
                        const struct storage_attachment *attachment, uint64_t deadline_ms, struct error *err)
 {
     struct iscsi_session session;
-    struct iscsi_note note;
     int64_t replacement_timeout_s = -1;
 
     int r = iscsi_check_wanted(config, attachment->volume_id, &replacement_timeout_s, err);
-    if (r)
-        return r;
-    r = iscsi_note_load(config, attachment->volume_id, &note, err);
-    if (!r && note.epoch == attachment->epoch && note.generation == attachment->generation &&
-        iscsi_find(&note, &session, NULL) == 0)
-        return 0;
-    if (r && r != E_NOT_FOUND)
+    if (!r)
+        r = iscsi_attach_find_live(ISCSI_SYSFS, config, attachment, &session, err);
+    if (!r)
+        return iscsi_adopt(config, attachment, &session, err);
+    if (r != E_NOT_FOUND)
         return r;
     error_done(err);
-    r = iscsi_admin_check(deadline_ms, err);
+    r = iscsi_check_older(config, attachment, err);
+    if (!r)
+        r = iscsi_admin_check(deadline_ms, err);
     if (!r) /* what a call that was cut off has left */
         r = iscsi_detach_sweep(config, attachment->volume_id, err);
     if (!r)

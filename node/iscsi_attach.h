@@ -22,9 +22,21 @@ struct iscsi_session;
 bool iscsi_attach_is_ours(const struct node_config *config, const char *volume_id,
                           const struct iscsi_session *session);
 
+/*
+ * The session that serves this attachment, whatever iscsi.json and the attachment say of its generation: of
+ * its epoch, and logged in (which only the generation is that the server admits) or of the generation named.
+ * E_NOT_FOUND when there is none. root as in iscsi_sysfs.h.
+ */
+int iscsi_attach_find_live(const char *root, const struct node_config *config,
+                           const struct storage_attachment *attachment, struct iscsi_session *ret,
+                           struct error *err);
+
 /* Whether the attachment that the session was opened for stands on the storage server: 0, E_NOT_FOUND when it
- * is gone, being removed, or newer; E_UNAVAILABLE and the like when that cannot be told. */
+ * is gone, being removed, or newer; E_STALE when the server knows less than we do, as after its record was
+ * restored from a backup; E_UNAVAILABLE and the like when nothing can be told. */
 struct iscsi_note;
+int iscsi_attach_compare(const struct storage_attachment *attachment, const struct iscsi_note *note,
+                         struct error *err);
 int iscsi_attach_stands(struct storage *storage, const char *volume_id, const struct iscsi_note *note,
                         unsigned timeout_ms, struct error *err);
 

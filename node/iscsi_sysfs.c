@@ -153,6 +153,18 @@ int iscsi_sysfs_find(const char *root, const char *target_name, const char *chap
     return 0;
 }
 
+bool iscsi_sysfs_portal(const char *root, const struct iscsi_session *session, char *ret, size_t size)
+{
+    char folder[PATH_MAX], address[256], port[8];
+
+    if (snprintf(folder, sizeof(folder), "%s/class/iscsi_connection/connection%u:0", root, session->sid) >=
+            (int)sizeof(folder) ||
+        !sysfs_read(address, sizeof(address), folder, "persistent_address") ||
+        !sysfs_read(port, sizeof(port), folder, "persistent_port"))
+        return false;
+    return snprintf(ret, size, strchr(address, ':') ? "[%s]:%s" : "%s:%s", address, port) < (int)size;
+}
+
 /* ---- disks ---- */
 
 /* Whether one of the page's designators (SPC-5, section 7.7.6) is T10's, of the unit, with our vendor and

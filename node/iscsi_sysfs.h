@@ -31,6 +31,10 @@ int iscsi_sysfs_each(const char *root, const char *target_name,
 int iscsi_sysfs_find(const char *root, const char *target_name, const char *chap_name,
                      struct iscsi_session *ret, struct error *err);
 
+/* The portal that it was opened at ("10.0.0.1:3260", "[fd00::1]:3260"): false while the kernel does not say.
+ */
+bool iscsi_sysfs_portal(const char *root, const struct iscsi_session *session, char *ret, size_t size);
+
 struct iscsi_disk {
     char name[32]; /* "sda" */
     char path[64]; /* below root: "block/sda" */

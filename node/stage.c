@@ -288,7 +288,8 @@ static int stage_attach(struct node *node, const struct stage_request *request,
         return r;
     r = stage_forget_format(node, attachment, record, err);
     if (!r)
-        r = attach_start(&node->config, node->storage, attachment, stage_left_ms(request), ret, err);
+        r = attach_start(&node->config, node->storage, node->locks, attachment, stage_left_ms(request), ret,
+                         err);
     if (!r)
         return stage_check_writable(attachment, record, ret->problem, err);
     if (r == E_PRECONDITION && !record->complete) /* refused for good: the next call starts with a new one */

@@ -20,6 +20,7 @@
 #include "common/strings.h"
 #include "common/time.h"
 #include "node/iscsi_attach.h"
+#include "node/iscsi_note.h"
 #include "node/iscsi_record.h"
 #include "node/iscsi_sysfs.h"
 #include "tests/unit/common_dir.h"
@@ -128,6 +129,59 @@ static void our_session_is_found_by_its_chap_name(void **state)
                      E_NOT_FOUND);
     put_text(dir, "class/iscsi_session/session3/state", "LOGGED_IN\n");
     assert_true(find(dir).logged_in);
+}
+
+/* A node's note and a server's record can both be from a backup: what the kernel shows is not. */
+static void the_session_that_serves_is_found_whatever_is_on_record(void **state)
+{
+    const struct test_dir *dir = *state;
+    const struct node_config config = {.node_id = "n1"};
+    struct storage_attachment attachment = {
+        .volume_id = VOLUME, .target_name = IQN, .epoch = 4, .generation = 1};
+    _cleanup_error_ struct error err = {0};
+    struct iscsi_session session = {0};
+    char portal[64];
+
+    put_session(dir, 3, VOLUME "/4/2\n", "FAILED\n");
+    put_session(dir, 4, VOLUME "/3/7\n", "LOGGED_IN\n"); /* an earlier epoch's */
+    assert_int_equal(iscsi_attach_find_live(dir->path, &config, &attachment, &session, &err), E_NOT_FOUND);
+    attachment.generation = 2;
+    assert_int_equal(iscsi_attach_find_live(dir->path, &config, &attachment, &session, NULL), 0);
+    assert_int_equal(session.sid, 3);
+    put_session(dir, 5, VOLUME "/4/6\n", "LOGGED_IN\n");
+    assert_int_equal(iscsi_attach_find_live(dir->path, &config, &attachment, &session, NULL), 0);
+    assert_int_equal(session.sid, 5);
+
+    assert_false(iscsi_sysfs_portal(dir->path, &session, portal, sizeof(portal)));
+    put_text(dir, "class/iscsi_connection/connection5:0/persistent_address", "fd00::1\n");
+    put_text(dir, "class/iscsi_connection/connection5:0/persistent_port", "3260\n");
+    assert_true(iscsi_sysfs_portal(dir->path, &session, portal, sizeof(portal)));
+    assert_string_equal(portal, "[fd00::1]:3260");
+    put_text(dir, "class/iscsi_connection/connection5:0/persistent_address", "10.0.0.1\n");
+    assert_true(iscsi_sysfs_portal(dir->path, &session, portal, sizeof(portal)));
+    assert_string_equal(portal, "10.0.0.1:3260");
+}
+
+static void a_record_from_a_backup_proves_no_end(void **state)
+{
+    const struct iscsi_note note = {.epoch = 4, .generation = 2};
+    struct storage_attachment attachment = {.volume_id = VOLUME, .epoch = 4, .generation = 2};
+    _cleanup_error_ struct error err = {0};
+
+    (void)state;
+    assert_int_equal(iscsi_attach_compare(&attachment, &note, NULL), 0);
+    attachment.generation = 1;
+    assert_int_equal(iscsi_attach_compare(&attachment, &note, &err), E_STALE);
+    assert_non_null(strstr(error_text(&err), "restored"));
+    attachment = (struct storage_attachment){.volume_id = VOLUME, .epoch = 3, .generation = 9};
+    assert_int_equal(iscsi_attach_compare(&attachment, &note, NULL), E_STALE);
+    attachment = (struct storage_attachment){.volume_id = VOLUME, .epoch = 4, .generation = 3};
+    assert_int_equal(iscsi_attach_compare(&attachment, &note, NULL), E_NOT_FOUND);
+    attachment = (struct storage_attachment){.volume_id = VOLUME, .epoch = 5};
+    assert_int_equal(iscsi_attach_compare(&attachment, &note, NULL), E_NOT_FOUND);
+    attachment =
+        (struct storage_attachment){.volume_id = VOLUME, .epoch = 4, .generation = 2, .removing = true};
+    assert_int_equal(iscsi_attach_compare(&attachment, &note, NULL), E_NOT_FOUND);
 }
 
 static void a_disk_is_taken_after_it_was_verified(void **state)
@@ -320,6 +374,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(our_session_is_found_by_its_chap_name, test_dir_setup,
                                         test_dir_teardown),
+        cmocka_unit_test_setup_teardown(the_session_that_serves_is_found_whatever_is_on_record,
+                                        test_dir_setup, test_dir_teardown),
+        cmocka_unit_test(a_record_from_a_backup_proves_no_end),
         cmocka_unit_test_setup_teardown(a_disk_is_taken_after_it_was_verified, test_dir_setup,
                                         test_dir_teardown),
         cmocka_unit_test_setup_teardown(a_disk_of_another_identity_is_refused, test_dir_setup,
