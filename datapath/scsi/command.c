@@ -13,32 +13,32 @@
 static const struct scsi_command commands[] = {
     {0x00, COMMAND_NO_ACTION, 0, unit_ready_parse, unit_ready_execute}, /* TEST UNIT READY */
     {0x03, COMMAND_NO_ACTION, COMMAND_ANY_LUN | COMMAND_KEEPS_ATTENTION, unit_sense_parse,
-     unit_sense_execute},                                                         /* REQUEST SENSE */
-    {0x08, COMMAND_NO_ACTION, 0, read_write_read_parse, read_write_read_execute}, /* READ(6) */
-    {0x0a, COMMAND_NO_ACTION, COMMAND_WRITES, read_write_write_parse,
+     unit_sense_execute}, /* REQUEST SENSE */
+    {0x08, COMMAND_NO_ACTION, COMMAND_IS_READ, read_write_read_parse, read_write_read_execute}, /* READ(6) */
+    {0x0a, COMMAND_NO_ACTION, COMMAND_IS_WRITE, read_write_write_parse,
      read_write_write_execute}, /* WRITE(6) */
     {0x12, COMMAND_NO_ACTION, COMMAND_ANY_LUN | COMMAND_KEEPS_ATTENTION, inquiry_parse, inquiry_execute},
     {0x1a, COMMAND_NO_ACTION, 0, mode_sense6_parse, mode_sense_execute},          /* MODE SENSE(6) */
     {0x25, COMMAND_NO_ACTION, 0, unit_capacity10_parse, unit_capacity10_execute}, /* READ CAPACITY(10) */
-    {0x28, COMMAND_NO_ACTION, 0, read_write_read_parse, read_write_read_execute}, /* READ(10) */
-    {0x2a, COMMAND_NO_ACTION, COMMAND_WRITES, read_write_write_parse,
+    {0x28, COMMAND_NO_ACTION, COMMAND_IS_READ, read_write_read_parse, read_write_read_execute}, /* READ(10) */
+    {0x2a, COMMAND_NO_ACTION, COMMAND_IS_WRITE, read_write_write_parse,
      read_write_write_execute},                                                   /* WRITE(10) */
     {0x35, COMMAND_NO_ACTION, 0, read_write_sync_parse, read_write_sync_execute}, /* SYNCHRONIZE CACHE(10) */
-    {0x41, COMMAND_NO_ACTION, COMMAND_WRITES, write_same_parse, write_same_execute}, /* WRITE SAME(10) */
-    {0x42, COMMAND_NO_ACTION, COMMAND_WRITES, provisioning_unmap_parse,
-     provisioning_unmap_execute},                                                 /* UNMAP */
-    {0x5a, COMMAND_NO_ACTION, 0, mode_sense10_parse, mode_sense_execute},         /* MODE SENSE(10) */
-    {0x88, COMMAND_NO_ACTION, 0, read_write_read_parse, read_write_read_execute}, /* READ(16) */
-    {0x8a, COMMAND_NO_ACTION, COMMAND_WRITES, read_write_write_parse,
+    {0x41, COMMAND_NO_ACTION, COMMAND_IS_CHANGE, write_same_parse, write_same_execute}, /* WRITE SAME(10) */
+    {0x42, COMMAND_NO_ACTION, COMMAND_IS_CHANGE, provisioning_unmap_parse,
+     provisioning_unmap_execute},                                         /* UNMAP */
+    {0x5a, COMMAND_NO_ACTION, 0, mode_sense10_parse, mode_sense_execute}, /* MODE SENSE(10) */
+    {0x88, COMMAND_NO_ACTION, COMMAND_IS_READ, read_write_read_parse, read_write_read_execute}, /* READ(16) */
+    {0x8a, COMMAND_NO_ACTION, COMMAND_IS_WRITE, read_write_write_parse,
      read_write_write_execute},                                                   /* WRITE(16) */
     {0x91, COMMAND_NO_ACTION, 0, read_write_sync_parse, read_write_sync_execute}, /* SYNCHRONIZE CACHE(16) */
-    {0x93, COMMAND_NO_ACTION, COMMAND_WRITES, write_same_parse, write_same_execute}, /* WRITE SAME(16) */
-    {0x9e, 0x10, 0, unit_capacity16_parse, unit_capacity16_execute},                 /* READ CAPACITY(16) */
-    {0x9e, 0x12, 0, provisioning_status_parse, provisioning_status_execute},         /* GET LBA STATUS(16) */
+    {0x93, COMMAND_NO_ACTION, COMMAND_IS_CHANGE, write_same_parse, write_same_execute}, /* WRITE SAME(16) */
+    {0x9e, 0x10, 0, unit_capacity16_parse, unit_capacity16_execute},         /* READ CAPACITY(16) */
+    {0x9e, 0x12, 0, provisioning_status_parse, provisioning_status_execute}, /* GET LBA STATUS(16) */
     {0xa0, COMMAND_NO_ACTION, COMMAND_ANY_LUN | COMMAND_KEEPS_ATTENTION, unit_luns_parse,
-     unit_luns_execute},                                                          /* REPORT LUNS */
-    {0xa8, COMMAND_NO_ACTION, 0, read_write_read_parse, read_write_read_execute}, /* READ(12) */
-    {0xaa, COMMAND_NO_ACTION, COMMAND_WRITES, read_write_write_parse,
+     unit_luns_execute}, /* REPORT LUNS */
+    {0xa8, COMMAND_NO_ACTION, COMMAND_IS_READ, read_write_read_parse, read_write_read_execute}, /* READ(12) */
+    {0xaa, COMMAND_NO_ACTION, COMMAND_IS_WRITE, read_write_write_parse,
      read_write_write_execute}, /* WRITE(12) */
 };
 
@@ -58,16 +58,27 @@ static bool command_find(struct scsi_task *task)
     return command_refuse(task, opcode_known ? SENSE_INVALID_FIELD_IN_CDB : SENSE_INVALID_OPCODE);
 }
 
+bool command_take_attention(struct scsi_task *task)
+{
+    struct scsi_nexus *nexus = task->nexus;
+    uint16_t code = nexus->unit_attention;
+
+    if (code) {
+        nexus->unit_attention = 0;
+    } else if (nexus->unit && nexus->unit->blocks != nexus->blocks) { /* SBC-4, section 4.10 */
+        nexus->blocks = nexus->unit->blocks;
+        code = SENSE_CAPACITY_CHANGED;
+    }
+    if (!code)
+        return false;
+    sense_set(task, SENSE_UNIT_ATTENTION, code);
+    return true;
+}
+
 /* A unit attention is reported once, in place of the first command that does not leave it alone. */
 static bool command_attention(struct scsi_task *task)
 {
-    uint16_t code = task->nexus->unit_attention;
-
-    if (!code || task->command->flags & COMMAND_KEEPS_ATTENTION)
-        return true;
-    task->nexus->unit_attention = 0;
-    sense_set(task, SENSE_UNIT_ATTENTION, code);
-    return false;
+    return task->command->flags & COMMAND_KEEPS_ATTENTION || !command_take_attention(task);
 }
 
 bool scsi_task_parse(struct scsi_task *task)
@@ -97,6 +108,16 @@ bool scsi_task_parse(struct scsi_task *task)
     task->direction = SCSI_NO_DATA;
     task->transfer_length = 0;
     return false;
+}
+
+bool scsi_task_limited(const struct scsi_task *task)
+{
+    return task->command->flags & COMMAND_OPERATION;
+}
+
+uint64_t scsi_task_limited_bytes(const struct scsi_task *task)
+{
+    return task->command->flags & COMMAND_TRANSFERS ? task->transfer_length : 0;
 }
 
 void scsi_task_execute(struct scsi_task *task)

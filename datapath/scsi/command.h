@@ -7,8 +7,13 @@
 enum command_flags {
     COMMAND_ANY_LUN = 1, /* answers for logical units that are not there too (SPC-5, section 5.7) */
     COMMAND_KEEPS_ATTENTION =
-        2,              /* runs while a unit attention is pending, and leaves it (SAM-5, section 5.14) */
-    COMMAND_WRITES = 4, /* refused where the nexus is read-only */
+        2,                  /* runs while a unit attention is pending, and leaves it (SAM-5, section 5.14) */
+    COMMAND_WRITES = 4,     /* refused where the nexus is read-only */
+    COMMAND_OPERATION = 8,  /* counts against the volume's IOPS … */
+    COMMAND_TRANSFERS = 16, /* … and its data against the bandwidth */
+    COMMAND_IS_READ = COMMAND_OPERATION | COMMAND_TRANSFERS,
+    COMMAND_IS_WRITE = COMMAND_WRITES | COMMAND_IS_READ,
+    COMMAND_IS_CHANGE = COMMAND_WRITES | COMMAND_OPERATION,
 };
 
 #define COMMAND_NO_ACTION 0xff /* the opcode has no service actions */
@@ -30,6 +35,9 @@ void command_answer_data(struct scsi_task *task, const void *data, size_t length
 /* Refuse: CHECK CONDITION, ILLEGAL REQUEST. Always false, so that parse functions `return command_refuse(…)`.
  */
 bool command_refuse(struct scsi_task *task, enum sense_code code);
+
+/* Set the sense of the unit attention that is pending, and take it away; false when none is. */
+bool command_take_attention(struct scsi_task *task);
 
 /* Data-in of at most allocation_length bytes that fits a control buffer. */
 bool command_expect_data_in(struct scsi_task *task, size_t allocation_length);

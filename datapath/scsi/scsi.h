@@ -30,12 +30,13 @@ enum scsi_status { /* SAM-5, section 5.3.1 */
 #define SCSI_CDB_LENGTH 16
 #define SCSI_CONTROL_DATA_MAX 4096 /* data-in of what is no READ, and parameter lists of what is no WRITE */
 
-/* What every session of one volume shares. Filled by the target; constant while a session uses it. */
+/* What every session of one volume shares. Filled by the target; constant while a session uses it, but for
+ * the size, which grows. */
 struct scsi_unit {
     struct volume *volume;
     struct image *image;
     uint32_t block_size_bytes;
-    uint64_t blocks;
+    _Atomic uint64_t blocks; /* read by every session's loop */
     const char *volume_id;
     const char *boot_id; /* of this mooring-target: vendor page 0xC0 */
 };
@@ -47,6 +48,7 @@ struct scsi_nexus {
     bool read_only;
     bool write_through;      /* every change is stable before it answers (invariant 1) */
     uint16_t unit_attention; /* ASC and ASCQ to report with the next command; 0: none */
+    uint64_t blocks;         /* the size that it was told of; another one is a unit attention, too */
 };
 
 enum scsi_direction { SCSI_NO_DATA, SCSI_DATA_IN, SCSI_DATA_OUT };
@@ -94,6 +96,13 @@ bool scsi_task_parse(struct scsi_task *task);
 
 /* Carry it out. done() follows on task->loop. */
 void scsi_task_execute(struct scsi_task *task);
+
+/*
+ * Whether the volume's limits are for this command, once it is parsed: it counts as one operation where it
+ * reads or changes the medium, and its bytes are those that it transfers for that. Flushes are free.
+ */
+bool scsi_task_limited(const struct scsi_task *task);
+uint64_t scsi_task_limited_bytes(const struct scsi_task *task);
 
 /* Status and sense for a task that the target ends by itself. */
 void scsi_task_fail(struct scsi_task *task, uint8_t key, uint16_t asc_ascq);

@@ -52,16 +52,11 @@ bool unit_sense_parse(struct scsi_task *task)
 void unit_sense_execute(struct scsi_task *task)
 {
     uint8_t data[SCSI_SENSE_LENGTH];
-    struct scsi_nexus *nexus = task->nexus;
 
-    if (task->lun != 0 || !nexus->unit) {
+    if (task->lun != 0 || !task->nexus->unit)
         sense_set(task, SENSE_ILLEGAL_REQUEST, SENSE_LUN_NOT_SUPPORTED);
-    } else if (nexus->unit_attention) {
-        sense_set(task, SENSE_UNIT_ATTENTION, nexus->unit_attention);
-        nexus->unit_attention = 0;
-    } else {
+    else if (!command_take_attention(task))
         sense_set(task, SENSE_NO_SENSE, SENSE_NO_ADDITIONAL);
-    }
     memcpy(data, task->sense, sizeof(data));
     task->status = SCSI_GOOD;
     task->sense_length = 0;

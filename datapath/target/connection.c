@@ -86,6 +86,7 @@ int connection_new(struct reactor *reactor, int fd)
     connection->heard_ns = loop_now_ns(reactor->loop);
     connection->tasks.held_at = &connection->tasks.held;
     connection->tasks.starved_at = &connection->tasks.starved;
+    throttle_init(&connection->throttle);
     connection->text = malloc(CONNECTION_TEXT_MAX + 1);
     if (!connection->text || login_phase_start(connection) != 0) {
         connection_free(connection);

@@ -6,7 +6,7 @@
  *   send.c             what goes out, in batches   login_phase.c      the login, and asking the owner for
  * admission request.c          NOP, logout, reject         text_phase.c       SendTargets task.c SCSI
  * commands, data both ways     task_management.c  aborts and resets
- *   stall.c            transfers that do not go on
+ *   stall.c            transfers that do not go on    throttle.c         commands that wait for limits
  */
 #pragma once
 
@@ -24,6 +24,7 @@
 #include "datapath/loop/loop.h"
 #include "datapath/target/buffer_pool.h"
 #include "datapath/target/round.h"
+#include "datapath/target/throttle.h"
 
 struct connection;
 struct reactor;
@@ -145,6 +146,7 @@ struct connection {
     uint32_t stat_sn, exp_cmd_sn;
     struct session *session; /* NULL in discovery */
     struct task_set tasks;
+    struct throttle throttle;
     struct stall_mark stall;
     unsigned holds;
     struct round_part *rounds; /* to answer when nothing is being carried out */

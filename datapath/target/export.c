@@ -218,16 +218,42 @@ static bool export_nexus_busy(const struct session *session)
     return false;
 }
 
+/* By this record, which is not older than what was gone by before. */
+static void export_go_by(struct export *export, const struct volume_record *record)
+{
+    struct scsi_unit *unit = &export->unit;
+    unit->blocks = record->size_bytes / unit->block_size_bytes;
+    if (!limits_set(&export->limits, &record->limits, loop_now_ns(export->owner->loop)))
+        return;
+    for (struct session *session = export->first; session; session = session->next)
+        if (session->standing == SESSION_ADMITTED)
+            session_limits_changed(session);
+}
+
+int export_record_changed(struct export *export)
+{
+    struct volume_record record = {0};
+    int code = volume_snapshot_record(export->volume, &record);
+    if (code)
+        return code;
+    export_go_by(export, &record);
+    volume_record_done(&record);
+    return 0;
+}
+
 static void export_grant(struct session *session, const struct volume_record *record,
                          const struct attachment *attachment)
 {
+    export_go_by(session->export, record);
     session->nexus = (struct scsi_nexus){
         .unit = &session->export->unit,
         .epoch = session->epoch,
         .generation = session->generation,
         .read_only = !attach_may_write(attachment->access_mode, attachment->readonly),
         .write_through = attach_write_through(record, attachment, session->generation),
+        .blocks = session->export->unit.blocks,
     };
+    session->limits = &session->export->limits;
     str_copy(session->node_id, sizeof(session->node_id), attachment->node_id);
     session->standing = SESSION_ADMITTED;
     export_decide(session, SESSION_GRANTED);

@@ -14,6 +14,7 @@
 #include "datapath/loop/loop.h"
 #include "datapath/scsi/scsi.h"
 #include "datapath/store/store.h"
+#include "datapath/target/limits.h"
 #include "datapath/target/session.h"
 
 struct round;
@@ -24,6 +25,7 @@ struct export
     struct volume *volume; /* a reference */
     struct image *image;   /* NULL until it was opened */
     struct scsi_unit unit;
+    struct limits limits;
     struct session *first, *last; /* in the order in which they asked */
     unsigned sessions_count;
     struct drain *drains;
@@ -58,6 +60,10 @@ struct export *export_find(struct volume *volume);
 
 /* The volume's export, made if need be; released by export_check_unused(). NULL: no memory. */
 struct export *export_get(struct reactor *owner, struct volume *volume);
+
+/* The record has another size or other limits: from here on its sessions go by them, and each is told of the
+ * new size. 0 or -ENOMEM. */
+int export_record_changed(struct export *export);
 
 /* Free the export if nothing needs it. */
 void export_check_unused(struct export *export);

@@ -22,7 +22,8 @@ struct reactor {
     struct loop *loop;
     pthread_t thread;
     struct buffer_pool buffers;
-    bool short_of_buffers; /* as of the last tick: somebody waits for one, or was sent away lately */
+    size_t throttled_bytes; /* of them: what waits for volumes' limits */
+    bool short_of_buffers;  /* as of the last tick: somebody waits for one, or was sent away lately */
     uint64_t buffers_missed_ns;
     struct connection *connections;
     unsigned guests;         /* of them: those that proved no attachment */

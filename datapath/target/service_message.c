@@ -72,6 +72,29 @@ static bool service_add_attachments(Mooring__Storage__V1__Volume *message, const
     return true;
 }
 
+static bool service_add_limits(Mooring__Storage__V1__Volume *message, const struct volume_limits *limits)
+{
+    if (!limits->iops && !limits->bytes_per_s)
+        return true;
+    message->limits = malloc(sizeof(*message->limits));
+    if (!message->limits)
+        return false;
+    mooring__storage__v1__limits__init(message->limits);
+    message->limits->iops = limits->iops;
+    message->limits->bytes_per_s = limits->bytes_per_s;
+    message->limits->burst_s = limits->burst_s;
+    return true;
+}
+
+static bool service_add_source(Mooring__Storage__V1__Volume *message, const char *source_id)
+{
+    if (source_id[0] == '\0')
+        return true;
+    char **field = id_snapshot_valid(source_id) ? &message->source_snapshot_id : &message->source_volume_id;
+    *field = strdup(source_id);
+    return *field != NULL;
+}
+
 Mooring__Storage__V1__Volume *service_volume_message(const struct volume_record *record, uint64_t used_bytes)
 {
     Mooring__Storage__V1__Volume *message = malloc(sizeof(*message));
@@ -89,7 +112,8 @@ Mooring__Storage__V1__Volume *service_volume_message(const struct volume_record 
     message->used_bytes = used_bytes;
     message->created_unix_s = record->created_unix_s;
     if (!message->volume_id || !message->name || !service_add_parameters(message, record) ||
-        !service_add_attachments(message, record)) {
+        !service_add_attachments(message, record) || !service_add_limits(message, &record->limits) ||
+        !service_add_source(message, record->source_id)) {
         mooring__storage__v1__volume__free_unpacked(message, NULL);
         return NULL;
     }

@@ -38,6 +38,22 @@ static int service_topology(json_t *topology, Mooring__Storage__V1__GetServerRes
     return 0;
 }
 
+/* What of the contract is real in this build. */
+static int service_features(Mooring__Storage__V1__GetServerResponse *answer)
+{
+    static const char *const features[] = {"expand", "limits"};
+    answer->features = calloc(ARRAY_SIZE(features), sizeof(*answer->features));
+    if (!answer->features)
+        return -ENOMEM;
+    for (size_t i = 0; i < ARRAY_SIZE(features); i++) {
+        answer->features[i] = strdup(features[i]);
+        if (!answer->features[i])
+            return -ENOMEM;
+        answer->n_features = i + 1;
+    }
+    return 0;
+}
+
 int service_get_server(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
                        void *context, struct error *err)
 {
@@ -59,7 +75,7 @@ int service_get_server(struct rpc_call *call, const ProtobufCMessage *request, P
     answer->volumes_count = capacity.volumes_count;
     answer->volume_size_max_bytes = VOLUME_SIZE_MAX;
     if (!answer->server_id || !answer->pool_uuid || !answer->boot_id || !answer->version ||
-        service_portals(server, &answer->portals, &answer->n_portals) != 0 ||
+        service_features(answer) != 0 || service_portals(server, &answer->portals, &answer->n_portals) != 0 ||
         (server->settings->topology && service_topology(server->settings->topology, answer) != 0))
         return error_errno(err, ENOMEM, "server");
     return 0;

@@ -90,6 +90,9 @@ static int service_volume_spec(const Mooring__Storage__V1__CreateVolumeRequest *
                                    .thick = create->thick,
                                    .parameters = parameters,
                                    .parameters_count = create->n_parameters};
+    int code = service_limits(create->limits, &spec->limits, err);
+    if (code)
+        return code;
     if (!str_copy(spec->id, sizeof(spec->id), create->volume_id) ||
         !str_copy(spec->name, sizeof(spec->name), create->name) || create->name[0] == '\0')
         return error_set(err, E_INVALID_ARGUMENT, "a volume's name has 1 to %d bytes", ID_VOLUME_NAME_MAX);

@@ -29,6 +29,14 @@ static void session_close_run(struct loop_message *message)
         connection_close(session->connection, "the storage server ended the session");
 }
 
+static void session_changed_run(struct loop_message *message)
+{
+    struct session *session = container_of(message, struct session, changed);
+    atomic_store(&session->changing, false);
+    if (session->connection)
+        throttle_look_again(session->connection);
+}
+
 static void session_end_run(struct loop_message *message)
 {
     struct session *session = container_of(message, struct session, end);
@@ -55,6 +63,7 @@ int session_new(struct session **ret, struct connection *connection, struct reac
     session->ask.run = session_ask_run;
     session->decision.run = session_decision_run;
     session->close.run = session_close_run;
+    session->changed.run = session_changed_run;
     session->end.run = session_end_run;
     session->release.run = session_release_run;
     *ret = session;
@@ -66,6 +75,12 @@ void session_ask(struct session *session)
     session->owner = server_owner(session->reactor->server, session->volume_id);
     session->reactor->sessions_count++;
     loop_post(session->owner->loop, &session->ask);
+}
+
+void session_limits_changed(struct session *session)
+{
+    if (!atomic_exchange(&session->changing, true))
+        loop_post(session->reactor->loop, &session->changed);
 }
 
 void session_end(struct session *session)

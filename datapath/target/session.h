@@ -6,6 +6,7 @@
  *   session_ask()  ──────────ask────────▶ registered, then checked
  *   decided()      ◀───────decision──────
  *   connection_close() ◀─────close─────── its epoch or generation is gone, or a login reinstates it
+ *   throttle_look_again() ◀──changed───── its volume's limits are others (posted once at a time)
  *   session_end()  ──────────end────────▶ its last command has ended: taken off the list
  *   freed          ◀───────release───────  (nothing of the owner's is under way any more)
  */
@@ -21,6 +22,7 @@
 
 struct connection;
 struct export;
+struct limits;
 struct reactor;
 
 enum session_verdict {
@@ -52,6 +54,7 @@ struct session {
 
     /* filled by the owner before it grants, constant afterwards; unit_attention is the connection's */
     struct scsi_nexus nexus;
+    struct limits *limits; /* its export's */
     char node_id[ID_NODE_MAX + 1];
 
     /* counted by the connection's loop, read by any */
@@ -63,10 +66,11 @@ struct session {
     struct export *export;
     struct session *next, *previous;
     enum session_standing standing;
-    bool closing; /* told to close: grants nothing any more */
+    bool closing;         /* told to close: grants nothing any more */
+    atomic_bool changing; /* `changed` is on its way */
 
     enum session_verdict verdict;
-    struct loop_message ask, decision, close, end, release;
+    struct loop_message ask, decision, close, changed, end, release;
 };
 
 /* For the connection; 0 or -ENOMEM. Free it by session_end(), or by free() before session_ask(). */
@@ -74,6 +78,9 @@ int session_new(struct session **ret, struct connection *connection, struct reac
 
 /* Ask for admission with the identity filled in. decided() follows, unless session_end() comes first. */
 void session_ask(struct session *session);
+
+/* Its volume's limits were set anew. Owner loop. */
+void session_limits_changed(struct session *session);
 
 /* The connection is gone and its last command has ended: the session is the owner's from here on. */
 void session_end(struct session *session);

@@ -80,20 +80,17 @@ static const struct rpc_method changing[] = {
     {"BeginFormat", service_begin_format, false},
     {"EndFormat", service_end_format, false},
     {"ClearWriteFailed", service_clear_write_failed, false},
-    {"ExpandVolume", service_not_served, false},
-    {"ModifyVolume", service_not_served, false},
+    {"ExpandVolume", service_expand_volume, false},
+    {"ModifyVolume", service_modify_volume, false},
     {"CreateSnapshot", service_not_served, false},
     {"DeleteSnapshot", service_not_served, false},
     {"CommitSnapshots", service_not_served, false},
 };
 
 static const struct rpc_method looking[] = {
-    {"GetVolume", service_get_volume, false},
-    {"ListVolumes", service_list_volumes, false},
-    {"GetAttachment", service_get_attachment, false},
-    {"ListSessions", service_list_sessions, false},
-    {"GetSnapshot", service_not_served, false},
-    {"ListSnapshots", service_not_served, false},
+    {"GetVolume", service_get_volume, false},         {"ListVolumes", service_list_volumes, false},
+    {"GetAttachment", service_get_attachment, false}, {"ListSessions", service_list_sessions, false},
+    {"GetSnapshot", service_not_served, false},       {"ListSnapshots", service_not_served, false},
 };
 
 static const struct rpc_method prompt[] = {

@@ -72,6 +72,13 @@ int service_list_volumes(struct rpc_call *call, const ProtobufCMessage *request,
 int service_clear_write_failed(struct rpc_call *call, const ProtobufCMessage *request,
                                ProtobufCMessage *response, void *context, struct error *err);
 
+/* What a request sets, NULL: no limits; E_INVALID_ARGUMENT. */
+int service_limits(const Mooring__Storage__V1__Limits *limits, struct volume_limits *ret, struct error *err);
+int service_expand_volume(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                          void *context, struct error *err);
+int service_modify_volume(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                          void *context, struct error *err);
+
 int service_attach_volume(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
                           void *context, struct error *err);
 int service_detach_volume(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,

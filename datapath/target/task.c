@@ -1,8 +1,8 @@
 /*
  * SCSI commands of one session: from the command PDU over its data to the answer. The session's loop.
  *
- * A task waits for a buffer, collects its data-out (data_out.c), waits out a hold, is carried out by scsi/,
- * answers.
+ * A task waits for its volume's limits (throttle.c) and for a buffer, collects its data-out (data_out.c),
+ * waits out a hold, is carried out by scsi/, answers.
  */
 #include "datapath/target/task.h"
 
@@ -260,12 +260,11 @@ static bool task_get_buffer(struct task *task)
     return task->buffer != NULL;
 }
 
-static void task_start(struct task *task)
+static void task_provide(struct task *task, uint32_t immediate_size)
 {
     struct connection *connection = task->connection;
-    uint32_t immediate_size = connection->reader.data_size;
-    task->buffer_size = task_buffer_need(task);
-    if (!task->buffer_size || task_get_buffer(task)) {
+    bool room = !immediate_size || throttle_has_room(task);
+    if (room && (!task->buffer_size || task_get_buffer(task))) {
         task_begin(task, immediate_size);
     } else if (immediate_size) { /* invariant 10: what cannot be held is refused, and sent again later */
         task->scsi.status = SCSI_TASK_SET_FULL;
@@ -274,6 +273,19 @@ static void task_start(struct task *task)
     } else {
         task_wait_for_buffer(task);
     }
+}
+
+static void task_provide_later(struct task *task)
+{
+    task_provide(task, 0);
+}
+
+static void task_start(struct task *task)
+{
+    uint32_t immediate_size = task->connection->reader.data_size;
+    task->buffer_size = task_buffer_need(task);
+    if (immediate_size || !throttle_holds(task, task_provide_later))
+        task_provide(task, immediate_size);
 }
 
 void task_set_serve(struct connection *connection)
@@ -341,7 +353,7 @@ static void task_unhold(struct task *task)
     task_list_remove(&set->held, &set->held_at, task);
 }
 
-void task_execute(struct task *task)
+static void task_carry_out(struct task *task)
 {
     struct connection *connection = task->connection;
     if (connection->holds) {
@@ -354,12 +366,18 @@ void task_execute(struct task *task)
     scsi_task_execute(&task->scsi);
 }
 
+void task_execute(struct task *task)
+{
+    if (!throttle_holds(task, task_carry_out))
+        task_carry_out(task);
+}
+
 void task_set_go_on(struct connection *connection)
 {
     while (connection->tasks.held && !connection->holds) {
         struct task *task = connection->tasks.held;
         task_unhold(task);
-        task_execute(task);
+        task_carry_out(task);
     }
 }
 
@@ -473,6 +491,9 @@ void task_abort(struct task *task)
             iscsi_pdu_reader_drop_data(&connection->reader);
             connection->tasks.receiving = NULL;
         }
+        break;
+    case TASK_THROTTLED:
+        throttle_leave(task);
         break;
     case TASK_HELD:
         task_unhold(task);

@@ -12,8 +12,9 @@
 
 enum task_state {
     TASK_WAITS_FOR_BUFFER,
-    TASK_COLLECTS, /* data-out */
-    TASK_HELD,     /* complete, but the volume is held */
+    TASK_COLLECTS,  /* data-out */
+    TASK_THROTTLED, /* waits for its volume's limits */
+    TASK_HELD,      /* complete, but the volume is held */
     TASK_EXECUTES,
     TASK_ANSWERS,
 };
@@ -22,13 +23,15 @@ struct task {
     struct scsi_task scsi;
     struct connection *connection;
     struct task *next, *previous; /* of those in use */
-    struct task *list_next;       /* of those held, or starved */
+    struct task *list_next;       /* of those held, starved, or throttled */
     bool starved;
+    bool charged; /* its volume's limits know of it */
     enum task_state state;
-    bool immediate;  /* beside the window */
-    bool aborted;    /* gets no answer */
-    bool answered;   /* its answer was built: it has left the window */
-    uint64_t serial; /* in the order in which they came */
+    bool immediate;                   /* beside the window */
+    bool aborted;                     /* gets no answer */
+    bool answered;                    /* its answer was built: it has left the window */
+    uint64_t serial;                  /* in the order in which they came */
+    void (*go_on)(struct task *task); /* after TASK_THROTTLED */
     uint8_t lun[8];
     uint32_t tag;
     uint32_t read_expected, write_expected; /* the PDU's Expected Data Transfer Length, by its R and W bits */

@@ -121,7 +121,7 @@ static void count_done(struct scsi_task *task)
 static int setup(void **state)
 {
     (void)state;
-    nexus = (struct scsi_nexus){.unit = &unit, .epoch = 3, .generation = 2};
+    nexus = (struct scsi_nexus){.unit = &unit, .epoch = 3, .generation = 2, .blocks = BLOCKS};
     memset(image_bytes, 0xee, sizeof(image_bytes));
     memset(buffer, 0, sizeof(buffer));
     image_result = 0;
@@ -403,7 +403,7 @@ static void capacity_is_told_in_both_sizes(void **state)
     assert_int_equal(get_be64(buffer), BLOCKS - 1);
     assert_int_equal(buffer[13], 0);
     assert_int_equal(buffer[14], 0xc0);
-    unit.blocks = UINT64_C(1) << 40;
+    unit.blocks = nexus.blocks = UINT64_C(1) << 40;
     COMMAND(8, 0x25);
     unit.blocks = BLOCKS;
     assert_int_equal(get_be32(buffer), UINT32_MAX);
@@ -492,6 +492,47 @@ static void unit_attention_is_told_once(void **state)
     assert_int_equal(task.status, SCSI_GOOD);
 }
 
+/* SBC-4, section 4.10: each session hears of it once, and READ CAPACITY has the new size by then. */
+static void growth_is_told_once(void **state)
+{
+    struct scsi_nexus other = nexus;
+    (void)state;
+    nexus.unit_attention = SENSE_POWER_ON_OCCURRED;
+    unit.blocks = BLOCKS + 8;
+    struct scsi_task task = COMMAND(255, 0x12, 0, 0, 0, 255, 0);
+    assert_int_equal(task.status, SCSI_GOOD);
+    task = COMMAND(0, 0x00, 0, 0, 0, 0, 0);
+    assert_sense(&task, SENSE_UNIT_ATTENTION, SENSE_POWER_ON_OCCURRED);
+    task = COMMAND(0, 0x00, 0, 0, 0, 0, 0);
+    assert_sense(&task, SENSE_UNIT_ATTENTION, SENSE_CAPACITY_CHANGED);
+    task = COMMAND(8, 0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    assert_int_equal(task.status, SCSI_GOOD);
+    assert_int_equal(get_be32(buffer), BLOCKS + 7);
+    nexus = other; /* another session, which asks by REQUEST SENSE */
+    task = COMMAND(18, 0x03, 0, 0, 0, 18, 0);
+    assert_int_equal(task.status, SCSI_GOOD);
+    assert_int_equal(get_be16(&buffer[12]), SENSE_CAPACITY_CHANGED);
+    task = COMMAND(0, 0x00, 0, 0, 0, 0, 0);
+    assert_int_equal(task.status, SCSI_GOOD);
+    unit.blocks = BLOCKS;
+}
+
+/* What counts against a volume's limits, and with how many bytes. */
+static void limits_are_for_the_medium(void **state)
+{
+    (void)state;
+    struct scsi_task task = COMMAND(2 * BLOCK, 0x28, 0, 0, 0, 0, 0, 0, 0, 2, 0);
+    assert_true(scsi_task_limited(&task));
+    assert_int_equal(scsi_task_limited_bytes(&task), 2 * BLOCK);
+    task = COMMAND(0, 0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0); /* SYNCHRONIZE CACHE */
+    assert_false(scsi_task_limited(&task));
+    task = COMMAND(8, 0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    assert_false(scsi_task_limited(&task));
+    task = COMMAND(BLOCK, 0x41, 0, 0, 0, 0, 0, 0, 0, 2, 0); /* WRITE SAME */
+    assert_true(scsi_task_limited(&task));
+    assert_int_equal(scsi_task_limited_bytes(&task), 0);
+}
+
 static void luns_and_unknown_commands(void **state)
 {
     (void)state;
@@ -523,6 +564,8 @@ int main(void)
         cmocka_unit_test_setup(mode_sense_tells_the_write_cache, setup),
         cmocka_unit_test_setup(a_unit_that_is_not_there, setup),
         cmocka_unit_test_setup(unit_attention_is_told_once, setup),
+        cmocka_unit_test_setup(growth_is_told_once, setup),
+        cmocka_unit_test_setup(limits_are_for_the_medium, setup),
         cmocka_unit_test_setup(luns_and_unknown_commands, setup),
     };
     return cmocka_run_group_tests_name("scsi_commands", tests, NULL, NULL);

@@ -1,9 +1,11 @@
 if(TARGET mooring_target)
   mooring_test(target_parts_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/target_parts_test.c DEPENDS mooring_target)
 
+  mooring_test(target_limits_test SOURCES ${CMAKE_CURRENT_LIST_DIR}/target_limits_test.c DEPENDS mooring_target)
+
   # The owner's side alone, on fake loops: it brings its own volume and its own connections.
   set(target ${PROJECT_SOURCE_DIR}/datapath/target)
   mooring_test(target_export_test
-    SOURCES ${CMAKE_CURRENT_LIST_DIR}/target_export_test.c ${target}/export.c ${target}/round.c ${target}/session.c
+    SOURCES ${CMAKE_CURRENT_LIST_DIR}/target_export_test.c ${target}/export.c ${target}/limits.c ${target}/round.c ${target}/session.c
     DEPENDS mooring_fake_loop mooring_store mooring_iscsi mooring_scsi mooring_rpc)
 endif()

@@ -125,6 +125,7 @@ struct agent {
     struct loop_op command; /* one that takes its time */
     struct round_part *round;
     bool asked, decided, live, executing, ended;
+    unsigned looked_again; /* at the volume's limits */
     enum session_verdict verdict;
 };
 
@@ -201,6 +202,11 @@ void connection_round(struct connection *connection, struct round_part *part)
         round_part_answer(part);
 }
 
+void throttle_look_again(struct connection *connection)
+{
+    container_of(connection, struct agent, connection)->looked_again++;
+}
+
 static void agent_begin(struct loop_message *message)
 {
     struct agent *agent = container_of(message, struct agent, begin);
@@ -244,8 +250,11 @@ static int begin(void **state)
             .epoch = i + 1, .generation = 3, .access_mode = ACCESS_MULTI_NODE_MULTI_WRITER};
         snprintf(attachments[i].node_id, sizeof(attachments[i].node_id), "n%u", i + 1);
     }
-    record = (struct volume_record){
-        .block_size_bytes = 4096, .attachments = attachments, .attachments_count = 2, .epoch_last = 2};
+    record = (struct volume_record){.size_bytes = 1 << 20,
+                                    .block_size_bytes = 4096,
+                                    .attachments = attachments,
+                                    .attachments_count = 2,
+                                    .epoch_last = 2};
     for (unsigned i = 0; i < LOOPS; i++) {
         reactors[i] = (struct reactor){.server = &server, .index = i};
         if (loop_new(&reactors[i].loop, &options, NULL) != 0)
@@ -370,6 +379,69 @@ static void drain_without_sessions(void **state)
     leave(1);
 }
 
+/* ---- changes of a volume that is in use ---- */
+
+static unsigned changes_count;
+
+static void change_run(struct loop_message *message)
+{
+    (void)message;
+    record.limits.iops++;
+    if (volume.owner_data)
+        assert_int_equal(export_record_changed(volume.owner_data), 0);
+    changes_count++;
+}
+
+static void changes_reach_every_session(void **state)
+{
+    struct loop_message change = {.run = change_run};
+    (void)state;
+    for (unsigned i = 0; i < 8; i++)
+        agent_login(1 + i % 2, 3, i);
+    settle(1);
+    record.size_bytes = 2 << 20;
+    loop_post(reactors[OWNER].loop, &change);
+    settle(1);
+    for (unsigned i = 0; i < 8; i++) {
+        const struct session *session = agents[i].connection.session;
+        assert_int_equal(agents[i].looked_again, 1);
+        assert_int_equal(session->limits->set.iops, record.limits.iops);
+        assert_int_equal(session->nexus.unit->blocks, (2 << 20) / 4096);
+        assert_int_equal(session->nexus.blocks, (1 << 20) / 4096); /* what it knows of */
+    }
+    struct agent *late = agent_login(1, 3, 9);
+    settle(1);
+    assert_int_equal(late->connection.session->nexus.blocks, (2 << 20) / 4096);
+    leave(1);
+}
+
+/* Sessions come and go meanwhile: none is told after its end, and none is forgotten. */
+static void changes_among_logins(void **state)
+{
+    struct loop_message changes[AGENTS];
+    for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+        begin(state);
+        random_state = seed;
+        for (unsigned i = 0; i < LOOPS; i++)
+            fake_loop_seed(reactors[i].loop, seed + i);
+        changes_count = 0;
+        for (unsigned i = 0; i < AGENTS; i++) {
+            agent_login(1 + draw(2), 3, draw(6));
+            some_steps(draw(8));
+            changes[i] = (struct loop_message){.run = change_run};
+            loop_post(reactors[OWNER].loop, &changes[i]);
+            some_steps(draw(8));
+        }
+        settle(seed);
+        assert_int_equal(changes_count, AGENTS);
+        for (unsigned i = 0; i < AGENTS; i++)
+            if (agents[i].live)
+                assert_int_equal(agents[i].connection.session->limits->set.iops, record.limits.iops);
+        leave(seed);
+        end(state);
+    }
+}
+
 /* ---- admission ---- */
 
 static void refusals(void **state)
@@ -484,6 +556,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(drains_and_logins),
+        cmocka_unit_test(changes_among_logins),
+        cmocka_unit_test_setup_teardown(changes_reach_every_session, begin, end),
         cmocka_unit_test_setup_teardown(drain_without_sessions, begin, end),
         cmocka_unit_test_setup_teardown(refusals, begin, end),
         cmocka_unit_test_setup_teardown(sessions_are_bounded, begin, end),

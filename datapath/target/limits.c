@@ -1,0 +1,57 @@
+/* The arithmetic of a volume's limits; see limits.h. Set on the volume's owner loop, taken from on every
+ * loop. */
+#include "datapath/target/limits.h"
+
+#include "common/size.h"
+
+#define NS_PER_S UINT64_C(1000000000)
+
+static void rate_set(struct rate *rate, uint64_t per_s, uint64_t burst_ns, uint64_t now_ns)
+{
+    atomic_store_explicit(&rate->burst_ns, burst_ns, memory_order_relaxed);
+    atomic_store_explicit(&rate->per_s, per_s, memory_order_relaxed);
+    atomic_store_explicit(&rate->arrival_ns, now_ns + burst_ns, memory_order_relaxed);
+}
+
+/* Rounded up: never above the limit. A command has far less than the 2^34 bytes that would overflow. */
+static uint64_t rate_cost_ns(uint64_t per_s, uint64_t units)
+{
+    uint64_t ns = units * NS_PER_S;
+    return ns / per_s + (ns % per_s != 0);
+}
+
+static uint64_t rate_take(struct rate *rate, uint64_t units, uint64_t now_ns)
+{
+    uint64_t per_s = atomic_load_explicit(&rate->per_s, memory_order_relaxed);
+    if (!per_s || !units)
+        return now_ns;
+    uint64_t burst_ns = atomic_load_explicit(&rate->burst_ns, memory_order_relaxed);
+    uint64_t cost_ns = rate_cost_ns(per_s, units);
+    uint64_t arrival_ns = atomic_load_explicit(&rate->arrival_ns, memory_order_relaxed);
+    uint64_t from_ns;
+    do
+        from_ns = MAX(arrival_ns, now_ns);
+    while (!atomic_compare_exchange_weak_explicit(&rate->arrival_ns, &arrival_ns, from_ns + cost_ns,
+                                                  memory_order_relaxed, memory_order_relaxed));
+    return from_ns > now_ns + burst_ns ? from_ns - burst_ns : now_ns;
+}
+
+bool limits_set(struct limits *limits, const struct volume_limits *to, uint64_t now_ns)
+{
+    const struct volume_limits *set = &limits->set;
+    if (set->iops == to->iops && set->bytes_per_s == to->bytes_per_s && set->burst_s == to->burst_s)
+        return false;
+    uint64_t burst_ns = to->burst_s ? to->burst_s * NS_PER_S : LIMITS_BURST_DEFAULT_NS;
+    rate_set(&limits->operations, to->iops, burst_ns, now_ns);
+    rate_set(&limits->bytes, to->bytes_per_s, burst_ns, now_ns);
+    limits->set = *to;
+    atomic_store_explicit(&limits->limited, to->iops || to->bytes_per_s, memory_order_relaxed);
+    return true;
+}
+
+uint64_t limits_take(struct limits *limits, uint64_t bytes, uint64_t now_ns)
+{
+    uint64_t operation_ns = rate_take(&limits->operations, 1, now_ns);
+    uint64_t bytes_ns = rate_take(&limits->bytes, bytes, now_ns);
+    return MAX(operation_ns, bytes_ns);
+}
