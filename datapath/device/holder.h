@@ -11,8 +11,9 @@
  * holder is what keeps two device processes of one volume apart (invariant 4).
  *
  * SIGTERM and SIGINT are remembered, and end the holder once no device is connected and no descriptor whose
- * name begins with "fuse" is of a live mount: a host's shutdown sends them to all processes at once, while
- * file systems on the volume are still to be unmounted. SIGHUP is ignored. A holder that was killed is
+ * name begins with "fuse" lives, which is to say that poll(2) has no error to tell of it: a live mount's, or,
+ * with ublk, a file of the block device in sysfs. For a host's shutdown sends them to all processes at once,
+ * while file systems on the volume are still to be unmounted. SIGHUP is ignored. A holder that was killed is
  * replaced: the device finds the new one's socket and hands everything over again (holder_watch.h).
  */
 #pragma once

@@ -21,6 +21,7 @@
 #include "common/size.h"
 #include "common/strings.h"
 #include "common/time.h"
+#include "datapath/device/holder_client.h"
 #include "datapath/device/ublk_control.h"
 #include "datapath/device/ublk_find.h"
 #include "datapath/device/ublk_kernels.h"
@@ -32,6 +33,9 @@
 #define DEATH_WAIT_MS 60000u /* a saturated queue's dead server is seen by its requests' timeout only */
 #define TIMEOUT_MS "1000"
 #define PAGE 4096u
+/* What begins with "fuse" the holder takes to live for as long as poll(2) has no error to tell of it
+ * (holder.h): so do those of earlier versions, which an upgrade leaves running. */
+#define LIFE_NAME "fuse-ublk"
 
 struct ublk_attach {
     struct frontend frontend;
@@ -40,6 +44,7 @@ struct ublk_attach {
     uint32_t id; /* UBLK_CONTROL_ANY: none */
     unsigned depth;
     int fd;
+    int life_fd; /* of the block device, in sysfs; -1: none */
     void *map;
     size_t map_bytes;
     bool started; /* the block device may be there */
@@ -110,6 +115,37 @@ static void path_set(struct ublk_attach *attach)
     snprintf(attach->frontend.path, sizeof attach->frontend.path, "/dev/ublkb%u", attach->id);
 }
 
+/* ---- the holder ---- */
+
+/* An attribute that was read has nothing to say to poll(2) until its device is gone. By that the holder
+ * knows, when a signal asks it to end, whether the log in its hands is of a device that stands, served or
+ * not. */
+static void life_open(struct ublk_attach *attach)
+{
+    char path[64], text[32];
+    if (attach->life_fd >= 0)
+        return;
+    snprintf(path, sizeof path, "/sys/block/ublkb%u/dev", attach->id);
+    attach->life_fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (attach->life_fd < 0 || read(attach->life_fd, text, sizeof text) < 0)
+        log_warning("%s: %s: a signal may end mooring-holder too early", path, error_name(-errno));
+}
+
+static int ublk_attach_hand_over(struct frontend *frontend, int holder, struct error *err)
+{
+    const struct ublk_attach *attach = of(frontend);
+    return attach->life_fd < 0 ? 0 : holder_client_put(holder, LIFE_NAME, attach->life_fd, err);
+}
+
+/* To a holder that has just ended nothing can be told: the next one is given everything (holder_watch.h). */
+static void life_tell(struct ublk_attach *attach)
+{
+    _cleanup_error_ struct error err = {0};
+    life_open(attach);
+    if (ublk_attach_hand_over(&attach->frontend, attach->frontend.parts.holder, &err))
+        log_warning("%s", error_text(&err));
+}
+
 /* ---- up ---- */
 
 static int ublk_attach_adopt(struct frontend *frontend, bool log_ours, struct error *err)
@@ -135,6 +171,7 @@ static int ublk_attach_adopt(struct frontend *frontend, bool log_ours, struct er
     attach->id = info.dev_id;
     attach->depth = info.queue_depth;
     path_set(attach);
+    life_open(attach);
     return 0;
 }
 
@@ -254,6 +291,7 @@ static int ublk_attach_attach(struct frontend *frontend, bool find_only, struct 
         return r;
     block_node_wait(attach);
     shorten_timeout(attach);
+    life_tell(attach);
     frontend->take_over = true;
     return 0;
 }
@@ -324,6 +362,7 @@ static void ublk_attach_done(struct frontend *frontend)
     struct ublk_attach *attach = of(frontend);
     ublk_queue_done(&attach->queue);
     device_unmap(attach);
+    fd_close(attach->life_fd);
     free(attach);
 }
 
@@ -332,6 +371,7 @@ static const struct frontend_ops ublk_attach_ops = {
     .open = ublk_attach_open,
     .serve = ublk_attach_serve,
     .attach = ublk_attach_attach,
+    .hand_over = ublk_attach_hand_over,
     .resume = ublk_attach_resume,
     .detach = ublk_attach_detach,
     .close = ublk_attach_close,
@@ -365,7 +405,7 @@ int ublk_attach_new(struct frontend **ret, const struct frontend_parts *parts, s
     attach->frontend = (struct frontend){.ops = &ublk_attach_ops, .parts = *parts};
     attach->mark = ublk_find_mark(parts->state->volume_id, parts->state->dir);
     attach->id = UBLK_CONTROL_ANY;
-    attach->fd = -1;
+    attach->fd = attach->life_fd = -1;
     r = ublk_namespace_enter(parts->state->dir, err);
     if (r)
         free(attach);

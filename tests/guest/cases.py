@@ -53,7 +53,8 @@ class Report:
     def inside(self, kernel, program, cases, timeout_s=400, **options):
         """These cases of a Python program of this folder, run in a guest."""
         def body(machine):
-            status, output = machine.run(f"/usr/bin/python3 {guest.HERE / program} {' '.join(cases)}", timeout_s)
+            status, output = machine.run(f"/usr/bin/python3 {guest.HERE / program} {' '.join(cases)}", timeout_s,
+                                         MOORING_SEED=os.environ.get("MOORING_SEED", ""))
             self.hand_on(kernel, output, cases, program.removesuffix(".py"))
             if status not in (0, 1):
                 self.say("FAIL", f"{kernel} {program}", f"exit {status}")

@@ -22,3 +22,9 @@ add_library(count-malloc MODULE tests/integration/count_malloc.c)
 target_compile_options(count-malloc PRIVATE -fno-sanitize=all -fno-builtin)
 target_link_options(count-malloc PRIVATE -fno-sanitize=all)
 set_target_properties(count-malloc PROPERTIES PREFIX "" LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+
+# For tests/guest/inside_ublk.py: a mooring-device that dies at a step of its take-over.
+add_library(die-at MODULE tests/guest/die_at.c)
+target_compile_options(die-at PRIVATE -fno-sanitize=all)
+target_link_options(die-at PRIVATE -fno-sanitize=all)
+set_target_properties(die-at PROPERTIES PREFIX "" LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)

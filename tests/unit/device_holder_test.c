@@ -265,6 +265,50 @@ static void test_signal_with_a_live_mount(void **state)
     wait_end(fixture);
 }
 
+/* A block device that is there and can be taken away: its number, or -1. */
+static int zram_add(void)
+{
+    char text[16] = {0};
+    _cleanup_fd_ int fd = open("/sys/class/zram-control/hot_add", O_RDONLY | O_CLOEXEC);
+    return fd >= 0 && read(fd, text, sizeof text - 1) > 0 ? atoi(text) : -1;
+}
+
+static bool zram_remove(int number)
+{
+    _cleanup_fd_ int fd = open("/sys/class/zram-control/hot_remove", O_WRONLY | O_CLOEXEC);
+    return fd >= 0 && dprintf(fd, "%d", number) > 0;
+}
+
+static int block_number;
+
+/* As the ublk frontend does it. */
+static int keep_block_device(struct fixture *fixture)
+{
+    char path[64], text[32];
+    snprintf(path, sizeof path, "/sys/block/zram%d/dev", block_number);
+    int connection = connect_now(fixture, 5000), fd = open(path, O_RDONLY | O_CLOEXEC);
+    bool ok = connection >= 0 && fd >= 0 && read(fd, text, sizeof text) > 0;
+    return ok && holder_client_put(connection, "fuse-ublk", fd, NULL) == 0 ? 0 : 1;
+}
+
+static void test_signal_with_a_live_block_device(void **state)
+{
+    struct fixture *fixture = *state;
+    block_number = zram_add();
+    if (block_number < 0)
+        skip(); /* no zram, or not root */
+    int kept = reap(device(fixture, keep_block_device));
+    kill(fixture->holder, SIGTERM);
+    int asked = 0;
+    for (int i = 0; i < 3; i++)
+        asked += reap(device(fixture, ask_log));
+    bool removed = zram_remove(block_number);
+    assert_int_equal(kept, 0);
+    assert_int_equal(asked, 0);
+    assert_true(removed);
+    wait_end(fixture);
+}
+
 static void test_signal_without_a_mount(void **state)
 {
     struct fixture *fixture = *state;
@@ -331,6 +375,7 @@ int main(void)
         TEST(test_closed_connection_is_not_enough),
         TEST(test_end),
         TEST(test_signal_with_a_live_mount),
+        TEST(test_signal_with_a_live_block_device),
         TEST(test_signal_without_a_mount),
         TEST(test_signal_with_a_device),
         TEST(test_second_holder_is_refused),
