@@ -68,6 +68,20 @@ int publish_volume(struct controller *controller, const char *volume_id, const c
 int publish_undo(struct controller *controller, const char *volume_id, const char *node_id,
                  uint64_t deadline_ms, struct error *err);
 
+/* ControllerExpandVolume: grow it to the range, unless it is large enough. capability: NULL when not given.
+ */
+int volume_expand(struct controller *controller, const char *volume_id, const struct size_range *range,
+                  const struct capability *capability, uint64_t deadline_ms, uint64_t *ret_size_bytes,
+                  struct error *err);
+
+/* ControllerModifyVolume: set what is given of the limits. */
+int volume_modify(struct controller *controller, const char *volume_id, const struct limits *limits,
+                  uint64_t deadline_ms, struct error *err);
+
+/* The volume as a list has it: with its health, also when its record cannot be read. */
+int volume_health(struct controller *controller, const char *volume_id, uint64_t deadline_ms,
+                  Mooring__Storage__V1__Volume **ret_volume, struct error *err);
+
 /* GetVolume wherever it is; E_NOT_FOUND is proven. */
 int volume_find(struct controller *controller, const char *volume_id, uint64_t deadline_ms,
                 Mooring__Storage__V1__Volume **ret_volume, struct error *err);

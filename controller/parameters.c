@@ -165,7 +165,8 @@ static int unknown_key(const char *key, struct error *err)
 
     for (size_t i = 0; i < ARRAY_SIZE(rules) && used < sizeof(known); i++)
         used += (size_t)snprintf(known + used, sizeof(known) - used, "%s%s", i > 0 ? ", " : "", rules[i].key);
-    return error_set(err, E_INVALID_ARGUMENT, "unknown parameter \"%s\"; the parameters are: %s", key, known);
+    return error_set(err, E_INVALID_ARGUMENT, "unknown parameter \"%s\"; the parameters are: %s, " LIMIT_KEYS,
+                     key, known);
 }
 
 static bool tolerated(const char *key)
@@ -200,6 +201,12 @@ int parameters_parse(const void *entries, size_t count, struct parameters *ret, 
 
         if (tolerated(key))
             continue;
+        if (!rule && limits_is_key(key)) {
+            r = limits_take(&parameters.limits, key, list[i]->value, err);
+            if (r != E_OK)
+                return r;
+            continue;
+        }
         if (!rule)
             return unknown_key(key, err);
         if (!rule->valid(list[i]->value))

@@ -1,8 +1,8 @@
 /*
  * StorageClass parameters: each one checked, an unknown one refused by name. Pure functions. The keys that
- * the node needs are those of the volume context (proto/context.h); "provisioning", "blockSize" and "zone"
- * are for the controller and the storage server. Keys under csi.storage.k8s.io/pvc/ and …/pv/, which the
- * provisioner adds for people, are let through and forgotten.
+ * the node needs are those of the volume context (proto/context.h); "provisioning", "blockSize", "zone" and
+ * the limits (controller/limits.h) are for the controller and the storage server. Keys under
+ * csi.storage.k8s.io/pvc/ and …/pv/, which the provisioner adds for people, are let through and forgotten.
  */
 #pragma once
 
@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "common/error.h"
+#include "controller/limits.h"
 #include "proto/map.h"
 
 /* The ones that are kept as text with the volume, in the order of their keys. */
@@ -30,6 +31,7 @@ struct parameters {
     const char *text[PARAMETER_TEXT_COUNT]; /* NULL where not given; borrowed */
     bool thick;
     uint32_t block_size_bytes; /* 0: not given */
+    struct limits limits;
 };
 
 /* The key of a text parameter, and whether the node is told of it (volume context). */

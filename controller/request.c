@@ -184,11 +184,23 @@ static int refuse_unserved(const Csi__V1__CreateVolumeRequest *message, struct e
             err, E_INVALID_ARGUMENT,
             "volume_content_source is not served: neither CREATE_DELETE_SNAPSHOT nor CLONE_VOLUME is "
             "advertised");
-    if (message->n_mutable_parameters > 0)
-        return error_set(err, E_INVALID_ARGUMENT,
-                         "mutable_parameters are not served (MODIFY_VOLUME is not advertised): \"%s\"",
-                         message->mutable_parameters[0]->key);
     return E_OK;
+}
+
+/* Both maps; the mutable ones take precedence (CSI, CreateVolume). */
+static int take_parameters(const Csi__V1__CreateVolumeRequest *message, struct parameters *ret,
+                           struct error *err)
+{
+    int r = request_map("parameters", message->parameters, message->n_parameters, err);
+
+    if (r == E_OK)
+        r = request_map("mutable_parameters", message->mutable_parameters, message->n_mutable_parameters,
+                        err);
+    if (r == E_OK)
+        r = parameters_parse(message->parameters, message->n_parameters, ret, err);
+    if (r == E_OK)
+        r = limits_parse(message->mutable_parameters, message->n_mutable_parameters, &ret->limits, err);
+    return r;
 }
 
 int request_create(const Csi__V1__CreateVolumeRequest *message, struct create_request *ret, struct error *err)
@@ -199,9 +211,7 @@ int request_create(const Csi__V1__CreateVolumeRequest *message, struct create_re
     *ret = (struct create_request){.name = message->name};
     r = request_string("name", message->name, err);
     if (r == E_OK)
-        r = request_map("parameters", message->parameters, message->n_parameters, err);
-    if (r == E_OK)
-        r = parameters_parse(message->parameters, message->n_parameters, &ret->parameters, err);
+        r = take_parameters(message, &ret->parameters, err);
     if (r == E_OK)
         r = take_capabilities(message, &ret->parameters, &mounts, err);
     if (r == E_OK)
@@ -222,4 +232,18 @@ void request_create_done(struct create_request *request)
     json_decref(request->wish.requisite);
     json_decref(request->wish.preferred);
     *request = (struct create_request){0};
+}
+
+int request_expand(const Csi__V1__ControllerExpandVolumeRequest *message, struct size_range *ret_range,
+                   struct capability *ret_capability, struct error *err)
+{
+    int r = request_string("volume_id", message->volume_id, err);
+
+    if (r == E_OK && !message->capacity_range)
+        r = error_set(err, E_INVALID_ARGUMENT, "capacity_range is required");
+    if (r == E_OK)
+        r = take_range(message->capacity_range, ret_range, err);
+    if (r == E_OK && message->volume_capability)
+        r = request_capability(message->volume_capability, ret_capability, err);
+    return r;
 }

@@ -27,3 +27,7 @@ int request_topology(const Csi__V1__Topology *message, json_t **ret, struct erro
 int request_create(const Csi__V1__CreateVolumeRequest *message, struct create_request *ret,
                    struct error *err);
 void request_create_done(struct create_request *request);
+
+/* ControllerExpandVolume's. ret_capability is filled where the request has one. */
+int request_expand(const Csi__V1__ControllerExpandVolumeRequest *message, struct size_range *ret_range,
+                   struct capability *ret_capability, struct error *err);

@@ -15,6 +15,7 @@
 #include "controller/list.h"
 #include "controller/request.h"
 #include "controller/response.h"
+#include "controller/service_parts.h"
 #include "controller/size_range.h"
 #include "controller/validate.h"
 
@@ -24,7 +25,7 @@
     50 /* so that our answer, which says why, comes before the caller's own deadline                         \
         */
 
-static uint64_t deadline_of(struct rpc_call *call)
+uint64_t service_deadline(struct rpc_call *call)
 {
     int64_t left_ms = rpc_call_remaining_ms(call);
 
@@ -35,7 +36,7 @@ static uint64_t deadline_of(struct rpc_call *call)
     return time_now_ms() + (uint64_t)(left_ms > 0 ? left_ms : 0);
 }
 
-static int no_memory(int r, struct error *err)
+int service_memory(int r, struct error *err)
 {
     return r == E_OK ? E_OK : error_errno(err, ENOMEM, "the response");
 }
@@ -56,7 +57,7 @@ static int fill_volume(struct controller *controller, const Mooring__Storage__V1
     int r = response_volume(volume, topology, ret);
 
     json_decref(topology);
-    return no_memory(r, err);
+    return service_memory(r, err);
 }
 
 static int handle_create_volume(struct rpc_call *call, const ProtobufCMessage *request,
@@ -69,7 +70,7 @@ static int handle_create_volume(struct rpc_call *call, const ProtobufCMessage *r
     int r = request_create((const Csi__V1__CreateVolumeRequest *)request, &create, err);
 
     if (r == E_OK)
-        r = volume_create(controller, &create, deadline_of(call), &volume, err);
+        r = volume_create(controller, &create, service_deadline(call), &volume, err);
     if (r == E_OK) {
         r = fill_volume(controller, volume, &answer->volume, err);
         protobuf_c_message_free_unpacked(&volume->base, NULL);
@@ -85,7 +86,7 @@ static int handle_delete_volume(struct rpc_call *call, const ProtobufCMessage *r
     int r = request_string("volume_id", volume_id, err);
 
     (void)response;
-    return r == E_OK ? volume_delete(context, volume_id, deadline_of(call), err) : r;
+    return r == E_OK ? volume_delete(context, volume_id, service_deadline(call), err) : r;
 }
 
 /* The CO's volume_context, where it gives one, has to be the volume's. */
@@ -128,7 +129,7 @@ static int handle_publish_volume(struct rpc_call *call, const ProtobufCMessage *
         (const Csi__V1__ControllerPublishVolumeRequest *)message;
     Mooring__Storage__V1__AttachVolumeResponse *attached = NULL;
     struct storage_server *server = NULL;
-    uint64_t deadline_ms = deadline_of(call);
+    uint64_t deadline_ms = service_deadline(call);
     struct capability capability;
     int r = check_publish(request, &capability, err);
 
@@ -142,7 +143,7 @@ static int handle_publish_volume(struct rpc_call *call, const ProtobufCMessage *
     r = response_publish_context(attached, storage_server_config(server),
                                  (Csi__V1__ControllerPublishVolumeResponse *)response);
     protobuf_c_message_free_unpacked(&attached->base, NULL);
-    return no_memory(r, err);
+    return service_memory(r, err);
 }
 
 static int handle_unpublish_volume(struct rpc_call *call, const ProtobufCMessage *message,
@@ -157,15 +158,15 @@ static int handle_unpublish_volume(struct rpc_call *call, const ProtobufCMessage
         return r;
     if (*request->node_id != '\0' && !id_node_valid(request->node_id))
         return E_OK; /* no volume is attached to what cannot be a node */
-    return publish_undo(context, request->volume_id, request->node_id, deadline_of(call), err);
+    return publish_undo(context, request->volume_id, request->node_id, service_deadline(call), err);
 }
 
 static int handle_validate(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
                            void *context, struct error *err)
 {
     return validate_capabilities(context, (const Csi__V1__ValidateVolumeCapabilitiesRequest *)request,
-                                 deadline_of(call), (Csi__V1__ValidateVolumeCapabilitiesResponse *)response,
-                                 err);
+                                 service_deadline(call),
+                                 (Csi__V1__ValidateVolumeCapabilitiesResponse *)response, err);
 }
 
 static int fill_page(struct controller *controller, const struct list_page *page,
@@ -173,20 +174,18 @@ static int fill_page(struct controller *controller, const struct list_page *page
 {
     int r = E_OK;
 
-    response->entries = calloc(page->volumes_count + 1, sizeof(*response->entries));
+    response->entries = calloc(page->count + 1, sizeof(*response->entries));
     if (!response->entries)
         return -ENOMEM;
-    for (size_t i = 0; i < page->parts_count; i++) {
-        for (size_t j = 0; r == E_OK && j < page->parts[i]->n_volumes; j++) {
-            const Mooring__Storage__V1__Volume *volume = page->parts[i]->volumes[j];
-            json_t *topology = topology_of_volume(controller, volume->volume_id);
-            Csi__V1__ListVolumesResponse__Entry *entry = NULL;
+    for (size_t i = 0; r == E_OK && i < page->count; i++) {
+        const Mooring__Storage__V1__Volume *volume = (const Mooring__Storage__V1__Volume *)page->items[i];
+        json_t *topology = topology_of_volume(controller, volume->volume_id);
+        Csi__V1__ListVolumesResponse__Entry *entry = NULL;
 
-            r = response_entry(volume, topology, &entry);
-            json_decref(topology);
-            if (entry)
-                response->entries[response->n_entries++] = entry;
-        }
+        r = response_entry(volume, topology, &entry);
+        json_decref(topology);
+        if (entry)
+            response->entries[response->n_entries++] = entry;
     }
     if (r == E_OK && page->next_token[0] != '\0') {
         response->next_token = strdup(page->next_token);
@@ -199,18 +198,19 @@ static int handle_list_volumes(struct rpc_call *call, const ProtobufCMessage *me
                                ProtobufCMessage *response, void *context, struct error *err)
 {
     const Csi__V1__ListVolumesRequest *request = (const Csi__V1__ListVolumesRequest *)message;
+    struct list_request list = {.kind = LIST_VOLUMES, .token = request->starting_token};
     struct list_page page = {0};
     int r;
 
     if (request->max_entries < 0)
         return error_set(err, E_INVALID_ARGUMENT, "max_entries is negative");
-    r = list_volumes(context, (uint32_t)request->max_entries, request->starting_token, deadline_of(call),
-                     &page, err);
+    list.max_entries = (uint32_t)request->max_entries;
+    r = list_page_get(context, &list, service_deadline(call), &page, err);
     if (r != E_OK)
         return r;
     r = fill_page(context, &page, (Csi__V1__ListVolumesResponse *)response);
     list_page_done(&page);
-    return no_memory(r, err);
+    return service_memory(r, err);
 }
 
 static int handle_get_volume(struct rpc_call *call, const ProtobufCMessage *message,
@@ -222,7 +222,7 @@ static int handle_get_volume(struct rpc_call *call, const ProtobufCMessage *mess
     int r = request_string("volume_id", volume_id, err);
 
     if (r == E_OK)
-        r = volume_find(context, volume_id, deadline_of(call), &volume, err);
+        r = volume_find(context, volume_id, service_deadline(call), &volume, err);
     if (r != E_OK)
         return r;
     r = fill_volume(context, volume, &answer->volume, err);
@@ -230,11 +230,11 @@ static int handle_get_volume(struct rpc_call *call, const ProtobufCMessage *mess
     if (answer->status) {
         csi__v1__controller_get_volume_response__volume_status__init(answer->status);
         if (r == E_OK)
-            r = no_memory(response_nodes(volume, &answer->status->published_node_ids,
-                                         &answer->status->n_published_node_ids),
-                          err);
+            r = service_memory(response_nodes(volume, &answer->status->published_node_ids,
+                                              &answer->status->n_published_node_ids),
+                               err);
     } else {
-        r = no_memory(-ENOMEM, err);
+        r = service_memory(-ENOMEM, err);
     }
     protobuf_c_message_free_unpacked(&volume->base, NULL);
     return r;
@@ -284,14 +284,14 @@ static int handle_get_capacity(struct rpc_call *call, const ProtobufCMessage *me
     int r = check_capacity(request, &wish, &parameters, err);
 
     if (r == E_OK)
-        r = capacity_get(context, &wish, deadline_of(call), &capacity, err);
+        r = capacity_get(context, &wish, service_deadline(call), &capacity, err);
     json_decref(wish.requisite);
     if (r != E_OK)
         return r;
     answer->available_capacity = (int64_t)capacity.available_bytes;
     answer->maximum_volume_size = new_int64(capacity.size_max_bytes);
     answer->minimum_volume_size = new_int64(SIZE_STEP_BYTES);
-    return no_memory(answer->maximum_volume_size && answer->minimum_volume_size ? E_OK : -ENOMEM, err);
+    return service_memory(answer->maximum_volume_size && answer->minimum_volume_size ? E_OK : -ENOMEM, err);
 }
 
 /* What is real: nothing is advertised that a call would then refuse. */
@@ -304,6 +304,10 @@ static const Csi__V1__ControllerServiceCapability__RPC__Type capabilities[] = {
     CSI__V1__CONTROLLER_SERVICE_CAPABILITY__RPC__TYPE__GET_VOLUME,
     CSI__V1__CONTROLLER_SERVICE_CAPABILITY__RPC__TYPE__PUBLISH_READONLY,
     CSI__V1__CONTROLLER_SERVICE_CAPABILITY__RPC__TYPE__SINGLE_NODE_MULTI_WRITER,
+    CSI__V1__CONTROLLER_SERVICE_CAPABILITY__RPC__TYPE__EXPAND_VOLUME,
+    CSI__V1__CONTROLLER_SERVICE_CAPABILITY__RPC__TYPE__MODIFY_VOLUME,
+    CSI__V1__CONTROLLER_SERVICE_CAPABILITY__RPC__TYPE__GET_VOLUME_HEALTH,
+    CSI__V1__CONTROLLER_SERVICE_CAPABILITY__RPC__TYPE__LIST_VOLUME_HEALTH,
 };
 
 static Csi__V1__ControllerServiceCapability *
@@ -334,12 +338,12 @@ static int handle_get_capabilities(struct rpc_call *call, const ProtobufCMessage
     (void)call, (void)request, (void)context;
     answer->capabilities = calloc(ARRAY_SIZE(capabilities), sizeof(*answer->capabilities));
     if (!answer->capabilities)
-        return no_memory(-ENOMEM, err);
+        return service_memory(-ENOMEM, err);
     for (size_t i = 0; i < ARRAY_SIZE(capabilities); i++) {
         Csi__V1__ControllerServiceCapability *one = new_capability(capabilities[i]);
 
         if (!one)
-            return no_memory(-ENOMEM, err);
+            return service_memory(-ENOMEM, err);
         answer->capabilities[answer->n_capabilities++] = one;
     }
     return E_OK;
@@ -355,6 +359,10 @@ static const struct rpc_method methods[] = {
     {"GetCapacity", handle_get_capacity, false},
     {"ControllerGetCapabilities", handle_get_capabilities, false},
     {"ControllerGetVolume", handle_get_volume, false},
+    {"ControllerExpandVolume", service_expand_volume, false},
+    {"ControllerModifyVolume", service_modify_volume, false},
+    {"ControllerGetVolumeHealth", service_get_health, false},
+    {"ControllerListVolumeHealth", service_list_health, false},
 };
 
 struct rpc_service service_controller(struct controller *controller)

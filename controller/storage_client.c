@@ -27,6 +27,7 @@ struct storage_server {
     pthread_mutex_t lock;
     char boot_id[ID_BOOT_LENGTH + 1]; /* locked: of the process that proved its pool last; "" for none */
     json_t *topology;                 /* locked */
+    json_t *features;                 /* locked: array of strings; NULL before the first answer */
     bool ready;                       /* locked */
 };
 
@@ -85,6 +86,7 @@ struct storage *storage_free(struct storage *storage)
         if (server->client)
             rpc_client_free(server->client);
         json_decref(server->topology);
+        json_decref(server->features);
         pthread_mutex_destroy(&server->lock);
     }
     free(storage->servers);
@@ -117,27 +119,45 @@ struct storage_server *storage_find(const struct storage *storage, const char *s
     return NULL;
 }
 
+/* The server of an id that has the shape of a `noun`'s. */
+static int server_of(const struct storage *storage, const char *noun, const char *id, const char *server_id,
+                     struct storage_server **ret, struct error *err)
+{
+    struct storage_server *server = storage_find(storage, server_id);
+
+    if (!server)
+        return error_set(
+            err, E_UNAVAILABLE,
+            "%s %s is on storage server %s, which is not configured here; add it to \"servers\", "
+            "with \"gone\": true if it is lost",
+            noun, id, server_id);
+    if (server->config->gone)
+        return error_set(err, E_NOT_FOUND, "%s %s was on storage server %s, which is declared gone", noun, id,
+                         server_id);
+    *ret = server;
+    return E_OK;
+}
+
 int storage_of_volume(const struct storage *storage, const char *volume_id, struct storage_server **ret,
                       struct error *err)
 {
     char server_id[ID_SERVER_MAX + 1];
-    struct storage_server *server;
 
     if (!id_volume_valid(volume_id) || id_volume_server(volume_id, server_id, NULL) != E_OK)
         return error_set(err, E_NOT_FOUND, "volume \"%s\" does not exist: no volume of %s has such an id",
                          volume_id, ID_DRIVER_NAME);
-    server = storage_find(storage, server_id);
-    if (!server)
-        return error_set(
-            err, E_UNAVAILABLE,
-            "volume %s is on storage server %s, which is not configured here; add it to \"servers\", "
-            "with \"gone\": true if it is lost",
-            volume_id, server_id);
-    if (server->config->gone)
-        return error_set(err, E_NOT_FOUND, "volume %s was on storage server %s, which is declared gone",
-                         volume_id, server_id);
-    *ret = server;
-    return E_OK;
+    return server_of(storage, "volume", volume_id, server_id, ret, err);
+}
+
+int storage_of_snapshot(const struct storage *storage, const char *snapshot_id, struct storage_server **ret,
+                        struct error *err)
+{
+    char server_id[ID_SERVER_MAX + 1];
+
+    if (!id_snapshot_valid(snapshot_id) || id_snapshot_server(snapshot_id, server_id, NULL) != E_OK)
+        return error_set(err, E_NOT_FOUND, "snapshot \"%s\" does not exist: no snapshot of %s has such an id",
+                         snapshot_id, ID_DRIVER_NAME);
+    return server_of(storage, "snapshot", snapshot_id, server_id, ret, err);
 }
 
 /* ---- what a server said last ---- */
@@ -183,12 +203,22 @@ static json_t *topology_of(const struct storage_server *server,
     return topology;
 }
 
+static json_t *features_of(const Mooring__Storage__V1__GetServerResponse *response)
+{
+    json_t *features = json_array();
+
+    for (size_t i = 0; i < response->n_features; i++)
+        json_array_append_new(features, json_string(response->features[i]));
+    return features;
+}
+
 /* Keep what a proven server said. ret_same_boot: it is the process that was proven before. */
 static void keep_answer(struct storage_server *server,
                         const Mooring__Storage__V1__GetServerResponse *response, bool *ret_same_boot)
 {
     json_t *topology = topology_of(server, response);
-    json_t *old;
+    json_t *features = features_of(response);
+    json_t *old, *old_features;
 
     pthread_mutex_lock(&server->lock);
     *ret_same_boot = str_equal(server->boot_id, response->boot_id);
@@ -196,8 +226,11 @@ static void keep_answer(struct storage_server *server,
     server->ready = true;
     old = server->topology;
     server->topology = topology;
+    old_features = server->features;
+    server->features = features;
     pthread_mutex_unlock(&server->lock);
     json_decref(old);
+    json_decref(old_features);
 }
 
 /* ---- calls ---- */
@@ -207,6 +240,18 @@ static void keep_answer(struct storage_server *server,
 static bool answer_lost(int code)
 {
     return code == E_UNAVAILABLE || code == E_DEADLINE || code == E_CANCELLED;
+}
+
+/* The code r of a call in the words of why, as the CO is told it. */
+static int explain(const struct storage_server *server, const char *method, int r, const struct error *why,
+                   struct error *err)
+{
+    if (answer_lost(r))
+        return error_set(err, E_UNAVAILABLE, "storage server %s at %s does not answer %s: %s",
+                         server->config->id, server->config->address, method, error_text(why));
+    if (r != E_OK)
+        return error_set(err, r, "storage server %s: %s", server->config->id, error_text(why));
+    return E_OK;
 }
 
 static int call_once(struct storage_server *server, const char *method, const ProtobufCMessage *request,
@@ -223,12 +268,7 @@ static int call_once(struct storage_server *server, const char *method, const Pr
     options.timeout_ms = (unsigned)MIN(deadline_ms - now_ms, CALL_TIMEOUT_MAX_MS);
     r = rpc_client_call(server->client, &mooring__storage__v1__storage__descriptor, method, request, &options,
                         ret_response, &why);
-    if (answer_lost(r))
-        return error_set(err, E_UNAVAILABLE, "storage server %s at %s does not answer %s: %s",
-                         server->config->id, server->config->address, method, error_text(&why));
-    if (r != E_OK)
-        return error_set(err, r, "storage server %s: %s", server->config->id, error_text(&why));
-    return E_OK;
+    return explain(server, method, r, &why, err);
 }
 
 static int wrong_server(const struct server_config *config,
@@ -344,6 +384,72 @@ int storage_call(struct storage_server *server, const char *method, const Protob
     return error_set(err, E_UNAVAILABLE, "storage server %s keeps restarting; retry", server->config->id);
 }
 
+static bool has_feature(struct storage_server *server, const char *feature)
+{
+    bool found = false;
+    json_t *one;
+    size_t i;
+
+    pthread_mutex_lock(&server->lock);
+    json_array_foreach(server->features, i, one)
+    {
+        found = found || str_equal(json_string_value(one), feature);
+    }
+    pthread_mutex_unlock(&server->lock);
+    return found;
+}
+
+int storage_require(struct storage_server *server, const char *feature, uint64_t deadline_ms,
+                    struct error *err)
+{
+    int r;
+
+    if (has_feature(server, feature))
+        return E_OK;
+    r = storage_get_server(server, deadline_ms, NULL, err);
+    if (r != E_OK || has_feature(server, feature))
+        return r;
+    return error_set(err, E_PRECONDITION,
+                     "storage server %s does not serve \"%s\": bring its mooring-target up to date",
+                     server->config->id, feature);
+}
+
+static int stream_once(struct storage_server *server, const char *method, const ProtobufCMessage *request,
+                       uint64_t deadline_ms, int (*receive)(const ProtobufCMessage *response, void *context),
+                       void *context, struct error *err)
+{
+    _cleanup_error_ struct error why = {0};
+    uint64_t now_ms = time_now_ms();
+    struct rpc_call_options options = {0};
+    int r;
+
+    if (now_ms >= deadline_ms)
+        return error_set(err, E_DEADLINE, "no time was left to ask storage server %s for %s",
+                         server->config->id, method);
+    options.timeout_ms = (unsigned)MIN(deadline_ms - now_ms, CALL_TIMEOUT_MAX_MS);
+    r = rpc_client_stream(server->client, &mooring__storage__v1__storage__descriptor, method, request,
+                          &options, receive, context, &why);
+    return explain(server, method, r, &why, err);
+}
+
+int storage_stream(struct storage_server *server, const char *method, const ProtobufCMessage *request,
+                   uint64_t deadline_ms, int (*receive)(const ProtobufCMessage *response, void *context),
+                   void *context, struct error *err)
+{
+    bool same_boot = true;
+    int r;
+
+    r = was_proven(server) ? E_OK : storage_get_server(server, deadline_ms, NULL, err);
+    if (r == E_OK)
+        r = stream_once(server, method, request, deadline_ms, receive, context, err);
+    if (r != E_OK)
+        return r;
+    r = ask_server(server, deadline_ms, NULL, &same_boot, err);
+    if (r == E_OK && !same_boot)
+        r = error_set(err, E_UNAVAILABLE, "storage server %s restarted meanwhile; retry", server->config->id);
+    return r;
+}
+
 int storage_get_volume(struct storage_server *server, const char *volume_id, uint64_t deadline_ms,
                        Mooring__Storage__V1__Volume **ret_volume, struct error *err)
 {
@@ -361,6 +467,27 @@ int storage_get_volume(struct storage_server *server, const char *volume_id, uin
     protobuf_c_message_free_unpacked(message, NULL);
     if (!*ret_volume)
         return error_set(err, -EPROTO, "storage server %s answered GetVolume without a volume",
+                         server->config->id);
+    return E_OK;
+}
+
+int storage_get_snapshot(struct storage_server *server, const char *snapshot_id, uint64_t deadline_ms,
+                         Mooring__Storage__V1__Snapshot **ret_snapshot, struct error *err)
+{
+    Mooring__Storage__V1__GetSnapshotRequest request = MOORING__STORAGE__V1__GET_SNAPSHOT_REQUEST__INIT;
+    Mooring__Storage__V1__GetSnapshotResponse *response;
+    ProtobufCMessage *message = NULL;
+    int r;
+
+    request.snapshot_id = (char *)snapshot_id;
+    r = storage_call(server, "GetSnapshot", &request.base, deadline_ms, &message, err);
+    if (r != E_OK)
+        return r;
+    response = (Mooring__Storage__V1__GetSnapshotResponse *)message;
+    *ret_snapshot = TAKE_PTR(response->snapshot);
+    protobuf_c_message_free_unpacked(message, NULL);
+    if (!*ret_snapshot)
+        return error_set(err, -EPROTO, "storage server %s answered GetSnapshot without a snapshot",
                          server->config->id);
     return E_OK;
 }

@@ -46,10 +46,26 @@ struct storage_server *storage_find(const struct storage *storage, const char *s
 int storage_of_volume(const struct storage *storage, const char *volume_id, struct storage_server **ret,
                       struct error *err);
 
+/* The same for a snapshot. */
+int storage_of_snapshot(const struct storage *storage, const char *snapshot_id, struct storage_server **ret,
+                        struct error *err);
+
+/* E_PRECONDITION, naming the server, when it does not serve `feature` (storage.proto, GetServer.features).
+ * For calls that an older server would take for another: it does not know their newer fields. */
+int storage_require(struct storage_server *server, const char *feature, uint64_t deadline_ms,
+                    struct error *err);
+
 /* One call of the Storage service. *ret_response is freed by protobuf_c_message_free_unpacked(…, NULL);
  * ret_response may be NULL when the answer holds nothing. */
 int storage_call(struct storage_server *server, const char *method, const ProtobufCMessage *request,
                  uint64_t deadline_ms, ProtobufCMessage **ret_response, struct error *err);
+
+/* A server-streaming call: each response is handed to receive, borrowed; a non-zero return of it ends the
+ * call with that code. What was handed on counts only when this returns 0: it is proven afterwards, as above.
+ */
+int storage_stream(struct storage_server *server, const char *method, const ProtobufCMessage *request,
+                   uint64_t deadline_ms, int (*receive)(const ProtobufCMessage *response, void *context),
+                   void *context, struct error *err);
 
 /* GetServer, its id and pool checked. Also what keeps storage_server_ready() and the topology fresh. */
 int storage_get_server(struct storage_server *server, uint64_t deadline_ms,
@@ -58,6 +74,10 @@ int storage_get_server(struct storage_server *server, uint64_t deadline_ms,
 /* GetVolume. E_NOT_FOUND is a proven absence. */
 int storage_get_volume(struct storage_server *server, const char *volume_id, uint64_t deadline_ms,
                        Mooring__Storage__V1__Volume **ret_volume, struct error *err);
+
+/* GetSnapshot. E_NOT_FOUND is a proven absence. */
+int storage_get_snapshot(struct storage_server *server, const char *snapshot_id, uint64_t deadline_ms,
+                         Mooring__Storage__V1__Snapshot **ret_snapshot, struct error *err);
 
 /* What the server said of its place when it was asked last, an object of strings; NULL before that or when
  * it said nothing and the configuration neither. A reference for the caller (json_decref takes NULL). */

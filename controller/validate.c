@@ -29,13 +29,24 @@ int validate_context(const Mooring__Storage__V1__Volume *volume, const void *ent
     return E_OK;
 }
 
+/* Limits may have been changed since the volume was made: those of mutable_parameters are compared with what
+ * stands, those of parameters with nothing. */
+static int check_limits(const Csi__V1__ValidateVolumeCapabilitiesRequest *request,
+                        const Mooring__Storage__V1__Volume *volume, struct error *err)
+{
+    struct limits limits = {0};
+    int r = limits_parse(request->mutable_parameters, request->n_mutable_parameters, &limits, err);
+
+    return r == E_OK ? limits_compare(&limits, volume->limits, err) : r;
+}
+
 /* The CO's parameters against the volume's, its capabilities' file system types among them. */
 static int check_parameters(const Csi__V1__ValidateVolumeCapabilitiesRequest *request,
                             const Mooring__Storage__V1__Volume *volume, struct error *err)
 {
     const char *fs_type = map_get(volume->parameters, volume->n_parameters, parameter_key(PARAMETER_FS_TYPE));
     struct parameters parameters;
-    int r;
+    int r = E_OK;
 
     for (size_t i = 0; i < request->n_volume_capabilities; i++) {
         struct capability capability;
@@ -47,10 +58,9 @@ static int check_parameters(const Csi__V1__ValidateVolumeCapabilitiesRequest *re
             return error_set(err, E_EXISTS, "the volume is for file system %s, not %s", fs_type,
                              capability.fs_type);
     }
-    if (request->n_mutable_parameters > 0)
-        return error_set(err, E_INVALID_ARGUMENT, "mutable_parameters are not served");
-    if (request->n_parameters == 0)
-        return E_OK;
+    r = check_limits(request, volume, err);
+    if (r != E_OK || request->n_parameters == 0)
+        return r;
     r = parameters_parse(request->parameters, request->n_parameters, &parameters, err);
     if (r == E_OK && !parameters.text[PARAMETER_FS_TYPE] && fs_type)
         parameters.text[PARAMETER_FS_TYPE] = fs_type; /* it may have come from a capability */
@@ -87,6 +97,11 @@ static int confirm(const Csi__V1__ValidateVolumeCapabilitiesRequest *request,
         r = map_add(&confirmed->parameters, &confirmed->n_parameters,
                     &csi__v1__validate_volume_capabilities_response__confirmed__parameters_entry__descriptor,
                     request->parameters[i]->key, request->parameters[i]->value);
+    for (size_t i = 0; r == E_OK && i < request->n_mutable_parameters; i++)
+        r = map_add(
+            &confirmed->mutable_parameters, &confirmed->n_mutable_parameters,
+            &csi__v1__validate_volume_capabilities_response__confirmed__mutable_parameters_entry__descriptor,
+            request->mutable_parameters[i]->key, request->mutable_parameters[i]->value);
     return r;
 }
 
@@ -137,6 +152,9 @@ int validate_capabilities(struct controller *controller,
         r = check_shape(request, err);
     if (r == E_OK)
         r = request_map("parameters", request->parameters, request->n_parameters, err);
+    if (r == E_OK)
+        r = request_map("mutable_parameters", request->mutable_parameters, request->n_mutable_parameters,
+                        err);
     if (r == E_OK)
         r = volume_find(controller, request->volume_id, deadline_ms, &volume, err);
     if (r != E_OK)

@@ -120,6 +120,8 @@ static int check_existing(const struct create *create, struct storage_server *ho
     else
         r = parameters_compare(&request->parameters, volume->parameters, volume->n_parameters, volume->thick,
                                volume->block_size_bytes, err);
+    if (r == E_OK)
+        r = limits_compare(&request->parameters.limits, volume->limits, err);
     if (r != E_OK)
         error_wrap(err, "volume \"%s\" exists as %s and differs", request->name, volume->volume_id);
     return r;
@@ -151,6 +153,7 @@ static int make(const struct create *create, struct storage_server *home, const 
 {
     const struct create_request *request = create->request;
     Mooring__Storage__V1__CreateVolumeRequest message = MOORING__STORAGE__V1__CREATE_VOLUME_REQUEST__INIT;
+    Mooring__Storage__V1__Limits limits;
     ProtobufCMessage *response = NULL;
     int r = fill_parameters(&message, &request->parameters);
 
@@ -159,10 +162,15 @@ static int make(const struct create *create, struct storage_server *home, const 
     message.size_bytes = create->size_bytes;
     message.block_size_bytes = request->parameters.block_size_bytes;
     message.thick = request->parameters.thick;
+    limits_fill(&request->parameters.limits, NULL, &limits);
+    if (r == E_OK && limits_any(&request->parameters.limits)) {
+        message.limits = &limits;
+        r = storage_require(home, "limits", create->deadline_ms, err);
+    } else if (r != E_OK) {
+        error_errno(err, -r, "parameters");
+    }
     if (r == E_OK)
         r = storage_call(home, "CreateVolume", &message.base, create->deadline_ms, &response, err);
-    else
-        error_errno(err, -r, "parameters");
     free_parameters(&message);
     if (r != E_OK)
         return r;
@@ -174,7 +182,8 @@ static int make(const struct create *create, struct storage_server *home, const 
 /* The server refused for good and made nothing: what was claimed for it would only stand in the way. */
 static bool refused(int code)
 {
-    return code == E_NO_SPACE || code == E_EXHAUSTED || code == E_OUT_OF_RANGE || code == E_INVALID_ARGUMENT;
+    return code == E_NO_SPACE || code == E_EXHAUSTED || code == E_OUT_OF_RANGE ||
+           code == E_INVALID_ARGUMENT || code == E_PRECONDITION || code == E_NOT_FOUND;
 }
 
 /* The claim for volume_id stands everywhere, and there is no such volume yet. */

@@ -213,3 +213,27 @@ def status(expected, call, *arguments, contains="", **fields):
         return error.details()
     equal("OK", expected, f"{arguments} {fields}")
     return ""
+
+
+def needs(stack, feature):
+    """Skip unless every storage server serves it (GetServer.features)."""
+    for target in stack.targets:
+        if feature not in target.controller.GetServer().features:
+            raise harness.Skip(f"this mooring-target does not serve {feature!r}")
+
+
+def main(program, tests, servers=2):
+    """Run a program's tests over one stack: servers in the zones a, b, …, and the nodes node-a and node-b."""
+    suite = harness.Suite()
+    with harness.Scratch() as scratch:
+        try:
+            stack = Stack(scratch, servers=servers, topologies=[{"zone": "abcdef"[i]} for i in range(servers)])
+        except harness.Skip as why:
+            for test in tests:
+                print(f"SKIP {program}.{test.__name__[5:]}: {why}")
+            return 0
+        for node in ("node-a", "node-b"):
+            stack.register(node)
+        for test in tests:
+            suite.run(f"{program}.{test.__name__[5:]}", test, stack)
+    return suite.finish()

@@ -8,7 +8,8 @@ import harness
 from controller_stack import MIB, equal, status
 
 SERVED = {"CREATE_DELETE_VOLUME", "PUBLISH_UNPUBLISH_VOLUME", "LIST_VOLUMES", "LIST_VOLUMES_PUBLISHED_NODES",
-          "GET_CAPACITY", "PUBLISH_READONLY", "SINGLE_NODE_MULTI_WRITER", "GET_VOLUME"}
+          "GET_CAPACITY", "PUBLISH_READONLY", "SINGLE_NODE_MULTI_WRITER", "GET_VOLUME", "EXPAND_VOLUME",
+          "MODIFY_VOLUME", "GET_VOLUME_HEALTH", "LIST_VOLUME_HEALTH"}
 MODES = ["SINGLE_NODE_WRITER", "SINGLE_NODE_READER_ONLY", "MULTI_NODE_READER_ONLY", "MULTI_NODE_SINGLE_WRITER",
          "MULTI_NODE_MULTI_WRITER", "SINGLE_NODE_SINGLE_WRITER", "SINGLE_NODE_MULTI_WRITER"]
 
@@ -31,7 +32,7 @@ def test_capabilities(stack):
     csi = stack.a.csi
     kinds = csi.messages.ControllerServiceCapability.RPC.Type
     equal({kinds.Name(one.rpc.type) for one in csi.ControllerGetCapabilities().capabilities}, SERVED, "capabilities")
-    for method in ("CreateSnapshot", "ListSnapshots", "ControllerExpandVolume", "ControllerModifyVolume"):
+    for method in ("CreateSnapshot", "ListSnapshots"):
         status("UNIMPLEMENTED", getattr(csi, method))
 
 

@@ -324,16 +324,17 @@ static size_t walk_pages(struct controller *controller, uint32_t max_entries, si
 
     *ret_pages = 0;
     do {
+        struct list_request request = {.kind = LIST_VOLUMES, .max_entries = max_entries, .token = token};
         struct list_page page;
 
-        assert_int_equal(list_volumes(controller, max_entries, token, fixture_soon(), &page, NULL), E_OK);
-        assert_true(max_entries == 0 || page.volumes_count <= max_entries);
-        for (size_t i = 0; i < page.parts_count; i++) {
-            for (size_t j = 0; j < page.parts[i]->n_volumes; j++) {
-                assert_true(strcmp(page.parts[i]->volumes[j]->volume_id, last) > 0);
-                str_copy(last, sizeof(last), page.parts[i]->volumes[j]->volume_id);
-                count++;
-            }
+        assert_int_equal(list_page_get(controller, &request, fixture_soon(), &page, NULL), E_OK);
+        assert_true(max_entries == 0 || page.count <= max_entries);
+        for (size_t i = 0; i < page.count; i++) {
+            const char *id = ((Mooring__Storage__V1__Volume *)page.items[i])->volume_id;
+
+            assert_true(strcmp(id, last) > 0);
+            str_copy(last, sizeof(last), id);
+            count++;
         }
         str_copy(token, sizeof(token), page.next_token);
         list_page_done(&page);
@@ -365,16 +366,18 @@ static void test_list_pages(void **state)
 static void test_list_needs_all_servers(void **state)
 {
     struct fixture *fixture = *state;
+    struct list_request request = {.kind = LIST_VOLUMES, .token = ""};
     struct list_page page;
 
     peer_add_volume(&fixture->peers[0], OLD_ID_1, "one", MIB_BYTES);
     peer_stop(&fixture->peers[2]);
-    assert_int_equal(list_volumes(&fixture->a, 0, "", fixture_soon(), &page, NULL), E_UNAVAILABLE);
+    assert_int_equal(list_page_get(&fixture->a, &request, fixture_soon(), &page, NULL), E_UNAVAILABLE);
     fixture_declare_gone(fixture, 2);
-    assert_int_equal(list_volumes(&fixture->a, 0, "", fixture_soon(), &page, NULL), E_OK);
-    assert_int_equal(page.volumes_count, 1);
+    assert_int_equal(list_page_get(&fixture->a, &request, fixture_soon(), &page, NULL), E_OK);
+    assert_int_equal(page.count, 1);
     list_page_done(&page);
-    assert_int_equal(list_volumes(&fixture->a, 0, "bad", fixture_soon(), &page, NULL), E_BUSY);
+    request.token = "bad";
+    assert_int_equal(list_page_get(&fixture->a, &request, fixture_soon(), &page, NULL), E_BUSY);
 }
 
 static void test_capacity(void **state)

@@ -81,6 +81,8 @@ static int end(struct peer *peer, int r)
     static int function(struct rpc_call *call, const ProtobufCMessage *message, ProtobufCMessage *response,  \
                         void *context, struct error *err)
 
+static const char *const features[] = {"snapshots", "expand", "limits", "extents", "group-snapshots"};
+
 HANDLER(get_server)
 {
     Mooring__Storage__V1__GetServerResponse *answer = (Mooring__Storage__V1__GetServerResponse *)response;
@@ -94,6 +96,9 @@ HANDLER(get_server)
     answer->pool_uuid = strdup(peer->pool_uuid);
     answer->boot_id = strdup(peer->boot_id);
     answer->free_bytes = peer->free_bytes;
+    answer->features = calloc(ARRAY_SIZE(features), sizeof(*answer->features));
+    for (size_t i = 0; i < ARRAY_SIZE(features) && !peer->old; i++)
+        answer->features[answer->n_features++] = strdup(features[i]);
     if (peer->zone)
         map_add(&answer->topology, &answer->n_topology,
                 &mooring__storage__v1__get_server_response__topology_entry__descriptor, "zone", peer->zone);
@@ -149,6 +154,14 @@ static Mooring__Storage__V1__Volume *describe(const struct peer_volume *volume)
     answer->size_bytes = volume->size_bytes;
     answer->block_size_bytes = 4096;
     answer->record_generation = volume->record_generation + 1;
+    answer->write_failed = volume->write_failed;
+    if (volume->iops || volume->bytes_per_s) {
+        answer->limits = malloc(sizeof(*answer->limits));
+        mooring__storage__v1__limits__init(answer->limits);
+        answer->limits->iops = volume->iops;
+        answer->limits->bytes_per_s = volume->bytes_per_s;
+        answer->limits->burst_s = volume->burst_s;
+    }
     if (volume->fs_type[0] != '\0')
         map_add(&answer->parameters, &answer->n_parameters,
                 &mooring__storage__v1__volume__parameters_entry__descriptor, "fsType", volume->fs_type);
@@ -161,6 +174,13 @@ static Mooring__Storage__V1__Volume *describe(const struct peer_volume *volume)
         answer->n_attachments = 1;
     }
     return answer;
+}
+
+static void set_limits(struct peer_volume *volume, const Mooring__Storage__V1__Limits *limits)
+{
+    volume->iops = limits ? limits->iops : 0;
+    volume->bytes_per_s = limits ? limits->bytes_per_s : 0;
+    volume->burst_s = limits ? limits->burst_s : 0;
 }
 
 HANDLER(create_volume)
@@ -183,6 +203,7 @@ HANDLER(create_volume)
     if (!peer_volume(peer, request->volume_id))
         peer_add_volume(peer, request->volume_id, request->name, request->size_bytes);
     str_copy(peer_volume(peer, request->volume_id)->fs_type, 16, fs_type ? fs_type : "");
+    set_limits(peer_volume(peer, request->volume_id), request->limits);
     ((Mooring__Storage__V1__CreateVolumeResponse *)response)->volume =
         describe(peer_volume(peer, request->volume_id));
     return end(peer, E_OK);
@@ -260,6 +281,48 @@ HANDLER(list_volumes)
     return end(peer, E_OK);
 }
 
+HANDLER(expand_volume)
+{
+    const Mooring__Storage__V1__ExpandVolumeRequest *request =
+        (const Mooring__Storage__V1__ExpandVolumeRequest *)message;
+    struct peer *peer = context;
+    struct peer_volume *volume;
+    int r = begin(peer, "ExpandVolume", err);
+
+    (void)call;
+    if (r != E_OK)
+        return r;
+    volume = peer_volume(peer, request->volume_id);
+    if (request->record_generation != volume->record_generation + 1)
+        return end(peer, error_set(err, E_STALE, "decided on another record"));
+    if (request->size_bytes > peer->free_bytes)
+        return end(peer, error_set(err, E_NO_SPACE, "full"));
+    volume->size_bytes = request->size_bytes;
+    volume->record_generation++;
+    ((Mooring__Storage__V1__ExpandVolumeResponse *)response)->volume = describe(volume);
+    return end(peer, E_OK);
+}
+
+HANDLER(modify_volume)
+{
+    const Mooring__Storage__V1__ModifyVolumeRequest *request =
+        (const Mooring__Storage__V1__ModifyVolumeRequest *)message;
+    struct peer *peer = context;
+    struct peer_volume *volume;
+    int r = begin(peer, "ModifyVolume", err);
+
+    (void)call;
+    if (r != E_OK)
+        return r;
+    volume = peer_volume(peer, request->volume_id);
+    if (request->record_generation != volume->record_generation + 1)
+        return end(peer, error_set(err, E_STALE, "decided on another record"));
+    set_limits(volume, request->limits);
+    volume->record_generation++;
+    ((Mooring__Storage__V1__ModifyVolumeResponse *)response)->volume = describe(volume);
+    return end(peer, E_OK);
+}
+
 HANDLER(attach_volume)
 {
     const Mooring__Storage__V1__AttachVolumeRequest *request =
@@ -329,7 +392,8 @@ static const struct rpc_method methods[] = {
     {"ReleaseName", release_name, false},   {"CreateVolume", create_volume, false},
     {"DeleteVolume", delete_volume, false}, {"GetVolume", get_volume, false},
     {"ListVolumes", list_volumes, false},   {"AttachVolume", attach_volume, false},
-    {"DetachVolume", detach_volume, false},
+    {"DetachVolume", detach_volume, false}, {"ExpandVolume", expand_volume, false},
+    {"ModifyVolume", modify_volume, false},
 };
 
 void peer_new_boot(struct peer *peer)

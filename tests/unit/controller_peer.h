@@ -29,6 +29,9 @@ struct peer_volume {
     bool readonly;
     int access_mode;
     uint64_t epoch, record_generation;
+    uint64_t iops, bytes_per_s;
+    uint32_t burst_s;
+    bool write_failed;
 };
 
 struct peer {
@@ -43,6 +46,7 @@ struct peer {
     struct peer_volume volumes[PEER_ITEMS_MAX];
     uint64_t free_bytes;
     const char *zone; /* topology, or NULL */
+    bool old;         /* serves none of the newer features */
     unsigned calls;   /* all that came */
     /* Called without the lock, before (method) is served; may change the store. Returns a code to fail with.
      */

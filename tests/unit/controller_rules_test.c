@@ -330,16 +330,16 @@ static void test_tokens(void **state)
                                       "v1:store-1.0123456789abcdeF",
                                       "v1:store-1.0123456789abcdef0",
                                       "0"};
-    char token[LIST_TOKEN_MAX + 1], id[ID_VOLUME_MAX + 1];
+    char token[LIST_TOKEN_MAX + 1], id[ID_SNAPSHOT_MAX + 1];
 
     (void)state;
     list_token_format("store-1.0123456789abcdef", token);
-    assert_int_equal(list_token_parse(token, id, NULL), E_OK);
+    assert_int_equal(list_token_parse(LIST_VOLUMES, token, id, NULL), E_OK);
     assert_string_equal(id, "store-1.0123456789abcdef");
-    assert_int_equal(list_token_parse("", id, NULL), E_OK);
+    assert_int_equal(list_token_parse(LIST_VOLUMES, "", id, NULL), E_OK);
     assert_string_equal(id, "");
     for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
-        assert_int_equal(list_token_parse(bad[i], id, NULL), E_BUSY);
+        assert_int_equal(list_token_parse(LIST_VOLUMES, bad[i], id, NULL), E_BUSY);
 }
 
 /* ---- operations ---- */
