@@ -104,6 +104,8 @@ static const struct output_column pool_columns[] = {
     {"path", "path", OUTPUT_TEXT},        {"image", "image", OUTPUT_TEXT},
     {"device", "device", OUTPUT_TEXT},    {"volumes_count", "volumes", OUTPUT_TEXT},
     {"used_bytes", "used", OUTPUT_SIZE},  {"total_bytes", "size", OUTPUT_SIZE},
+    {"host", "host", OUTPUT_TEXT},        {"this_host", "is this one", OUTPUT_BOOL},
+    {"closed", "closed it", OUTPUT_BOOL},
 };
 
 /* For people: the lines that make use of the pool. stderr, so that stdout is the answer alone. */
@@ -115,6 +117,12 @@ static void print_next_step(const struct cli *cli, json_t *pool)
 
     if (cli->output == CLI_JSON || !server_id || !uuid || !path)
         return;
+    if (json_is_false(json_object_get(pool, "closed")) && json_is_false(json_object_get(pool, "this_host")))
+        fprintf(
+            stderr,
+            "Another host served it last and has not closed it. Where that host is gone for good, or has not "
+            "the disk any more: mooring pool import --path=%s --take\n",
+            path);
     fprintf(stderr,
             "Serve it: in mooring-target's configuration set \"server_id\": \"%s\", \"pool\": \"%s\", "
             "\"pool_uuid\": "
@@ -184,14 +192,17 @@ int pool_create(struct cli *cli, int argc, char **argv, struct error *err)
 int pool_import(struct cli *cli, int argc, char **argv, struct error *err)
 {
     const char *path = NULL;
+    bool take = false;
     const struct option_spec options[] = {
         {.name = "path", .argument = "DIR", .help = "the pool's directory", .value = &path, .required = true},
+        {.name = "take",
+         .help = "from a host that served it last, did not close it, and has not its disk any more",
+         .flag = &take},
     };
     const struct cli_usage usage = {
         "mooring pool import",
-        "Say what pool a directory holds, and how to serve it on this host. Changes nothing: the pool's own "
-        "lock\n"
-        "keeps two servers of one host apart; see that no other host has its disk.",
+        "Say what pool a directory holds, who served it last, and how to serve it on this host. Without\n"
+        "--take it changes nothing.",
         NULL,
         options,
         ARRAY_SIZE(options),
@@ -206,7 +217,8 @@ int pool_import(struct cli *cli, int argc, char **argv, struct error *err)
     path_word = str_format("--path=%s", path);
     if (!path_word)
         return error_errno(err, ENOMEM, "the command line");
-    return run_and_print(cli, (char *[]){NULL, (char *)"show", path_word, NULL}, err);
+    return run_and_print(
+        cli, (char *[]){NULL, (char *)"show", path_word, take ? (char *)"--take" : NULL, NULL}, err);
 }
 
 /* ---- list ---- */

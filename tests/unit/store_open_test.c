@@ -16,6 +16,7 @@
 #include "common/record.h"
 #include "common/strings.h"
 #include "common/time.h"
+#include "datapath/store/pool/pool_internal.h"
 #include "tests/unit/store_fixture.h"
 
 #define VOLUMES_MANY 10000
@@ -86,6 +87,49 @@ static void only_the_configured_pool(void **state)
     listing = fixture_listing(&other);
     assert_string_equal(listing, "");
     assert_int_equal(rmdir(other.pool), 0);
+}
+
+/* Whether host.json says that this host serves it. */
+static bool is_entered(const struct fixture *fixture)
+{
+    _cleanup_fd_ int dir_fd = open(fixture->pool, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    char host[POOL_HOST_MAX + 1];
+    bool open = false, ours = false;
+
+    assert_int_equal(pool_host_look(dir_fd, host, &open, &ours, NULL), E_OK);
+    assert_true(ours);
+    return open;
+}
+
+static void one_host_at_a_time(void **state)
+{
+    struct fixture *fixture = fixture_ready(state);
+    _cleanup_fd_ int dir_fd = open(fixture->pool, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    struct store *store = fixture_open(fixture);
+
+    assert_true(is_entered(fixture));
+    store_close(store);
+    assert_false(is_entered(fixture));
+    /* Another host, which was killed, or lives: nothing is swept either. */
+    write_text(fixture, "host.json", "{\"format\": 1, \"host\": \"elsewhere\", \"open\": true}");
+    write_text(fixture, "trash/new.store-1.0000000000000001", "theirs");
+    assert_open_fails(fixture, E_PRECONDITION, "elsewhere", "--take");
+    assert_int_equal(faccessat(dir_fd, "trash/new.store-1.0000000000000001", F_OK, 0), 0);
+    assert_int_equal(pool_host_take(dir_fd, NULL), E_OK);
+    store = fixture_open(fixture);
+    assert_true(is_entered(fixture));
+    store_close(store);
+    /* It has closed it. */
+    write_text(fixture, "host.json", "{\"format\": 1, \"host\": \"elsewhere\", \"open\": false}");
+    store = fixture_open(fixture);
+    assert_true(is_entered(fixture));
+    store_close(store);
+    write_text(fixture, "host.json", "{\"format\": 1, \"host\": 5, \"open\": false}");
+    assert_open_fails(fixture, E_CORRUPT, "host.json", "host");
+    write_text(fixture, "host.json", "{\"format\": 2}");
+    assert_open_fails(fixture, E_CORRUPT, "host.json", "format");
+    assert_int_equal(unlinkat(dir_fd, "host.json", 0), 0);
+    store_close(fixture_open(fixture)); /* of a pool older than this file */
 }
 
 static void pool_needs_xfs_with_reflink(void **state)
@@ -347,6 +391,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_store_at_a_time),
         cmocka_unit_test(only_the_configured_pool),
+        cmocka_unit_test(one_host_at_a_time),
         cmocka_unit_test(pool_needs_xfs_with_reflink),
         cmocka_unit_test(damaged_pool_is_named),
         cmocka_unit_test(unreadable_volume_is_kept_apart),

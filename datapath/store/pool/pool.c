@@ -19,6 +19,7 @@ static void pool_close(struct backend *backend)
 {
     if (!backend)
         return;
+    pool_host_leave(backend);
     fd_close(backend->ballast_fd);
     fd_close(backend->trash_fd);
     fd_close(backend->names_fd);
@@ -132,7 +133,11 @@ static int pool_open(struct backend **ret, const struct store_options *options, 
     if (r == E_OK)
         r = pool_lock(backend->dir_fd, backend->path, &backend->lock_fd, err);
     if (r == E_OK)
+        r = pool_host_check(backend, err);
+    if (r == E_OK)
         r = open_contents(backend, err);
+    if (r == E_OK)
+        r = pool_host_enter(backend, err);
     if (r != E_OK) {
         pool_close(backend);
         return r;

@@ -3,6 +3,7 @@
  *
  *   pool.json                          uuid, server id, format version: written once, last, by `create`
  *   lock                               flock: one mooring-target at a time
+ *   host.json                          which host serves it, and whether that closed it (pool_host.c)
  *   volumes/<id>/{volume.json,data}
  *   nodes/<id>.json
  *   names/[snapshot-|group-]<sha256 of the name>.json
@@ -22,6 +23,7 @@
 #define POOL_LOCK_FILE "lock"
 #define POOL_DATA_FILE "data"
 #define POOL_VOLUME_FILE "volume.json"
+#define POOL_HOST_MAX 64
 
 /* XFS allocates a volume's file in pieces of this size, so that small random writes leave few extents. */
 #define POOL_EXTENT_HINT_BYTES (1u << 20)
@@ -36,6 +38,7 @@ struct backend {
     uint32_t block_size_min;
     uint64_t other_bytes; /* used by what is no volume's data, as of open; the ballast among it */
 
+    bool host_entered;
     int ballast_fd; /* -1: there is none */
     pthread_mutex_t ballast_lock;
     int64_t ballast_bytes;     /* locked: that it holds */
@@ -60,6 +63,20 @@ int pool_identify(int dir_fd, const char *path, char ret_uuid[37], char ret_serv
 
 /* The pool's lock, taken: a descriptor that is closed on exec. E_BUSY while another holds it. */
 int pool_lock(int dir_fd, const char *path, int *ret_fd, struct error *err);
+
+/* ---- pool_host.c ---- */
+
+/* E_PRECONDITION, naming it, while another host has not closed the pool. Changes nothing. */
+int pool_host_check(const struct backend *backend, struct error *err);
+/* This host serves it from here on; and has closed it. */
+int pool_host_enter(struct backend *backend, struct error *err);
+void pool_host_leave(struct backend *backend);
+
+/* For mooring-pool: who serves it or did last (this host when nobody ever did), and whether he has closed it. */
+int pool_host_look(int dir_fd, char ret_host[POOL_HOST_MAX + 1], bool *ret_open, bool *ret_ours,
+                   struct error *err);
+/* As if the last host had closed it. Under the pool's lock. */
+int pool_host_take(int dir_fd, struct error *err);
 
 /* ---- pool_volume.c, pool_record.c: backend_ops, see backend.h ---- */
 typedef int (*pool_visit)(json_t *object, void *context, struct error *err);

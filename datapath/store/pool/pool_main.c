@@ -20,6 +20,7 @@
 #include "datapath/store/pool/pool_make.h"
 
 static const char *path, *server_id, *image, *device, *size;
+static bool take;
 
 static const struct option_spec create_options[] = {
     {.name = "path", .argument = "DIR", .help = "the pool's directory", .value = &path, .required = true},
@@ -37,6 +38,7 @@ static const struct option_spec create_options[] = {
 };
 static const struct option_spec show_options[] = {
     {.name = "path", .argument = "DIR", .help = "the pool's directory", .value = &path, .required = true},
+    {.name = "take", .help = "from the host that served it last and has not closed it", .flag = &take},
 };
 
 static int print(json_t *object, struct error *err)
@@ -57,9 +59,19 @@ static int count_entry(const char *name, void *context, struct error *err)
     return E_OK;
 }
 
+/* Not while a server of this host has it. */
+static int take_over(int fd, struct error *err)
+{
+    _cleanup_fd_ int lock_fd = -1;
+    int r = pool_lock(fd, path, &lock_fd, err);
+
+    return r == E_OK ? pool_host_take(fd, err) : r;
+}
+
 static int show(struct error *err)
 {
-    char uuid[37], server[ID_SERVER_MAX + 1];
+    char uuid[37], server[ID_SERVER_MAX + 1], host[POOL_HOST_MAX + 1];
+    bool in_use = false, ours = false;
     _cleanup_fd_ int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), volumes_fd = -1;
     struct statvfs status;
     uint64_t count = 0;
@@ -74,9 +86,14 @@ static int show(struct error *err)
     if (volumes_fd < 0 || fstatvfs(fd, &status) < 0)
         return error_errno(err, errno, "cannot look into the pool %s", path);
     r = pool_walk(volumes_fd, count_entry, &count, err);
+    if (r == E_OK && take)
+        r = take_over(fd, err);
+    if (r == E_OK)
+        r = pool_host_look(fd, host, &in_use, &ours, err);
     if (r != E_OK)
         return r;
-    return print(json_pack("{s:s, s:s, s:s, s:I, s:I, s:I}", "path", path, "uuid", uuid, "server_id", server,
+    return print(json_pack("{s:s, s:s, s:s, s:s, s:b, s:b, s:I, s:I, s:I}", "path", path, "uuid", uuid,
+                           "server_id", server, "host", host, "this_host", ours, "closed", !in_use,
                            "total_bytes", (json_int_t)(status.f_blocks * status.f_frsize), "used_bytes",
                            (json_int_t)((status.f_blocks - status.f_bfree) * status.f_frsize),
                            "volumes_count", (json_int_t)count),
@@ -133,7 +150,8 @@ int main(int argc, char **argv)
          {"mooring-pool create", "Make a pool.", NULL, create_options, ARRAY_SIZE(create_options)},
          create},
         {"show",
-         {"mooring-pool show", "Say what a directory holds.", NULL, show_options, ARRAY_SIZE(show_options)},
+         {"mooring-pool show", "Say what a directory holds, and who served it last.", NULL, show_options,
+          ARRAY_SIZE(show_options)},
          show},
     };
     _cleanup_error_ struct error err = {0};
