@@ -91,6 +91,13 @@ int attach_find(const struct node_config *config, const char *volume_id, struct 
     return attach_way_of(config, volume_id)->look(config, volume_id, ret, err);
 }
 
+int attach_resize(const struct node_config *config, const char *volume_id, uint64_t size_bytes,
+                  unsigned timeout_ms, struct error *err)
+{
+    return attach_way_of(config, volume_id)
+        ->resize(config, volume_id, size_bytes, time_now_ms() + timeout_ms, err);
+}
+
 bool attach_has_process(const struct node_config *config, const char *volume_id)
 {
     return attach_way_of(config, volume_id)->watch != NULL;

@@ -54,6 +54,14 @@ int attach_find(const struct node_config *config, const char *volume_id, struct 
                 struct error *err);
 
 /*
+ * Have the device of a volume that has grown to size_bytes have that size, within timeout_ms; its users are
+ * not disturbed. 0 also when it has it. E_PRECONDITION when it cannot while it is in use, and what to do;
+ * E_UNAVAILABLE or E_DEADLINE, with what it waits for, when it has not yet.
+ */
+int attach_resize(const struct node_config *config, const char *volume_id, uint64_t size_bytes,
+                  unsigned timeout_ms, struct error *err);
+
+/*
  * End in good order: flush, log out, give the device back. Nothing is mounted on it any more. A device that
  * died gets a successor first, that delivers what was answered and not flushed: E_UNAVAILABLE or E_DEADLINE
  * while that cannot be. Dropped is that only when the attachment is gone or newer, when the storage server

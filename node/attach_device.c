@@ -356,6 +356,7 @@ const struct attach_way attach_device_way = {
     .owns = attach_device_owns,
     .check_kept = attach_device_check_kept,
     .restart = attach_device_restart,
+    .resize = attach_device_resize,
     .watch = attach_device_watch,
     .watch_holder = attach_device_watch_holder,
     .keep_holder = attach_device_keep_holder,

@@ -6,7 +6,7 @@
 
 extern const struct attach_way attach_device_way;
 
-/* ---- shared by attach_device.c, attach_device_end.c and attach_portals.c ---- */
+/* ---- shared by the files whose names begin so, and attach_portals.c ---- */
 
 struct attach_files;
 
@@ -32,5 +32,7 @@ int attach_device_replace(const struct node_config *config, struct storage *stor
 bool attach_device_waits(const struct node_config *config, const char *volume_id);
 int attach_device_tell_portals(const struct node_config *config, const struct storage_attachment *attachment,
                                struct error *err);
+int attach_device_resize(const struct node_config *config, const char *volume_id, uint64_t size_bytes,
+                         uint64_t deadline_ms, struct error *err);
 int attach_device_kill(const struct node_config *config, const char *volume_id, struct error *err);
 int attach_device_sweep(const struct node_config *config, const char *volume_id, struct error *err);

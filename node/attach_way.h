@@ -43,6 +43,10 @@ struct attach_way {
     int (*check_kept)(const struct node_config *config, const char *volume_id, bool published,
                       struct error *err);
 
+    /* See attach_resize(). */
+    int (*resize)(const struct node_config *config, const char *volume_id, uint64_t size_bytes,
+                  uint64_t deadline_ms, struct error *err);
+
     /* Processes of ours: NULL where there are none. See attach.h. */
     int (*restart)(const struct node_config *config, struct storage *storage, const char *volume_id,
                    struct error *err);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "common/error.h"
 #include "node/process.h"
@@ -29,6 +30,21 @@ int filesystem_is_free(const char *device, struct error *err);
 int filesystem_make(const char *device, const char *fs_type, const char *options,
                     const struct process_watch *watch, struct error *err);
 int filesystem_flush(const char *device, struct error *err);
+
+/*
+ * Make the file system that is mounted from device at path as large as the device. Waits for the volume's
+ * I/O. E_PRECONDITION, with the tool's words, when it was made in a way that cannot; E_PERMISSION when the
+ * host does not let us.
+ */
+int filesystem_grow(const char *device, const char *path, const char *fs_type, struct error *err);
+
+/* What the file system on device takes, by its superblock, and what the device has. Less may be all that
+ * fits. Reads the device. */
+int filesystem_size(const char *device, const char *fs_type, uint64_t *ret_filesystem_bytes,
+                    uint64_t *ret_device_bytes, struct error *err);
+
+/* For tests: the size in bytes that the first 4 KiB of the device say; 0 for nonsense. */
+uint64_t filesystem_parse_size(const char *fs_type, const uint8_t *head);
 
 /* Before mounting for writing: ext4's journal replay and preen. E_PRECONDITION when a person must repair it.
  */

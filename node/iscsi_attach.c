@@ -17,6 +17,7 @@
 #include "common/time.h"
 #include "node/iscsi_admin.h"
 #include "node/iscsi_note.h"
+#include "node/iscsi_resize.h"
 #include "node/iscsi_sysfs.h"
 #include "node/stage_record.h"
 
@@ -472,6 +473,7 @@ const struct attach_way iscsi_attach_way = {
     .sweep = iscsi_detach_sweep,
     .owns = iscsi_owns,
     .check_kept = iscsi_check_kept,
+    .resize = iscsi_resize,
     .restart = iscsi_tend,
     .has_served = iscsi_has_served,
 };

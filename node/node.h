@@ -56,6 +56,26 @@ struct publish_request {
 int publish_volume(struct node *node, const struct publish_request *request, struct error *err);
 int publish_unpublish(struct node *node, const char *volume_id, const char *target_path, struct error *err);
 
+/* ---- expand.c: CSI NodeExpandVolume ---- */
+
+struct expand_request {
+    const char *volume_id;
+    const char *path;                     /* where it is staged or published */
+    const char *staging_path;             /* "": not said */
+    uint64_t required_bytes, limit_bytes; /* 0: not said */
+    bool has_capability, block;           /* block: of the capability */
+    const char *fs_type;                  /* "": not said */
+    uint64_t deadline_ms;                 /* by time_now_ms() */
+};
+
+/* *ret_bytes: what the volume has here now. */
+int expand_volume(struct node *node, const struct expand_request *request, uint64_t *ret_bytes,
+                  struct error *err);
+
+/* The mounted file system of a staged volume takes all of its device; 0 also when it does already. */
+int expand_filesystem(struct node *node, const struct stage_record *record, const char *device,
+                      struct error *err);
+
 /* ---- stats.c: CSI NodeGetVolumeStats ---- */
 
 struct stats_usage {

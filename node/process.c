@@ -249,7 +249,7 @@ static bool process_follow(int fd, pid_t pid, const struct process_watch *watch,
     return ended;
 }
 
-static int process_start(const char *const *argv, int output_fd, pid_t *ret_pid, struct error *err)
+int process_start(const char *const *argv, int output_fd, pid_t *ret_pid, struct error *err)
 {
     posix_spawn_file_actions_t actions;
 

@@ -45,6 +45,9 @@ struct process_watch {
     const char *why; /* for the error's text */
 };
 
+/* Start argv[0], found by PATH, with output_fd as stdout and stderr. The caller waits for the child. */
+int process_start(const char *const *argv, int output_fd, pid_t *ret_pid, struct error *err);
+
 /* Run to the end; ret_status is the exit status; ret_output (may be NULL) the first 4 KiB of what it printed.
  * watch may be NULL; E_UNAVAILABLE when it cut the program short. */
 int process_run(const char *const *argv, const struct process_watch *watch, int *ret_status,

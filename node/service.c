@@ -14,6 +14,7 @@
 #include "node/choose.h"
 #include "node/filesystem.h"
 #include "node/node.h"
+#include "node/service.h"
 #include "proto/context.h"
 #include "proto/csi.pb-c.h"
 #include "proto/map.h"
@@ -28,12 +29,12 @@
 
 /* ---- what requests have in common ---- */
 
-static int service_require(const char *value, const char *field, struct error *err)
+int service_require(const char *value, const char *field, struct error *err)
 {
     return value && *value ? 0 : error_set(err, E_INVALID_ARGUMENT, "%s is missing", field);
 }
 
-static int service_require_volume(const char *volume_id, struct error *err)
+int service_require_volume(const char *volume_id, struct error *err)
 {
     int r = service_require(volume_id, "volume_id", err);
 
@@ -42,7 +43,7 @@ static int service_require_volume(const char *volume_id, struct error *err)
     return r;
 }
 
-static int service_require_path(const char *path, const char *field, struct error *err)
+int service_require_path(const char *path, const char *field, struct error *err)
 {
     int r = service_require(path, field, err);
 
@@ -51,7 +52,7 @@ static int service_require_path(const char *path, const char *field, struct erro
     return r;
 }
 
-static int service_require_capability(const Csi__V1__VolumeCapability *capability, struct error *err)
+int service_require_capability(const Csi__V1__VolumeCapability *capability, struct error *err)
 {
     if (!capability)
         return error_set(err, E_INVALID_ARGUMENT, "volume_capability is missing");
@@ -62,12 +63,12 @@ static int service_require_capability(const Csi__V1__VolumeCapability *capabilit
     return 0;
 }
 
-static bool service_is_block(const Csi__V1__VolumeCapability *capability)
+bool service_is_block(const Csi__V1__VolumeCapability *capability)
 {
     return capability->access_type_case == CSI__V1__VOLUME_CAPABILITY__ACCESS_TYPE_BLOCK;
 }
 
-static unsigned service_timeout_ms(struct rpc_call *call)
+unsigned service_timeout_ms(struct rpc_call *call)
 {
     int64_t remaining_ms = rpc_call_remaining_ms(call);
 
@@ -306,6 +307,7 @@ static int service_capabilities(struct rpc_call *call, const ProtobufCMessage *m
     static const int types[] = {
         CSI__V1__NODE_SERVICE_CAPABILITY__RPC__TYPE__STAGE_UNSTAGE_VOLUME,
         CSI__V1__NODE_SERVICE_CAPABILITY__RPC__TYPE__GET_VOLUME_STATS,
+        CSI__V1__NODE_SERVICE_CAPABILITY__RPC__TYPE__EXPAND_VOLUME,
         CSI__V1__NODE_SERVICE_CAPABILITY__RPC__TYPE__SINGLE_NODE_MULTI_WRITER,
     };
     Csi__V1__NodeGetCapabilitiesResponse *answer = (Csi__V1__NodeGetCapabilitiesResponse *)response;
@@ -367,8 +369,8 @@ void service_node(struct node *node, struct rpc_service *ret)
     static const struct rpc_method methods[] = {
         {"NodeStageVolume", service_stage, false},     {"NodeUnstageVolume", service_unstage, false},
         {"NodePublishVolume", service_publish, false}, {"NodeUnpublishVolume", service_unpublish, false},
-        {"NodeGetVolumeStats", service_stats, false},  {"NodeGetCapabilities", service_capabilities, false},
-        {"NodeGetInfo", service_info, false},
+        {"NodeGetVolumeStats", service_stats, false},  {"NodeExpandVolume", service_expand, false},
+        {"NodeGetInfo", service_info, false},          {"NodeGetCapabilities", service_capabilities, false},
     };
 
     *ret = (struct rpc_service){

@@ -454,6 +454,22 @@ static int stage_mount(struct node *node, const struct stage_record *record,
     return stage_explain(node, record, r, err);
 }
 
+/* Of a clone that is larger than its source, or a volume that grew while it was detached. Where the host
+ * never lets us, it is better small than not there. */
+static int stage_grow(struct node *node, const struct stage_record *record,
+                      const struct attach_device *device, struct error *err)
+{
+    _cleanup_error_ struct error why = {0};
+    int r = expand_filesystem(node, record, device->path, &why);
+
+    if (r == E_PERMISSION) {
+        log_warning("volume %s: %s", record->volume_id, error_text(&why));
+        return 0;
+    }
+    error_move(err, &why);
+    return stage_explain(node, record, r, err);
+}
+
 static int stage_filesystem(struct node *node, const struct stage_request *request,
                             const struct storage_attachment *attachment, const struct attach_device *device,
                             struct stage_record *record, struct error *err)
@@ -478,7 +494,9 @@ static int stage_filesystem(struct node *node, const struct stage_request *reque
         return r;
     free(record->fs_type);
     record->fs_type = TAKE_PTR(fs_type);
-    return 0;
+    if (record->readonly) /* it is read as it is */
+        return 0;
+    return stage_grow(node, record, device, err);
 }
 
 /* ---- back ---- */

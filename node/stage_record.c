@@ -46,6 +46,15 @@ static int stage_record_open_dir(const char *state_dir, const char *volume_id, i
     return 0;
 }
 
+bool stage_record_has_path(const struct stage_record *record, const char *path)
+{
+    bool found = str_equal(record->staging_path, path);
+
+    for (size_t i = 0; !found && i < record->publishes_count; i++)
+        found = str_equal(record->publishes[i].target_path, path);
+    return found;
+}
+
 int stage_record_add_publish(struct stage_record *record, const char *target_path, bool readonly)
 {
     if (record->publishes_count == STAGE_PUBLISHES_MAX)

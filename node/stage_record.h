@@ -62,5 +62,8 @@ int stage_record_remove(const char *state_dir, const char *volume_id, struct err
 int stage_record_each(const char *state_dir, void (*visit)(const char *volume_id, void *context),
                       void *context, struct error *err);
 
+/* Whether the volume is staged or published at path. */
+bool stage_record_has_path(const struct stage_record *record, const char *path);
+
 int stage_record_add_publish(struct stage_record *record, const char *target_path, bool readonly);
 void stage_record_remove_publish(struct stage_record *record, const char *target_path);

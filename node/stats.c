@@ -46,17 +46,6 @@ static int stats_read_filesystem(const char *path, struct stats *ret, struct err
     return 0;
 }
 
-static bool stats_is_ours(const struct stage_record *record, const char *path)
-{
-    if (str_equal(record->staging_path, path))
-        return true;
-    for (size_t i = 0; i < record->publishes_count; i++) {
-        if (str_equal(record->publishes[i].target_path, path))
-            return true;
-    }
-    return false;
-}
-
 int stats_read(struct node *node, const char *volume_id, const char *path, struct stats *ret,
                struct error *err)
 {
@@ -67,7 +56,7 @@ int stats_read(struct node *node, const char *volume_id, const char *path, struc
     int r = stage_record_load(node->config.state_dir, volume_id, &record, err);
     if (r)
         return r;
-    if (!stats_is_ours(&record, path))
+    if (!stage_record_has_path(&record, path))
         return error_set(err, E_NOT_FOUND, "volume %s is neither staged nor published at %s", volume_id,
                          path);
     if (stat(path, &status) < 0)

@@ -9,6 +9,7 @@
 #include <iscsi/scsi-lowlevel.h>
 
 #define ASCQ_SPACE_ALLOCATION_FAILED 0x2707 /* SBC-4, section 4.7.3.6 */
+#define ASCQ_CAPACITY_DATA_HAS_CHANGED 0x2a09
 
 static enum answer sense_classify(const struct scsi_sense *sense, int *ret_errno)
 {
@@ -55,4 +56,10 @@ enum answer answer_classify(int status, const struct scsi_task *task, int *ret_e
     default: /* cancelled, error, timeout: libiscsi's own, the session cannot be trusted any more */
         return ANSWER_LOST;
     }
+}
+
+bool answer_tells_capacity(int status, const struct scsi_task *task)
+{
+    return status == SCSI_STATUS_CHECK_CONDITION && task && task->sense.key == SCSI_SENSE_UNIT_ATTENTION &&
+           task->sense.ascq == ASCQ_CAPACITY_DATA_HAS_CHANGED;
 }

@@ -4,6 +4,8 @@
  */
 #pragma once
 
+#include <stdbool.h>
+
 struct scsi_task;
 
 enum answer {
@@ -16,3 +18,6 @@ enum answer {
 
 /* status: enum scsi_status as libiscsi's callback has it; task may be NULL where the session was lost. */
 enum answer answer_classify(int status, const struct scsi_task *task, int *ret_errno);
+
+/* Whether it is the unit attention CAPACITY DATA HAS CHANGED (SPC-5, table 44). */
+bool answer_tells_capacity(int status, const struct scsi_task *task);

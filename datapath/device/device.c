@@ -33,7 +33,6 @@ static int open_work(struct loop_work *work);
 static void open_done(struct loop_op *op, int res, unsigned flags);
 static int attach_work(struct loop_work *work);
 static void attach_done(struct loop_op *op, int res, unsigned flags);
-static void device_leave(struct device *device);
 
 /* ---- jobs ---- */
 
@@ -130,6 +129,12 @@ static void log_relieved(void *context, int result)
     device->frontend->ops->resume(device->frontend, result);
 }
 
+static void requests_erred(void *context)
+{
+    struct device *device = context;
+    status_writer_count_errors(&device->status, device->requests.errors);
+}
+
 /* ---- the session ---- */
 
 /* What a predecessor left has users: an error is theirs too, though there has been no session yet. */
@@ -151,6 +156,7 @@ static void session_identified(void *context, const struct volume_limits *limits
 {
     struct device *device = context;
     requests_session_identified(&device->requests, limits);
+    device_resize_learn(device, limits->size_bytes);
     if (limits->write_through && !device->foreign_said)
         log_warning("the target shows no boot id: not a mooring-target, every write is sent write-through");
     device->foreign_said |= limits->write_through;
@@ -225,6 +231,7 @@ static void session_lost(void *context, const char *why, bool fatal)
 {
     struct device *device = context;
     identify_lost(&device->identify);
+    capacity_lost(&device->capacity);
     replay_lost(&device->replay);
     requests_session_lost(&device->requests);
     if (device->phase >= DEVICE_PHASE_END_LOGOUT) {
@@ -272,6 +279,7 @@ static void open_done(struct loop_op *op, int res, unsigned flags)
     if (device->frontend->ops->serve(device->frontend, &err))
         device_fail(device, error_text(&err));
     device->phase = DEVICE_PHASE_ATTACH;
+    device->attach_bytes = device->frontend->adopted ? 0 : device->state->size_bytes;
     device_job_start(device, attach_work, attach_done);
 }
 
@@ -316,6 +324,8 @@ static void attach_done(struct loop_op *op, int res, unsigned flags)
         device_end(device);
     else if (device->leaving)
         device_leave(device);
+    else if (res == 0)
+        device_resize_attached(device, device->attach_bytes);
 }
 
 /* ---- start ---- */
@@ -357,7 +367,7 @@ static void tell_start(struct device *device)
 
 /* The signal does not mean the volume (a pod stops): everything stays with the holder, as after a crash. A
  * job must end first: its thread may be waiting for an answer over FUSE, which nobody else would give. */
-static void device_leave(struct device *device)
+void device_leave(struct device *device)
 {
     device->leaving = true;
     if (device->job_running)
@@ -409,6 +419,7 @@ static void signal_done(struct loop_op *op, int res, unsigned flags)
     signal_read(device);
     if (hangup) {
         device_renew_portals(device);
+        device_resize_ask(device);
         return;
     }
     if (device->end_requested)
@@ -437,7 +448,10 @@ static int init_parts(struct device *device, struct error *err)
     static const struct initiator_events events = {.up = session_up, .lost = session_lost};
     const struct device_state *state = device->state;
     requests_init(&device->requests, device->loop, &device->initiator, &device->log, log_relieved, device);
+    device->requests.capacity_changed = device_resize_ask;
+    device->requests.erred = requests_erred;
     identify_init(&device->identify, &device->initiator, session_identified, device);
+    capacity_init(&device->capacity, &device->initiator, device_resize_learn, device);
     replay_init(&device->replay, &device->requests, session_replayed, device);
     device->path = (struct path){.loop = device->loop,
                                  .requests = &device->requests,

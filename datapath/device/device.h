@@ -8,6 +8,7 @@
 #include <sys/signalfd.h>
 
 #include "datapath/device/buffers.h"
+#include "datapath/device/capacity.h"
 #include "datapath/device/frontend.h"
 #include "datapath/device/holder_watch.h"
 #include "datapath/device/identify.h"
@@ -33,11 +34,12 @@ enum device_phase {                      /* in time order */
 
 struct device {
     struct loop *loop;
-    struct device_state *state; /* constant but for the portals */
+    struct device_state *state; /* constant but for the portals and the size */
     struct buffers buffers;
     struct replay_log log;
     struct initiator initiator;
     struct identify identify;
+    struct capacity capacity;
     struct requests requests;
     struct replay replay;
     struct path path;
@@ -59,7 +61,8 @@ struct device {
     struct loop_work job;
     struct error job_error;
     bool job_running;
-    struct loop_work abort; /* of the frontend; once */
+    uint64_t attach_bytes, resize_bytes; /* the size at which that job began */
+    struct loop_work abort;              /* of the frontend; once */
     struct loop_op retry;
     struct loop_op replay_timer; /* in the gate REFUSED */
     bool replay_timer_armed;
@@ -81,6 +84,15 @@ void device_done(struct device *device);
 /* device_end.c: the orderly end. Goes on serving until the block device's last user is gone. */
 void device_end(struct device *device);
 void device_end_session_lost(struct device *device);
+
+/* device_resize.c: the volume's size as the server tells it; have the server tell it; the block device is
+ * there, made for a volume of made_bytes (0: by a predecessor). */
+void device_resize_learn(void *context, uint64_t size_bytes);
+void device_resize_ask(void *context);
+void device_resize_attached(struct device *device, uint64_t made_bytes);
+
+/* device.c, for device_resize.c: the process ends, the volume stays. */
+void device_leave(struct device *device);
 
 /* device.c, for device_end.c: write the status that follows from phase and gate, with words or NULL. */
 void device_tell(struct device *device, const char *why);

@@ -46,6 +46,10 @@ struct frontend_ops {
      * descriptors that keep the block device alive last. NULL: nothing must. */
     int (*hand_over)(struct frontend *frontend, int holder, struct error *err);
 
+    /* Job, while it serves: the volume has size_bytes now, more than before. Does not touch the volume. 0
+     * also when the block device has that size already; E_UNIMPLEMENTED where the kernel cannot. */
+    int (*resize)(struct frontend *frontend, uint64_t size_bytes, struct error *err);
+
     /* There may be room again: go on taking requests. log_result: of the device's own flush, when that is
      * why; a failure ends a change that waits for room with -EIO. */
     void (*resume)(struct frontend *frontend, int log_result);

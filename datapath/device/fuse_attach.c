@@ -217,6 +217,18 @@ static int fuse_attach_hand_over(struct frontend *frontend, int holder, struct e
 
 /* ---- serving ---- */
 
+/*
+ * The kernel's idea of the file's size. Not by a GETATTR, whose answer it drops when a write ends meanwhile;
+ * nor by truncate(2), which waits for writes that may wait for this process's successor. A byte that is
+ * stored behind the end moves the end; nobody reads it, the file is open for direct I/O only.
+ */
+static int fuse_attach_resize(struct frontend *frontend, uint64_t size_bytes, struct error *err)
+{
+    struct fuse_attach *attach = of(frontend);
+    int r = fuse_notify_size(attach->fds[0], FUSE_PROTO_VOLUME_INO, size_bytes, err);
+    return r ? r : loop_device_resize(frontend->path, attach->file, size_bytes, err);
+}
+
 static void fuse_attach_resume(struct frontend *frontend, int log_result)
 {
     fuse_frontend_resume(&of(frontend)->data, log_result);
@@ -293,6 +305,7 @@ static const struct frontend_ops fuse_attach_ops = {
     .serve = fuse_attach_serve,
     .attach = fuse_attach_attach,
     .hand_over = fuse_attach_hand_over,
+    .resize = fuse_attach_resize,
     .resume = fuse_attach_resume,
     .detach = fuse_attach_detach,
     .close = fuse_attach_close,

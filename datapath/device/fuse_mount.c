@@ -9,6 +9,8 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include "common/cleanup.h"
 #include "common/io.h"
@@ -16,6 +18,7 @@
 
 #define FUSE_DEVICE "/dev/fuse"
 #define FUSE_TYPE "fuse.mooring"
+#define PAGE 4096
 
 /* In mountinfo, blanks and the like are octal escapes. */
 static void unescape(char *text)
@@ -120,4 +123,27 @@ int fuse_abort(const char *path, struct error *err)
     if (umount2(path, MNT_FORCE | UMOUNT_NOFOLLOW) < 0 && errno != EBUSY)
         return error_errno(err, errno, "cannot abort %s", path);
     return 0;
+}
+
+/* ---- notices ---- */
+
+/* One that concerns an inode which nobody has looked at is answered with ENOENT. */
+static int notify(int fd, int code, const void *head, size_t head_length, const void *data, size_t length,
+                  struct error *err)
+{
+    struct fuse_out_header header = {.len = (uint32_t)(sizeof header + head_length + length), .error = code};
+    struct iovec iov[3] = {{&header, sizeof header}, {(void *)head, head_length}, {(void *)data, length}};
+    if (writev(fd, iov, length ? 3 : 2) >= 0 || errno == ENOENT)
+        return 0;
+    return error_errno(err, errno, "the kernel does not take notice %d of the FUSE file", code);
+}
+
+int fuse_notify_size(int fd, uint64_t ino, uint64_t size_bytes, struct error *err)
+{
+    static const char zero;
+    const struct fuse_notify_store_out store = {.nodeid = ino, .offset = size_bytes - 1, .size = 1};
+    const struct fuse_notify_inval_inode_out forget = {
+        .ino = ino, .off = (int64_t)((size_bytes - 1) / PAGE * PAGE), .len = PAGE};
+    int r = notify(fd, FUSE_NOTIFY_STORE, &store, sizeof store, &zero, sizeof zero, err);
+    return r ? r : notify(fd, FUSE_NOTIFY_INVAL_INODE, &forget, sizeof forget, NULL, 0, err);
 }

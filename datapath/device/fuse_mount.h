@@ -1,6 +1,8 @@
 /* The FUSE mount and its descriptors. Blocking: for offload threads. */
 #pragma once
 
+#include <stdint.h>
+
 #include "common/error.h"
 
 /* Mount a new connection at path (made if absent; a dead mount of ours is cleared first) and give its
@@ -9,6 +11,9 @@ int fuse_mount(const char *path, const char *volume_id, int *ret_fd, struct erro
 
 /* Another descriptor of the same connection (FUSE_DEV_IOC_CLONE). */
 int fuse_clone(int fd, int *ret_fd, struct error *err);
+
+/* Tell the kernel that the file has grown: any thread, beside all else that is written to fd. */
+int fuse_notify_size(int fd, uint64_t ino, uint64_t size_bytes, struct error *err);
 
 /* E_BUSY while a file in it is open. 0 also when nothing is mounted. */
 int fuse_unmount(const char *path, struct error *err);

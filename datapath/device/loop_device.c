@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/loop.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -148,5 +149,23 @@ int loop_device_clear(const char *path, const char *file, struct error *err)
         return error_errno(err, -r, "cannot detach %s", path);
     if (backing_file(number, backing) && str_equal(backing, file))
         return error_set(err, E_BUSY, "%s is still in use", path);
+    return 0;
+}
+
+int loop_device_resize(const char *path, const char *file, uint64_t size_bytes, struct error *err)
+{
+    char backing[ATTRIBUTE_MAX];
+    uint64_t now_bytes = 0;
+    int number = loop_number(path, "/dev/loop");
+    _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return error_errno(err, errno, "%s", path);
+    if (number < 0 || !backing_file(number, backing) || !str_equal(backing, file))
+        return error_set(err, E_NOT_FOUND, "%s is not the volume's any more", path);
+    if (ioctl(fd, LOOP_SET_CAPACITY, 0) < 0 || ioctl(fd, BLKGETSIZE64, &now_bytes) < 0)
+        return error_errno(err, errno, "cannot resize %s", path);
+    if (now_bytes < size_bytes)
+        return error_set(err, -EIO, "%s has %llu bytes, not %llu", path, (unsigned long long)now_bytes,
+                         (unsigned long long)size_bytes);
     return 0;
 }

@@ -18,6 +18,9 @@ int loop_device_find(const char *file, char ret_path[LOOP_DEVICE_PATH_MAX], stru
 int loop_device_create(const char *file, uint32_t block_size_bytes, bool read_only,
                        char ret_path[LOOP_DEVICE_PATH_MAX], struct error *err);
 
+/* Have it look at its file's size again; an error when it is not size_bytes at least then. */
+int loop_device_resize(const char *path, const char *file, uint64_t size_bytes, struct error *err);
+
 /* Detach it. E_BUSY while someone holds it open (it then goes away with the last user). 0 also when it is
  * gone. */
 int loop_device_clear(const char *path, const char *file, struct error *err);

@@ -112,6 +112,11 @@ static void request_finish(struct requests *requests, struct request *request, i
 {
     if (request->verb == REQUEST_READ && result == 0 && requests->gate == REQUESTS_REFUSED)
         replay_log_overlay(requests->log, request->offset, request->length, request->data);
+    if (result < 0 && result != -EOPNOTSUPP && !request->internal) {
+        requests->errors++;
+        if (requests->erred)
+            requests->erred(requests->context);
+    }
     request_move(requests, request, REQUEST_IDLE);
     if (request->settling)
         request->settling(request, result);
@@ -223,6 +228,8 @@ static void request_send_done(struct iscsi_context *iscsi, int status, void *dat
     struct requests *requests = request->requests;
     int number = 0;
     enum answer answer = answer_classify(status, request->task, &number);
+    if (requests->capacity_changed && answer_tells_capacity(status, request->task))
+        requests->capacity_changed(requests->context);
     if (answer == ANSWER_GOOD && read_is_short(request)) {
         answer = ANSWER_ERROR;
         number = EIO;

@@ -77,6 +77,11 @@ struct requests {
     bool finish_posted;
     struct request relief; /* the flush that the device sends by itself */
     void (*relieved)(void *context, int result);
+    /* Both NULL or set after requests_init(), and called with the same context: the target said that the
+     * volume's size is another; a request of the kernel's ended with an error. */
+    void (*capacity_changed)(void *context);
+    void (*erred)(void *context);
+    uint64_t errors; /* such requests so far */
     void *context;
     void *zeroes; /* a block, for WRITE SAME */
 };

@@ -13,7 +13,7 @@
  *
  *   "end": true is written by mooring-node before its SIGTERM when the volume is to be detached; it is read
  *   again at the signal, and "portals" at SIGHUP: the storage server may have another address now. Nothing
- *   else is ever read again.
+ *   else is ever read again. "size_bytes" is what the volume has at least.
  *
  *   Optional: "log_size_bytes" and "buffers_size_bytes" (32 MiB each), "replay" and "resend" (true; false in
  *   tests only: FUSE_NOTIFY_RESEND is not asked for, as if this were a kernel before 6.9),
@@ -25,6 +25,10 @@
  *
  *   { "format": 1, "state": "ready", "pid": 4711, "generation": 2, "block_device": "/dev/loop3",
  *     "since": <unix seconds>, "error": "", "take_over": true }
+ *
+ *   "size_bytes": what the block device has; 0 until it is there. It grows with the volume, which the server
+ *   tells (CAPACITY DATA HAS CHANGED), and which SIGHUP has asked for. "resize_error": why it does not have
+ * the volume's size, or "". "io_errors": requests that this process ended with an error.
  *
  *   "version" and "take_over_format": of the build that writes it; what a successor of another build must
  * know.
@@ -114,6 +118,9 @@ struct device_status {
     int64_t since_unix_s;
     char error[256];
     bool take_over;
+    uint64_t size_bytes; /* that the block device has; 0: there is none yet */
+    char resize_error[128];
+    uint64_t io_errors;
 };
 
 const char *device_status_name(enum device_status_code code);

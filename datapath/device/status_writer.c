@@ -10,6 +10,8 @@
 #include "common/cleanup.h"
 #include "common/log.h"
 
+#define COUNT_PAUSE_MS 1000u
+
 static int write_work(struct loop_work *work)
 {
     struct status_writer *writer = container_of(work, struct status_writer, work);
@@ -42,6 +44,15 @@ static void write_done(struct loop_op *op, int res, unsigned flags)
         write_start(writer);
 }
 
+static void pause_done(struct loop_op *op, int res, unsigned flags)
+{
+    (void)res;
+    (void)flags;
+    struct status_writer *writer = container_of(op, struct status_writer, pause);
+    writer->pause_armed = false;
+    write_start(writer);
+}
+
 void status_writer_init(struct status_writer *writer, struct loop *loop, int dir_fd, uint64_t generation)
 {
     *writer = (struct status_writer){.loop = loop, .dir_fd = dir_fd};
@@ -49,6 +60,7 @@ void status_writer_init(struct status_writer *writer, struct loop *loop, int dir
     writer->status.since_unix_s = time(NULL);
     writer->work.work = write_work;
     writer->work.op.done = write_done;
+    writer->pause.done = pause_done;
 }
 
 void status_writer_set(struct status_writer *writer, enum device_status_code code, const char *error)
@@ -64,6 +76,22 @@ void status_writer_set(struct status_writer *writer, enum device_status_code cod
     status->code = code;
     snprintf(status->error, sizeof status->error, "%s", words);
     write_start(writer);
+}
+
+void status_writer_set_size(struct status_writer *writer, uint64_t size_bytes, const char *error)
+{
+    writer->status.size_bytes = size_bytes;
+    snprintf(writer->status.resize_error, sizeof writer->status.resize_error, "%s", error);
+    write_start(writer);
+}
+
+void status_writer_count_errors(struct status_writer *writer, uint64_t errors)
+{
+    writer->status.io_errors = errors;
+    if (writer->pause_armed)
+        return;
+    writer->pause_armed = true;
+    loop_timeout(writer->loop, &writer->pause, COUNT_PAUSE_MS);
 }
 
 void status_writer_set_device(struct status_writer *writer, const char *block_device, bool take_over)

@@ -16,12 +16,19 @@ struct status_writer {
     struct device_status written;
     struct loop_work work;
     bool running, again;
+    struct loop_op pause; /* before a count is written */
+    bool pause_armed;
 };
 
 void status_writer_init(struct status_writer *writer, struct loop *loop, int dir_fd, uint64_t generation);
 
 /* error: NULL or words. Unchanged states are not written again. */
 void status_writer_set(struct status_writer *writer, enum device_status_code code, const char *error);
+/* What the block device has; error: why it does not have the volume's, or "". */
+void status_writer_set_size(struct status_writer *writer, uint64_t size_bytes, const char *error);
+
+/* Written within a second, however many there are. */
+void status_writer_count_errors(struct status_writer *writer, uint64_t errors);
 void status_writer_set_device(struct status_writer *writer, const char *block_device, bool take_over);
 
 /* Before and after the loop runs: write at once. */

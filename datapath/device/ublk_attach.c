@@ -305,6 +305,11 @@ static void ublk_attach_resume(struct frontend *frontend, int log_result)
         ublk_queue_resume(&attach->queue, log_result);
 }
 
+static int ublk_attach_resize(struct frontend *frontend, uint64_t size_bytes, struct error *err)
+{
+    return ublk_control_resize(of(frontend)->id, size_bytes, err);
+}
+
 static int ublk_attach_abort(struct frontend *frontend, struct error *err)
 {
     struct ublk_attach *attach = of(frontend);
@@ -372,6 +377,7 @@ static const struct frontend_ops ublk_attach_ops = {
     .serve = ublk_attach_serve,
     .attach = ublk_attach_attach,
     .hand_over = ublk_attach_hand_over,
+    .resize = ublk_attach_resize,
     .resume = ublk_attach_resume,
     .detach = ublk_attach_detach,
     .close = ublk_attach_close,

@@ -161,6 +161,17 @@ int ublk_control_recover_end(uint32_t id, struct error *err)
     return control_serve(UBLK_PROTO_END_USER_RECOVERY, id, "take it over", err);
 }
 
+int ublk_control_resize(uint32_t id, uint64_t size_bytes, struct error *err)
+{
+    uint64_t features = 0;
+    int r = ublk_control_features(&features, err);
+    if (r == 0 && !(features & UBLK_PROTO_F_UPDATE_SIZE))
+        r = error_set(err, E_UNIMPLEMENTED,
+                      "this kernel cannot resize a ublk device (Linux 6.16 can): it takes the volume's size "
+                      "when it is staged anew");
+    return r ? r : control_simple(UBLK_PROTO_UPDATE_SIZE, id, size_bytes >> 9, "resize it", err);
+}
+
 int ublk_control_try_stop(uint32_t id, struct error *err)
 {
     struct ublksrv_ctrl_cmd command = {.dev_id = id};

@@ -29,6 +29,9 @@ int ublk_control_start(uint32_t id, struct error *err);
 int ublk_control_recover_begin(uint32_t id, unsigned timeout_ms, struct error *err);
 int ublk_control_recover_end(uint32_t id, struct error *err);
 
+/* The block device has so many bytes from here on. E_UNIMPLEMENTED before Linux 6.16. */
+int ublk_control_resize(uint32_t id, uint64_t size_bytes, struct error *err);
+
 /* Only if nobody has it open: E_BUSY. E_UNIMPLEMENTED before Linux 7.0. */
 int ublk_control_try_stop(uint32_t id, struct error *err);
 

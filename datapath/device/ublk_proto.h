@@ -19,6 +19,7 @@
 #define UBLK_PROTO_END_USER_RECOVERY _IOWR('u', 0x11, struct ublksrv_ctrl_cmd)
 #define UBLK_PROTO_GET_FEATURES _IOR('u', 0x13, struct ublksrv_ctrl_cmd)
 #define UBLK_PROTO_DEL_DEV_ASYNC _IOR('u', 0x14, struct ublksrv_ctrl_cmd)
+#define UBLK_PROTO_UPDATE_SIZE _IOWR('u', 0x15, struct ublksrv_ctrl_cmd) /* Linux 6.16 */
 #define UBLK_PROTO_TRY_STOP_DEV _IOWR('u', 0x17, struct ublksrv_ctrl_cmd)
 
 #define UBLK_PROTO_FETCH_REQ _IOWR('u', 0x20, struct ublksrv_io_cmd)
@@ -26,6 +27,7 @@
 
 #define UBLK_PROTO_F_CMD_IOCTL_ENCODE (1ULL << 6)
 #define UBLK_PROTO_F_USER_COPY (1ULL << 7)
+#define UBLK_PROTO_F_UPDATE_SIZE (1ULL << 10)
 #define UBLK_PROTO_F_SAFE_STOP_DEV (1ULL << 17)
 
 #define UBLK_PROTO_FEATURES_LENGTH 8

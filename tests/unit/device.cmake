@@ -3,6 +3,8 @@ mooring_test(device_requests_test
   SOURCES tests/unit/device_requests_test.c tests/unit/device_fake_session.c DEPENDS mooring_device)
 mooring_test(device_path_test
   SOURCES tests/unit/device_path_test.c tests/unit/device_fake_session.c DEPENDS mooring_device)
+mooring_test(device_capacity_test
+  SOURCES tests/unit/device_capacity_test.c tests/unit/device_fake_session.c DEPENDS mooring_device)
 mooring_test(device_parts_test SOURCES tests/unit/device_parts_test.c DEPENDS mooring_device)
 mooring_test(device_fuse_test
   SOURCES tests/unit/device_fuse_test.c tests/unit/device_fake_session.c DEPENDS mooring_device)
