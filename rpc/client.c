@@ -97,9 +97,10 @@ static void client_renew_locked(struct rpc_client *client)
     struct client_channel *channel;
 
     if (client_connect(client, &channel, &err)) {
-        log_warning("new TLS files are not taken, those from before stay in use: %s", error_text(&err));
+        tls_files_refused(client->tls, &err);
         return;
     }
+    tls_files_taken(client->tls);
     log_info("connecting to %s with new TLS files: %s", client->endpoint.target,
              tls_files_paths(client->tls)->cert_file);
     client_channel_unref_locked(client->channel);

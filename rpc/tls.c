@@ -135,9 +135,10 @@ tls_fetch_config(void *context, grpc_ssl_server_certificate_config **ret_config)
     if (!tls_files_changed(files))
         return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
     if (tls_load(tls_files_paths(files), &pem, &err)) {
-        log_warning("new TLS files are not taken, those from before stay in use: %s", error_text(&err));
+        tls_files_refused(files, &err);
         return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
     }
+    tls_files_taken(files);
     pair = (grpc_ssl_pem_key_cert_pair){.private_key = pem.key, .cert_chain = pem.cert};
     *ret_config = grpc_ssl_server_certificate_config_create(pem.ca, &pair, 1);
     tls_pem_done(&pem);

@@ -6,11 +6,13 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "common/cleanup.h"
+#include "common/log.h"
 
 #define FILES_COUNT 3
 
@@ -28,6 +30,8 @@ struct tls_files {
     struct rpc_tls tls; /* the same paths */
     pthread_mutex_t lock;
     struct stamp stamps[FILES_COUNT];
+    bool refused;  /* what was there at the last look */
+    char why[512]; /* said of it */
 };
 
 static struct stamp stamp_of(const char *path)
@@ -93,9 +97,8 @@ const struct rpc_tls *tls_files_paths(const struct tls_files *files)
 
 bool tls_files_changed(struct tls_files *files)
 {
-    bool changed = false;
-
     pthread_mutex_lock(&files->lock);
+    bool changed = files->refused;
     for (size_t i = 0; i < FILES_COUNT; i++) {
         struct stamp now = stamp_of(files->paths[i]);
 
@@ -104,4 +107,22 @@ bool tls_files_changed(struct tls_files *files)
     }
     pthread_mutex_unlock(&files->lock);
     return changed;
+}
+
+void tls_files_refused(struct tls_files *files, const struct error *why)
+{
+    pthread_mutex_lock(&files->lock);
+    bool said = files->refused && strncmp(files->why, error_text(why), sizeof(files->why) - 1) == 0;
+    files->refused = true;
+    snprintf(files->why, sizeof(files->why), "%s", error_text(why));
+    pthread_mutex_unlock(&files->lock);
+    if (!said)
+        log_warning("new TLS files are not taken, those from before stay in use: %s", error_text(why));
+}
+
+void tls_files_taken(struct tls_files *files)
+{
+    pthread_mutex_lock(&files->lock);
+    files->refused = false;
+    pthread_mutex_unlock(&files->lock);
 }

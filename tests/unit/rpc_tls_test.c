@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -252,6 +253,55 @@ static void test_files_given_later(void **state)
     tls_files_free(files);
 }
 
+/* What kept a good file from being read can end without a change of the file: here there is no descriptor. */
+static void test_files_read_later(void **state)
+{
+    struct rpc_server *server = tls_serve("server");
+    struct rpc_client_options options = {.endpoint = rpc_test_tcp};
+    struct rpc_client *client;
+    struct error err = {0};
+    struct rlimit limit;
+    struct rpc_tls tls;
+
+    (void)state;
+    tls_put_live("controller");
+    tls = rpc_test_tls("ca", "live");
+    options.tls = &tls;
+    rpc_test_expect(0, rpc_client_new(&client, &options, &err), &err);
+    tls_expect_role(client, RPC_ROLE_CONTROLLER);
+    tls_put_live("operator");
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &(struct rlimit){.rlim_cur = 3, .rlim_max = limit.rlim_max}),
+                     0);
+    tls_expect_role(client, RPC_ROLE_CONTROLLER);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    tls_expect_role(client, RPC_ROLE_OPERATOR);
+    rpc_client_free(client);
+    rpc_server_free(server, 1000);
+}
+
+/* The same for a server: the first handshake after the files can be read again has them. */
+static void test_refused_files_are_tried_again(void **state)
+{
+    struct tls_files *files;
+    struct error err = {0};
+    struct rpc_tls tls;
+
+    (void)state;
+    tls_put_live("server");
+    tls = rpc_test_tls("ca", "live");
+    rpc_test_expect(0, tls_files_new(&files, &tls, &err), &err);
+    assert_true(tls_files_changed(files));
+    error_set(&err, E_INVALID_ARGUMENT, "it cannot be read");
+    tls_files_refused(files, &err);
+    assert_true(tls_files_changed(files));
+    assert_true(tls_files_changed(files));
+    tls_files_taken(files);
+    assert_false(tls_files_changed(files));
+    error_done(&err);
+    tls_files_free(files);
+}
+
 static void test_unreachable(void **state)
 {
     struct error err = {0};
@@ -396,6 +446,8 @@ int rpc_tls_tests(void)
         cmocka_unit_test(test_node_cannot_serve),
         cmocka_unit_test(test_server_renewed),
         cmocka_unit_test(test_client_renewed),
+        cmocka_unit_test(test_files_read_later),
+        cmocka_unit_test(test_refused_files_are_tried_again),
         cmocka_unit_test(test_files_given_later),
         cmocka_unit_test(test_unreachable),
         cmocka_unit_test(test_silent),
