@@ -15,10 +15,13 @@ STATE, NOT_FOUND = 5, 3
 
 
 def upgrade(node, *arguments, expect=0):
-    """The rows that it prints, and what it says on stderr."""
+    """The rows that it prints, and what it says on stderr. expect: its exit status; None: any but 0."""
     done = subprocess.run([harness.program("mooring"), "-o", "json", "node", "upgrade", "--node-socket", node.endpoint,
                            *arguments], check=False, timeout=120, text=True, capture_output=True)
-    equal(done.returncode, expect, f"exit of mooring node upgrade: {done.stdout} {done.stderr}")
+    if expect is None:
+        assert done.returncode, f"exit of mooring node upgrade: 0: {done.stdout}"
+    else:
+        equal(done.returncode, expect, f"exit of mooring node upgrade: {done.stdout} {done.stderr}")
     return (json.loads(done.stdout) if done.stdout.strip() else []), done.stderr
 
 
@@ -73,7 +76,7 @@ def test_under_load(stack):
 
 
 def test_refused(stack):
-    """A build that does not know the old one's log: nothing is ended, and no further volume is tried."""
+    """A build that does not know the old one's log: nothing is ended, and each volume is named."""
     node = stack.n1
     libexec = with_own_programs(stack, node)
     volumes = sorted((stack.volume(block=True), stack.volume(block=True)), key=lambda one: one.id)
@@ -84,8 +87,8 @@ def test_refused(stack):
     install(libexec, f"#!/bin/sh\n[ \"$1\" = --check ] && echo '{check}' && exit\n"
                      f"exec {harness.program('mooring-device')} \"$@\"\n")
     rows, words = upgrade(node, expect=STATE)
-    equal([row["volume_id"] for row in rows], [volumes[0].id], "it stops at the first")
-    assert "9.0" in words and "format 1" in words and "stopped" in words, words
+    equal([row["volume_id"] for row in rows], [volume.id for volume in volumes], "what was tried")
+    assert all(text in words for text in ("9.0", "format 1", "2 of 2", volumes[0].id, volumes[1].id)), words
     install(libexec, f"#!/bin/sh\n[ \"$1\" = --check ] && exit 2\nexec {harness.program('mooring-device')} \"$@\"\n")
     upgrade(node, expect=STATE)
     equal([node.pid(volume) for volume in volumes], pids, "the device processes")
@@ -93,6 +96,33 @@ def test_refused(stack):
     install(libexec)
     rows, _ = upgrade(node)
     equal([row["outcome"] for row in rows], ["replaced"] * 2, "with one that knows it")
+    for volume in volumes:
+        node.leave(volume)
+
+
+def test_goes_on(stack):
+    """One that cannot be taken over keeps no other from being replaced; one that does not come back does."""
+    node = stack.n1
+    libexec = with_own_programs(stack, node)
+    volumes = sorted((stack.volume(block=True) for _ in range(3)), key=lambda one: one.id)
+    for volume in volumes:
+        node.use(volume)
+    install(libexec)
+    status = node.volume_dir(volumes[0]) / "device" / "status.json"
+    kept = status.read_text()
+    status.write_text(json.dumps({**json.loads(kept), "take_over": False}))
+    rows, words = upgrade(node, expect=STATE)
+    equal([row["outcome"] == "replaced" for row in rows], [False, True, True], f"replaced: {rows}")
+    assert "1 of 3" in words and volumes[0].id in words and volumes[1].id not in words, words
+    status.write_text(kept)
+    check = json.dumps({"auto": "fuse", "version": "9.0", "state_format": 1, "take_over_formats": [1]})
+    install(libexec, f"#!/bin/sh\n[ \"$1\" = --check ] && echo '{check}' && exit\nexit 1\n")
+    rows, words = upgrade(node, expect=None)
+    equal([row["volume_id"] for row in rows], [volumes[0].id], "tried with a program that does not serve")
+    assert "2 more are left" in words, words
+    equal([node.pid(volume) is None for volume in volumes], [True, False, False], "which device processes ended")
+    install(libexec)
+    node.wait_ready(volumes[0])
     for volume in volumes:
         node.leave(volume)
 
@@ -107,6 +137,7 @@ def main():
             return 0
         suite.run("node_upgrade_under_load", test_under_load, stack)
         suite.run("node_upgrade_refused", test_refused, stack)
+        suite.run("node_upgrade_goes_on", test_goes_on, stack)
     return suite.finish()
 
 
