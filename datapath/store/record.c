@@ -177,6 +177,10 @@ static bool limits_set(const struct volume_limits *limits)
 
 int volume_record_format(const struct volume_record *record)
 {
+    for (size_t i = 0; i < record->attachments_count; i++) {
+        if (record->attachments[i].write_through)
+            return 2;
+    }
     return limits_set(&record->limits) || record->source_id[0] != '\0' ? 2 : 1;
 }
 

@@ -88,7 +88,8 @@ struct volume_record {
 void volume_record_done(struct volume_record *record);
 int volume_record_copy(struct volume_record *dst, const struct volume_record *src); /* 0 or -ENOMEM */
 /* The oldest format that holds all of it, so that an older build reads what it would not lose a part of:
- * 2 has "limits" and "source_id". */
+ * 2 has "limits", "source_id", and attachments with "write_through", whose writes an older one would hold
+ * back. */
 int volume_record_format(const struct volume_record *record);
 int volume_record_to_json(const struct volume_record *record, json_t **ret_object);
 int volume_record_from_json(json_t *object, struct volume_record *ret_record, struct error *err);

@@ -185,7 +185,7 @@ def unreadable(cluster, _choice):
     path = server.pool.path / "volumes" / volume.volume_id / "volume.json"
     before = path.read_text()
     try:
-        for damaged in (json.dumps({**json.loads(before), "format": 2}), before[:len(before) // 2], ""):
+        for damaged in (json.dumps({**json.loads(before), "format": 99}), before[:len(before) // 2], ""):
             server.stop()
             path.write_text(damaged)
             server.start()

@@ -135,6 +135,27 @@ static void limits_are_kept(void **state)
     store_close(store);
 }
 
+static int attach_through(struct volume_record *record, void *context, struct error *err)
+{
+    const bool *through = context;
+
+    if (record->attachments_count == 0) {
+        record->attachments = calloc(1, sizeof(*record->attachments));
+        assert_non_null(record->attachments);
+        record->attachments_count = 1;
+        record->epoch_last = 1;
+    }
+    record->attachments[0] = (struct attachment){.node_id = "n1",
+                                                 .epoch = 1,
+                                                 .access_mode = ACCESS_SINGLE_NODE_WRITER,
+                                                 .generation = 1,
+                                                 .write_through = *through,
+                                                 .secret = "00112233445566778899aabbccddeeff",
+                                                 .generation_secret = "00112233445566778899aabbccddeeff"};
+    (void)err;
+    return E_OK;
+}
+
 static int format_of(const struct fixture *fixture, const char *id)
 {
     _cleanup_json_ json_t *object = NULL;
@@ -154,6 +175,7 @@ static void a_newer_format_only_where_it_is_needed(void **state)
     struct volume_record spec = fixture_spec(1);
     struct volume *volume;
     struct store *store;
+    bool through = true;
 
     fixture_empty(fixture);
     store = fixture_open(fixture);
@@ -162,6 +184,11 @@ static void a_newer_format_only_where_it_is_needed(void **state)
     assert_int_equal(volume_set_limits(volume, &limits, 1, NULL), E_OK);
     assert_int_equal(format_of(fixture, spec.id), 2);
     assert_int_equal(volume_set_limits(volume, &none, 2, NULL), E_OK);
+    assert_int_equal(format_of(fixture, spec.id), 1);
+    assert_int_equal(volume_update(volume, attach_through, &through, NULL), E_OK);
+    assert_int_equal(format_of(fixture, spec.id), 2);
+    through = false; /* the next generation's, of a device that replays */
+    assert_int_equal(volume_update(volume, attach_through, &through, NULL), E_OK);
     assert_int_equal(format_of(fixture, spec.id), 1);
     volume_unref(volume);
     store_close(store);
