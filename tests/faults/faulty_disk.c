@@ -9,6 +9,8 @@
  *   fail VERB N ERRNO     the next N of write, flush or read fail (-1: all from now on; 0: none any more)
  *   fail VERB N ERRNO FROM TO…  the same, of those that touch bytes from FROM up to TO, or another pair
  *   cut SEED KEEP         power loss: KEEP percent of the unflushed sectors survive, then all is EIO
+ *   record PATH           write down all that the disk is told from now on (disk_journal.h)
+ *   mark N                put a mark there; answered when all before it is in the file
  *
  * One thread: a poll(2) over /dev/fuse, the control socket and the held write's time.
  */
@@ -29,6 +31,7 @@
 #include <unistd.h>
 
 #include "tests/faults/disk_cache.h"
+#include "tests/faults/disk_journal.h"
 
 #define DISK_NAME "disk"
 #define DISK_INODE 2
@@ -168,6 +171,8 @@ static void disk_write_now(fuse_req_t request, const char *data, size_t length, 
 
     if (!error)
         error = -disk_cache_write(disk.cache, data, offset, length);
+    if (!error)
+        error = -disk_journal_add(JOURNAL_WRITE, offset, length, data);
     if (error)
         fuse_reply_err(request, error);
     else
@@ -203,7 +208,9 @@ static void disk_fsync(fuse_req_t request, fuse_ino_t inode, int datasync, struc
     (void)datasync;
     (void)info;
     disk.flushes++;
-    fuse_reply_err(request, error ? error : -disk_cache_flush(disk.cache));
+    if (!error)
+        error = -disk_cache_flush(disk.cache);
+    fuse_reply_err(request, error ? error : -disk_journal_add(JOURNAL_FLUSH, 0, 0, NULL));
 }
 
 static void disk_fallocate(fuse_req_t request, fuse_ino_t inode, int mode, off_t offset, off_t length,
@@ -216,6 +223,8 @@ static void disk_fallocate(fuse_req_t request, fuse_ino_t inode, int mode, off_t
     (void)info;
     if (!error)
         error = -disk_cache_discard(disk.cache, (uint64_t)offset, (uint64_t)length);
+    if (!error)
+        error = -disk_journal_add(JOURNAL_DISCARD, (uint64_t)offset, (uint64_t)length, NULL);
     fuse_reply_err(request, error);
 }
 
@@ -302,6 +311,7 @@ static const char *control_fail(const char *words)
 static void control_command(const char *line, char *answer, size_t size)
 {
     unsigned long long number, percent;
+    char path[256];
     size_t lost = 0;
 
     if (sscanf(line, "hold %llu", &number) == 1) {
@@ -318,6 +328,11 @@ static void control_command(const char *line, char *answer, size_t size)
         disk.frozen = false;
         held_release(UINT64_MAX);
         snprintf(answer, size, r ? "error: the image failed\n" : "ok lost %zu\n", lost);
+    } else if (sscanf(line, "record %255s", path) == 1) {
+        snprintf(answer, size, disk_journal_open(path) ? "error: no such file\n" : "ok\n");
+    } else if (sscanf(line, "mark %llu", &number) == 1) {
+        int r = disk_journal_add(JOURNAL_MARK, number, 0, NULL);
+        snprintf(answer, size, r || disk_journal_flush() ? "error: the journal failed\n" : "ok\n");
     } else if (strncmp(line, "freeze", 6) == 0) {
         disk.frozen = true;
         snprintf(answer, size, "ok\n");
