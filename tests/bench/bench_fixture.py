@@ -18,8 +18,8 @@ def take_zram(scratch, size_bytes=4 << 30):
 
 def fill(path, size_bytes):
     """Blocks that were never written would be answered without the disk."""
-    harness.run(harness.program("fio"), "--name=fill", f"--filename={path}", "--direct=1", "--rw=write", "--bs=1M",
-                f"--size={size_bytes}", timeout=300)
+    harness.run(harness.program("fio"), "--name=fill", "--zero_buffers", f"--filename={path}", "--direct=1",
+                "--rw=write", "--bs=1M", f"--size={size_bytes}", timeout=300)
 
 
 class Nbd:
