@@ -7,10 +7,12 @@
 #include "datapath/loop/loop.h"
 #include "datapath/store/image.h"
 #include "datapath/store/record.h"
+#include "datapath/store/snapshot.h"
 #include "datapath/store/store.h"
 
 struct backend;
 struct backend_image;
+struct backend_copy;
 
 /* What image_start() is asked to start for an image_io. */
 enum image_step {
@@ -42,6 +44,13 @@ struct backend_ops {
                         int (*unreadable)(const char *volume_id, uint64_t size_bytes, const char *why,
                                           void *context, struct error *err),
                         void *context, struct error *err);
+    /* The same, after the volumes; each record with "allocated_bytes", and that as the size of one that
+     * cannot be read. */
+    int (*load_snapshots)(struct backend *backend,
+                          int (*visit)(json_t *object, void *context, struct error *err),
+                          int (*unreadable)(const char *snapshot_id, uint64_t allocated_bytes,
+                                            const char *why, void *context, struct error *err),
+                          void *context, struct error *err);
     int (*load_nodes)(struct backend *backend, int (*visit)(json_t *object, void *context, struct error *err),
                       void *context, struct error *err);
     /* Each claim with "kind" (enum name_kind), "name" and "holder_id". */
@@ -58,6 +67,8 @@ struct backend_ops {
     int (*volume_grow)(struct backend *backend, const struct volume_record *record, uint64_t size_bytes,
                        struct error *err);
     void (*volume_shrink)(struct backend *backend, const struct volume_record *record);
+    int (*snapshot_save)(struct backend *backend, const struct snapshot_record *record, struct error *err);
+    int (*snapshot_delete)(struct backend *backend, const char *snapshot_id, struct error *err);
     int (*node_save)(struct backend *backend, const struct node_record *record, struct error *err);
     int (*name_save)(struct backend *backend, enum name_kind kind, const char *name, const char *holder_id,
                      struct error *err);
@@ -65,14 +76,40 @@ struct backend_ops {
 
     int (*image_open)(struct backend *backend, const struct volume_record *record, struct backend_image **ret,
                       struct error *err);
+    /* The data of a snapshot, for reading. */
+    int (*snapshot_open)(struct backend *backend, const struct snapshot_record *record,
+                         struct backend_image **ret, struct error *err);
     void (*image_close)(struct backend_image *image);
     int (*image_used)(struct backend_image *image, uint64_t *ret_bytes, struct error *err);
     int (*image_extent)(struct backend_image *image, uint64_t offset, uint64_t length, bool *ret_mapped,
                         uint64_t *ret_length);
+    /* What of its space nothing else shares. */
+    int (*image_exclusive)(struct backend_image *image, uint64_t *ret_bytes, struct error *err);
+    /* snapshot_extents(), up to limit; base may be NULL. Neither changes meanwhile. */
+    int (*image_extents)(struct backend_image *image, struct backend_image *base, uint64_t from,
+                         uint64_t limit, extent_visit visit, void *context, struct error *err);
     int (*image_discard_all)(struct backend_image *image, struct error *err);
     /* Start io's current step; complete by io->op (a loop operation's own results: bytes, or a negative
      * errno). */
     void (*image_start)(struct backend_image *image, struct loop *loop, struct image_io *io);
+
+    /*
+     * A copy, built aside; whole when each byte below size_bytes was shared or passed over as a hole. source
+     * outlives it. commit: as volume_create(). Free it in any case, which discards what was not committed.
+     */
+    int (*copy_new)(struct backend *backend, const char *id, struct backend_image *source,
+                    uint64_t size_bytes, struct backend_copy **ret, struct error *err);
+    /* How far from offset sharing takes extents_max extents at most, or that there is nothing to share up to
+     * there. 0 or -errno. */
+    int (*copy_plan)(struct backend_copy *copy, uint64_t offset, uint64_t limit, unsigned extents_max,
+                     uint64_t *ret_end, bool *ret_hole);
+    /* One range, atomically against changes of the source in flight. 0, E_NO_SPACE or -errno. */
+    int (*copy_share)(struct backend_copy *copy, uint64_t offset, uint64_t end);
+    int (*copy_commit_snapshot)(struct backend_copy *copy, const struct snapshot_record *record,
+                                uint64_t *ret_used_bytes, struct error *err);
+    int (*copy_commit_volume)(struct backend_copy *copy, const struct volume_record *record,
+                              struct error *err);
+    void (*copy_free)(struct backend_copy *copy);
 };
 
 extern const struct backend_ops pool_backend; /* pool/ */

@@ -19,27 +19,7 @@
 #include "common/cleanup.h"
 #include "common/log.h"
 #include "common/size.h"
-#include "datapath/store/backend.h"
-#include "datapath/store/store_internal.h"
-
-struct io_list {
-    struct image_io *first;
-    struct image_io **last;
-};
-
-struct image {
-    struct volume *volume;
-    const struct backend_ops *ops;
-    struct backend_image *backend;
-
-    pthread_mutex_t lock; /* guards all below */
-    bool syncing;
-    struct io_list riders;  /* answered by the sync in flight; the first one started it */
-    struct io_list waiting; /* arrived after that was submitted */
-    atomic_bool recording;  /* "write-failed" is being made durable; read without the lock, too */
-    bool unrecorded;        /* the last attempt at that failed */
-    struct io_list failed;  /* answered when it is recorded; the first one started that */
-};
+#include "datapath/store/image_internal.h"
 
 static void image_mark(struct image_io *io);
 static int image_mark_work(struct loop_work *work);
@@ -56,26 +36,13 @@ static void image_record_done(struct loop_op *op, int res, unsigned flags);
 
 /* ---- lists ---- */
 
-static void list_init(struct io_list *list)
-{
-    list->first = NULL;
-    list->last = &list->first;
-}
-
-static void list_add(struct io_list *list, struct image_io *io)
-{
-    io->next = NULL;
-    *list->last = io;
-    list->last = &io->next;
-}
-
 static void list_move(struct io_list *to, struct io_list *from)
 {
     if (!from->first)
         return;
     *to->last = from->first;
     to->last = from->last;
-    list_init(from);
+    io_list_init(from);
 }
 
 static void list_set_result(struct io_list *list, int result)
@@ -155,8 +122,8 @@ static void image_refuse_one(struct image_io *io)
 {
     struct io_list list;
 
-    list_init(&list);
-    list_add(&list, io);
+    io_list_init(&list);
+    io_list_add(&list, io);
     image_refuse(io->image, io->loop, &list);
 }
 
@@ -175,7 +142,17 @@ void image_submit(struct image *image, struct loop *loop, struct image_io *io)
         image_sync(io);
     else if (io->length == 0)
         image_answer_later(io, 0);
-    else if (changes && volume_write_marks(image->volume, io->epoch, io->generation))
+    else if (!changes)
+        image_start(io, IMAGE_STEP_DATA);
+    else if (!image_gate(io))
+        image_change(io);
+}
+
+void image_change(struct image_io *io)
+{
+    if (image_write_failed(io->image)) /* it may have waited since it was submitted */
+        image_refuse_one(io);
+    else if (volume_write_marks(io->image->volume, io->epoch, io->generation))
         image_mark(io);
     else
         image_start(io, IMAGE_STEP_DATA);
@@ -242,8 +219,8 @@ static void image_data_failed(struct image_io *io, int res)
         io->done(io, full ? E_NO_SPACE : res);
         return;
     }
-    list_init(&list);
-    list_add(&list, io);
+    io_list_init(&list);
+    io_list_add(&list, io);
     list_set_result(&list, res);
     pthread_mutex_lock(&io->image->lock);
     recorder = image_fail_locked(io->image, &list);
@@ -302,7 +279,7 @@ static void image_sync(struct image_io *io)
     pthread_mutex_lock(&image->lock);
     first = !image->syncing;
     image->syncing = true;
-    list_add(first ? &image->riders : &image->waiting, io);
+    io_list_add(first ? &image->riders : &image->waiting, io);
     pthread_mutex_unlock(&image->lock);
     if (first)
         image_start(io, IMAGE_STEP_SYNC);
@@ -326,7 +303,7 @@ static void image_sync_done(struct image_io *io, int res)
     struct image_io *starter, *recorder = NULL;
     struct io_list ended;
 
-    list_init(&ended);
+    io_list_init(&ended);
     pthread_mutex_lock(&image->lock);
     refused = !failed && image_write_failed(image);
     list_move(&ended, &image->riders);
@@ -397,7 +374,7 @@ static void image_record_done(struct loop_op *op, int res, unsigned flags)
     struct io_list ended;
 
     (void)flags;
-    list_init(&ended);
+    io_list_init(&ended);
     pthread_mutex_lock(&image->lock);
     image->recording = false;
     image->unrecorded = res != 0;
@@ -418,6 +395,9 @@ int image_extent(struct image *image, uint64_t offset, uint64_t length, bool *re
 
 int image_discard_all(struct image *image, struct error *err)
 {
+    if (atomic_load(&image->gates) > 0)
+        return error_set(err, E_BUSY, "volume %s is held, or a copy of it is under way: retry later",
+                         image->volume->id);
     return image->ops->image_discard_all(image->backend, err);
 }
 
@@ -431,9 +411,9 @@ int image_new(struct volume *volume, struct image **ret, struct error *err)
         return error_errno(err, ENOMEM, "volume %s: image", volume->id);
     image->volume = volume;
     image->ops = volume->store->ops;
-    list_init(&image->riders);
-    list_init(&image->waiting);
-    list_init(&image->failed);
+    io_list_init(&image->riders);
+    io_list_init(&image->waiting);
+    io_list_init(&image->failed);
     rc = volume_snapshot_record(volume, &record);
     if (rc)
         return error_errno(err, -rc, "volume %s: image", volume->id);
@@ -442,6 +422,7 @@ int image_new(struct volume *volume, struct image **ret, struct error *err)
     if (rc)
         return rc;
     pthread_mutex_init(&image->lock, NULL);
+    image_gate_init(image);
     *ret = TAKE_PTR(image);
     return 0;
 }
@@ -451,6 +432,7 @@ struct image *image_free(struct image *image)
     if (!image)
         return NULL;
     image->ops->image_close(image->backend);
+    image_gate_done(image);
     pthread_mutex_destroy(&image->lock);
     free(image);
     return NULL;

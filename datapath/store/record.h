@@ -115,6 +115,9 @@ struct snapshot_record {
     bool held, provisional;  /* of a group: see snapshot.h */
 };
 
+int snapshot_record_to_json(const struct snapshot_record *record, json_t **ret_object);
+int snapshot_record_from_json(json_t *object, struct snapshot_record *ret_record, struct error *err);
+
 struct node_record {
     char id[ID_NODE_MAX + 1];
     char boot_id[ID_BOOT_LENGTH + 1]; /* of its last registration; "" if it never registered */

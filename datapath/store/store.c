@@ -15,6 +15,7 @@
 #include "common/record.h"
 #include "common/size.h"
 #include "common/strings.h"
+#include "datapath/store/copy.h"
 #include "datapath/store/store_internal.h"
 
 /* ---- open and close ---- */
@@ -27,6 +28,11 @@ static const char *volume_key(const void *item)
 static const char *node_key(const void *item)
 {
     return ((const struct node *)item)->record.id;
+}
+
+static const char *snapshot_key(const void *item)
+{
+    return ((const struct snapshot *)item)->id;
 }
 
 static const char *name_key(const void *item)
@@ -47,6 +53,7 @@ static struct store *store_new(const struct store_options *options)
     store->volumes.key = volume_key;
     store->nodes.key = node_key;
     store->names.key = name_key;
+    store->snapshots.key = snapshot_key;
     pthread_rwlock_init(&store->index_lock, NULL);
     for (size_t i = 0; i < STORE_STRIPES; i++) {
         pthread_mutex_init(&store->id_locks[i], NULL);
@@ -59,8 +66,11 @@ struct store *store_close(struct store *store)
 {
     if (!store)
         return NULL;
+    copy_stop_all(store);
     for (size_t i = 0; i < store->volumes.count; i++)
         volume_unref(store->volumes.items[i]);
+    for (size_t i = 0; i < store->snapshots.count; i++)
+        snapshot_unref(store->snapshots.items[i]);
     for (size_t i = 0; i < store->nodes.count; i++)
         node_free(store->nodes.items[i]);
     for (size_t i = 0; i < store->names.count; i++)
@@ -68,6 +78,7 @@ struct store *store_close(struct store *store)
     index_done(&store->volumes);
     index_done(&store->nodes);
     index_done(&store->names);
+    index_done(&store->snapshots);
     for (size_t i = 0; i < STORE_STRIPES; i++) {
         pthread_mutex_destroy(&store->id_locks[i]);
         pthread_mutex_destroy(&store->name_locks[i]);
@@ -125,6 +136,27 @@ static int load_unreadable(const char *volume_id, uint64_t size_bytes, const cha
     return E_OK;
 }
 
+static int load_snapshot(json_t *object, void *context, struct error *err)
+{
+    struct snapshot_record record = {0};
+    uint64_t allocated_bytes = 0;
+    int r = snapshot_record_from_json(object, &record, err);
+
+    if (r == E_OK)
+        r = record_get_uint64(object, "allocated_bytes", &allocated_bytes, err);
+    return r == E_OK ? snapshot_load(context, &record, allocated_bytes, NULL, err) : r;
+}
+
+static int load_unreadable_snapshot(const char *snapshot_id, uint64_t allocated_bytes, const char *why,
+                                    void *context, struct error *err)
+{
+    struct snapshot_record record = {0};
+
+    log_error("%s: the snapshot is not served; restore its files and start again", why);
+    str_copy(record.id, sizeof(record.id), snapshot_id);
+    return snapshot_load(context, &record, allocated_bytes, why, err);
+}
+
 /* Where the record cannot tell, the claim does. */
 static void name_unreadable(struct store *store)
 {
@@ -133,6 +165,12 @@ static void name_unreadable(struct store *store)
 
         if (volume->unreadable)
             store_name_of(store, volume->id, volume->record.name);
+    }
+    for (size_t i = 0; i < store->snapshots.count; i++) {
+        struct snapshot *snapshot = store->snapshots.items[i];
+
+        if (snapshot->unreadable)
+            store_name_of(store, snapshot->id, snapshot->record.name);
     }
 }
 
@@ -188,10 +226,13 @@ static int load_all(struct store *store, struct error *err)
     int r;
 
     if ((r = store->ops->load_volumes(store->backend, load_volume, load_unreadable, store, err)) != E_OK ||
+        (r = store->ops->load_snapshots(store->backend, load_snapshot, load_unreadable_snapshot, store,
+                                        err)) != E_OK ||
         (r = store->ops->load_nodes(store->backend, load_node, store, err)) != E_OK ||
         (r = store->ops->load_names(store->backend, load_name, store, err)) != E_OK)
         return r;
-    if (index_sort(&store->volumes) || index_sort(&store->nodes) || index_sort(&store->names))
+    if (index_sort(&store->volumes) || index_sort(&store->snapshots) || index_sort(&store->nodes) ||
+        index_sort(&store->names))
         return error_set(err, E_CORRUPT, "the pool has two records of one id or name");
     name_unreadable(store);
     return E_OK;

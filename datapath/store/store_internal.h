@@ -5,9 +5,11 @@
  * Locks, outermost first; a later one is never held while an earlier one is taken:
  *   store->name_locks[], store->id_locks[]   one create, delete, claim or release per key, across its commit
  *   node->lock                               one change of a node's record, and every attach to it
- *   volume->record_lock                      one commit of a volume's record
- *   store->index_lock, volume->view_lock,    memory only: never across I/O, so [any] functions may take them
- *   volume->slot_lock
+ *   volume->record_lock,                     one commit of a volume's, a snapshot's record
+ *   snapshot->record_lock
+ *   store->index_lock                        memory only, as those below: never across I/O, so [any]
+ *   volume->view_lock, volume->slot_lock,    functions may take them
+ *   snapshot->view_lock, image->lock
  */
 #pragma once
 
@@ -23,6 +25,7 @@
 
 #define STORE_STRIPES 64
 #define OPERATION_WORDS_MAX 64
+#define STORE_COPIES_TOTAL 32 /* under way at once, of all volumes */
 
 struct volume {
     struct store *store;
@@ -67,6 +70,27 @@ struct name {
     char key[]; /* a letter for the kind, then the name: one index holds all */
 };
 
+enum snapshot_state { SNAPSHOT_COPYING, SNAPSHOT_READY, SNAPSHOT_GONE };
+
+struct snapshot {
+    struct store *store;
+    atomic_uint refs; /* the index holds one until it is gone */
+
+    /* never change */
+    char id[ID_SNAPSHOT_MAX + 1];
+    char *unreadable;  /* why the record could not be read; NULL: it was */
+    struct copy *copy; /* that makes or made it, a reference; NULL: it was loaded */
+
+    _Atomic(enum snapshot_state) state;
+    pthread_mutex_t record_lock; /* held across one durable commit */
+    pthread_mutex_t view_lock;   /* guards `record`: written with both locks held, read with either */
+    struct snapshot_record record;
+    bool unsettled; /* record_lock: a commit failed, and the disk may have what it wanted */
+
+    uint64_t promised_bytes; /* index_lock */
+    bool deleting;           /* index_lock: no copy of it begins */
+};
+
 /* Pointers sorted by a string key; index.c. */
 struct index {
     void **items;
@@ -88,6 +112,9 @@ struct store {
     struct index volumes;        /* struct volume */
     struct index nodes;          /* struct node; a node once made stays until the store is closed */
     struct index names;          /* struct name */
+    struct index snapshots;      /* struct snapshot */
+    struct copy *copies[STORE_COPIES_TOTAL]; /* under way, without a reference */
+    size_t copies_count;
     uint64_t promised_bytes;
 };
 
@@ -127,6 +154,21 @@ void store_promise_release(struct store *store, uint64_t size_bytes);
 
 size_t store_stripe(const char *key);    /* which of the STORE_STRIPES locks is key's */
 bool store_text_valid(const char *text); /* 1 to ID_VOLUME_NAME_MAX bytes of UTF-8 */
+
+/* ---- store_volume.c, for store_copy.c ---- */
+
+int volume_spec_check(const struct store *store, const struct volume_record *spec, struct error *err);
+/* The record that a volume made from spec is born with. */
+int volume_record_born(const struct volume_record *spec, struct volume_record *ret, struct error *err);
+/* What of a creation's fields differs, in words; NULL: nothing. */
+const char *volume_record_differs(const struct volume_record *standing, const struct volume_record *wanted);
+/* A repeat of a creation: E_EXISTS, naming what differs. */
+int volume_check_same(struct volume *volume, const struct volume_record *wanted, struct error *err);
+
+/* ---- snapshot.c, for store.c ---- */
+
+int snapshot_load(struct store *store, struct snapshot_record *record, uint64_t allocated_bytes,
+                  const char *unreadable, struct error *err);
 
 /* ---- image.c, for volume.c ---- */
 

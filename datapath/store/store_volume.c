@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "common/strings.h"
+#include "datapath/store/copy.h"
 #include "datapath/store/store_internal.h"
 
 /* ---- looking ---- */
@@ -42,7 +43,7 @@ struct volume *store_volume_next(struct store *store, const char *after_id)
 
 /* ---- making ---- */
 
-static int check_spec(const struct store *store, const struct volume_record *spec, struct error *err)
+int volume_spec_check(const struct store *store, const struct volume_record *spec, struct error *err)
 {
     char server[ID_SERVER_MAX + 1];
     int r;
@@ -79,8 +80,7 @@ static int parameter_compare(const void *a, const void *b)
     return strcmp(((const struct volume_parameter *)a)->key, ((const struct volume_parameter *)b)->key);
 }
 
-/* The record that a volume made from spec is born with. */
-static int record_born(const struct volume_record *spec, struct volume_record *ret, struct error *err)
+int volume_record_born(const struct volume_record *spec, struct volume_record *ret, struct error *err)
 {
     struct volume_record wanted = *spec;
 
@@ -111,27 +111,30 @@ static bool parameters_equal(const struct volume_record *a, const struct volume_
     return true;
 }
 
-/* A repeat of a creation: the volume stands with these fields, or with others. */
-static int check_same(struct volume *volume, const struct volume_record *wanted, struct error *err)
+const char *volume_record_differs(const struct volume_record *standing, const struct volume_record *wanted)
 {
-    const char *differs = NULL;
+    if (!str_equal(standing->name, wanted->name))
+        return "name";
+    if (standing->size_bytes != wanted->size_bytes)
+        return "size";
+    if (standing->block_size_bytes != wanted->block_size_bytes)
+        return "block size";
+    if (standing->thick != wanted->thick)
+        return "provisioning (thick or thin)";
+    if (!str_equal(standing->source_id, wanted->source_id))
+        return "source";
+    return parameters_equal(standing, wanted) ? NULL : "parameters";
+}
+
+int volume_check_same(struct volume *volume, const struct volume_record *wanted, struct error *err)
+{
+    const char *differs;
     int r = volume_check_readable(volume, err);
 
     if (r != E_OK)
         return r;
     pthread_mutex_lock(&volume->view_lock);
-    if (!str_equal(volume->record.name, wanted->name))
-        differs = "name";
-    else if (volume->record.size_bytes != wanted->size_bytes)
-        differs = "size";
-    else if (volume->record.block_size_bytes != wanted->block_size_bytes)
-        differs = "block size";
-    else if (volume->record.thick != wanted->thick)
-        differs = "provisioning (thick or thin)";
-    else if (!str_equal(volume->record.source_id, wanted->source_id))
-        differs = "source";
-    else if (!parameters_equal(&volume->record, wanted))
-        differs = "parameters";
+    differs = volume_record_differs(&volume->record, wanted);
     pthread_mutex_unlock(&volume->view_lock);
     if (differs)
         return error_set(err, E_EXISTS, "volume %s exists with another %s", wanted->id, differs);
@@ -175,18 +178,26 @@ int store_volume_create(struct store *store, const struct volume_record *spec, s
     struct volume_record record = {0};
     struct volume *volume = NULL;
     pthread_mutex_t *lock;
+    struct copy *copy;
     int r;
 
-    r = check_spec(store, spec, err);
+    r = volume_spec_check(store, spec, err);
     if (r == E_OK)
-        r = record_born(spec, &record, err);
+        r = volume_record_born(spec, &record, err);
     if (r != E_OK)
         return r;
     record.source_id[0] = '\0';
     lock = &store->id_locks[store_stripe(spec->id)];
     pthread_mutex_lock(lock);
+    copy = copy_find(store, spec->id); /* first: what it makes is found before it is gone from there */
     volume = store_volume_find(store, spec->id);
-    r = volume ? check_same(volume, &record, err) : create_new(store, &record, &volume, err);
+    if (volume)
+        r = volume_check_same(volume, &record, err);
+    else if (copy)
+        r = error_set(err, E_BUSY, "volume %s is being made of %s: retry later", spec->id, copy->source_id);
+    else
+        r = create_new(store, &record, &volume, err);
+    copy_unref(copy);
     pthread_mutex_unlock(lock);
     volume_record_done(&record);
     if (r != E_OK) {
@@ -229,6 +240,7 @@ int store_volume_delete(struct store *store, const char *volume_id, struct error
     int r = E_OK;
 
     pthread_mutex_lock(lock);
+    copy_stop(store, volume_id); /* under the lock: no new one begins; the thread does not take it */
     volume = store_volume_find(store, volume_id);
     if (volume) {
         r = volume_operation_begin(volume, "delete", err);

@@ -156,7 +156,10 @@ int volume_image(struct volume *volume, struct image **ret, struct error *err)
     return r;
 }
 
-int volume_used_bytes(struct volume *volume, uint64_t *ret_bytes, struct error *err)
+/* Ask `ask` of the data file, opened for that alone. */
+static int volume_ask(struct volume *volume,
+                      int (*ask)(struct backend_image *image, uint64_t *ret_bytes, struct error *err),
+                      uint64_t *ret_bytes, struct error *err)
 {
     const struct backend_ops *ops = volume->store->ops;
     struct volume_record record = {0};
@@ -181,9 +184,19 @@ int volume_used_bytes(struct volume *volume, uint64_t *ret_bytes, struct error *
         pthread_mutex_unlock(&volume->record_lock);
         return deleted ? error_set(err, E_NOT_FOUND, "volume %s was deleted", volume->id) : r;
     }
-    r = ops->image_used(image, ret_bytes, err);
+    r = ask(image, ret_bytes, err);
     ops->image_close(image);
     return r;
+}
+
+int volume_used_bytes(struct volume *volume, uint64_t *ret_bytes, struct error *err)
+{
+    return volume_ask(volume, volume->store->ops->image_used, ret_bytes, err);
+}
+
+int volume_exclusive_bytes(struct volume *volume, uint64_t *ret_bytes, struct error *err)
+{
+    return volume_ask(volume, volume->store->ops->image_exclusive, ret_bytes, err);
 }
 
 /* ---- the operation slot ---- */

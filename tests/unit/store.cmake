@@ -7,3 +7,10 @@ foreach(part change faults make open pool threads)
     SOURCES ${PROJECT_SOURCE_DIR}/tests/unit/store_${part}_test.c ${PROJECT_SOURCE_DIR}/tests/unit/store_fixture.c
     DEPENDS mooring_store)
 endforeach()
+# The same, with commands on a loop.
+foreach(part snapshot)
+  mooring_test(store_${part}_test
+    SOURCES ${PROJECT_SOURCE_DIR}/tests/unit/store_${part}_test.c ${PROJECT_SOURCE_DIR}/tests/unit/store_fixture.c
+            ${PROJECT_SOURCE_DIR}/tests/unit/store_io.c
+    DEPENDS mooring_store)
+endforeach()

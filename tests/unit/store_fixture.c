@@ -85,7 +85,7 @@ struct store *fixture_open(struct fixture *fixture)
 
 void fixture_empty(struct fixture *fixture)
 {
-    static const char *const dirs[] = {"volumes", "nodes", "names", "trash"};
+    static const char *const dirs[] = {"volumes", "snapshots", "nodes", "names", "trash"};
     int fd = open(fixture->pool, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
     assert_true(fd >= 0);

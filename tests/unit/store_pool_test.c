@@ -18,7 +18,7 @@
 #include "datapath/store/store_internal.h"
 #include "tests/unit/store_fixture.h"
 
-#define EMPTY_POOL "lock\nnames/\nnodes/\npool.json\ntrash/\nvolumes/\n"
+#define EMPTY_POOL "lock\nnames/\nnodes/\npool.json\nsnapshots/\ntrash/\nvolumes/\n"
 
 /* ---- life ---- */
 
@@ -68,9 +68,10 @@ static void deletes_without_a_trace(void **state)
     store = fixture_open(fixture);
     volume = fixture_create(store, &spec);
     fixture_assert_listing(
-        fixture, "lock\nnames/\nnodes/\npool.json\ntrash/\nvolumes/\nvolumes/store-1.0000000000000007/\n"
-                 "volumes/store-1.0000000000000007/data\n"
-                 "volumes/store-1.0000000000000007/volume.json\n");
+        fixture,
+        "lock\nnames/\nnodes/\npool.json\nsnapshots/\ntrash/\nvolumes/\nvolumes/store-1.0000000000000007/\n"
+        "volumes/store-1.0000000000000007/data\n"
+        "volumes/store-1.0000000000000007/volume.json\n");
     assert_int_equal(store_volume_delete(store, spec.id, NULL), E_OK);
     assert_int_equal(store_volume_delete(store, spec.id, NULL), E_OK);
     assert_null(store_volume_find(store, spec.id));

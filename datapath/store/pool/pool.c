@@ -24,6 +24,7 @@ static void pool_close(struct backend *backend)
     fd_close(backend->trash_fd);
     fd_close(backend->names_fd);
     fd_close(backend->nodes_fd);
+    fd_close(backend->snapshots_fd);
     fd_close(backend->volumes_fd);
     fd_close(backend->dir_fd);
     fd_close(backend->lock_fd); /* last: from here on another mooring-target may come */
@@ -40,6 +41,7 @@ static struct backend *backend_new(const char *path)
         return NULL;
     backend->dir_fd = backend->lock_fd = backend->ballast_fd = -1;
     pthread_mutex_init(&backend->ballast_lock, NULL);
+    backend->snapshots_fd = -1;
     backend->volumes_fd = backend->nodes_fd = backend->names_fd = backend->trash_fd = -1;
     backend->path = strdup(path);
     if (!backend->path) {
@@ -93,11 +95,21 @@ static int sweep_entry(const char *name, void *context, struct error *err)
     return E_OK;
 }
 
+/* A pool of a build that knew no snapshots. */
+static int make_missing(struct backend *backend, const char *name, struct error *err)
+{
+    if (mkdirat(backend->dir_fd, name, 0700) == 0)
+        return pool_sync(backend->dir_fd, backend->path, err);
+    return errno == EEXIST ? E_OK : pool_errno(err, errno, "make a directory in", backend->path);
+}
+
 static int open_contents(struct backend *backend, struct error *err)
 {
     int r;
 
-    if ((r = open_dir(backend, "volumes", &backend->volumes_fd, err)) != E_OK ||
+    if ((r = make_missing(backend, "snapshots", err)) != E_OK ||
+        (r = open_dir(backend, "volumes", &backend->volumes_fd, err)) != E_OK ||
+        (r = open_dir(backend, "snapshots", &backend->snapshots_fd, err)) != E_OK ||
         (r = open_dir(backend, "nodes", &backend->nodes_fd, err)) != E_OK ||
         (r = open_dir(backend, "names", &backend->names_fd, err)) != E_OK ||
         (r = open_dir(backend, "trash", &backend->trash_fd, err)) != E_OK)
@@ -183,6 +195,7 @@ const struct backend_ops pool_backend = {
     .block_size_min = pool_block_size_min,
     .space = pool_space,
     .load_volumes = pool_load_volumes,
+    .load_snapshots = pool_load_snapshots,
     .load_nodes = pool_load_nodes,
     .load_names = pool_load_names,
     .volume_create = pool_volume_create,
@@ -190,13 +203,24 @@ const struct backend_ops pool_backend = {
     .volume_delete = pool_volume_delete,
     .volume_grow = pool_volume_grow,
     .volume_shrink = pool_volume_shrink,
+    .snapshot_save = pool_snapshot_save,
+    .snapshot_delete = pool_snapshot_delete,
     .node_save = pool_node_save,
     .name_save = pool_name_save,
     .name_delete = pool_name_delete,
     .image_open = pool_image_open,
+    .snapshot_open = pool_snapshot_open,
     .image_close = pool_image_close,
     .image_used = pool_image_used,
     .image_extent = pool_image_extent,
+    .image_exclusive = pool_image_exclusive,
+    .image_extents = pool_image_extents,
     .image_discard_all = pool_image_discard_all,
     .image_start = pool_image_start,
+    .copy_new = pool_copy_new,
+    .copy_plan = pool_copy_plan,
+    .copy_share = pool_copy_share,
+    .copy_commit_snapshot = pool_copy_commit_snapshot,
+    .copy_commit_volume = pool_copy_commit_volume,
+    .copy_free = pool_copy_free,
 };

@@ -16,36 +16,43 @@
 
 #include "common/cleanup.h"
 #include "common/size.h"
+#include "common/strings.h"
 
-struct backend_image {
-    int fd;
-    char id[ID_VOLUME_MAX + 1];
-};
-
-int pool_image_open(struct backend *backend, const struct volume_record *record, struct backend_image **ret,
-                    struct error *err)
+static int open_image(struct backend *backend, int entries_fd, const char *id, uint64_t size_bytes, int mode,
+                      struct backend_image **ret, struct error *err)
 {
     _cleanup_fd_ int dir_fd = -1, fd = -1;
     struct backend_image *image;
     struct stat stat;
 
-    dir_fd = openat(backend->volumes_fd, record->id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    dir_fd = openat(entries_fd, id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (dir_fd < 0)
-        return error_errno(err, errno, "volume %s: its directory in %s", record->id, backend->path);
-    fd = openat(dir_fd, POOL_DATA_FILE, O_RDWR | O_DIRECT | O_NOFOLLOW | O_CLOEXEC);
+        return error_errno(err, errno, "%s: its directory in %s", id, backend->path);
+    fd = openat(dir_fd, POOL_DATA_FILE, mode | O_DIRECT | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0 || fstat(fd, &stat) < 0)
-        return error_errno(err, errno, "volume %s: its data file in %s", record->id, backend->path);
-    if (!S_ISREG(stat.st_mode) || (uint64_t)stat.st_size < record->size_bytes)
-        return error_set(err, E_CORRUPT,
-                         "volume %s: its data file in %s has %jd bytes where it must have %ju", record->id,
-                         backend->path, (intmax_t)stat.st_size, (uintmax_t)record->size_bytes);
+        return error_errno(err, errno, "%s: its data file in %s", id, backend->path);
+    if (!S_ISREG(stat.st_mode) || (uint64_t)stat.st_size < size_bytes)
+        return error_set(err, E_CORRUPT, "%s: its data file in %s has %jd bytes where it must have %ju", id,
+                         backend->path, (intmax_t)stat.st_size, (uintmax_t)size_bytes);
     image = calloc(1, sizeof(*image));
     if (!image)
-        return error_errno(err, ENOMEM, "volume %s: image", record->id);
-    *image = (struct backend_image){.fd = TAKE_FD(fd)};
-    memcpy(image->id, record->id, sizeof(image->id));
+        return error_errno(err, ENOMEM, "%s: image", id);
+    image->fd = TAKE_FD(fd);
+    str_copy(image->id, sizeof(image->id), id);
     *ret = image;
     return 0;
+}
+
+int pool_image_open(struct backend *backend, const struct volume_record *record, struct backend_image **ret,
+                    struct error *err)
+{
+    return open_image(backend, backend->volumes_fd, record->id, record->size_bytes, O_RDWR, ret, err);
+}
+
+int pool_snapshot_open(struct backend *backend, const struct snapshot_record *record,
+                       struct backend_image **ret, struct error *err)
+{
+    return open_image(backend, backend->snapshots_fd, record->id, record->size_bytes, O_RDONLY, ret, err);
 }
 
 void pool_image_close(struct backend_image *image)

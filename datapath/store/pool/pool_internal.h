@@ -5,6 +5,7 @@
  *   lock                               flock: one mooring-target at a time
  *   host.json                          which host serves it, and whether that closed it (pool_host.c)
  *   volumes/<id>/{volume.json,data}
+ *   snapshots/<id>/{snapshot.json,data}
  *   nodes/<id>.json
  *   names/[snapshot-|group-]<sha256 of the name>.json
  *   ballast                            space for records on a full pool (pool_ballast.c)
@@ -23,6 +24,8 @@
 #define POOL_LOCK_FILE "lock"
 #define POOL_DATA_FILE "data"
 #define POOL_VOLUME_FILE "volume.json"
+#define POOL_SNAPSHOT_FILE "snapshot.json"
+#define POOL_TRASH_NAME_MAX (ID_SNAPSHOT_MAX + 32)
 #define POOL_HOST_MAX 64
 
 /* XFS allocates a volume's file in pieces of this size, so that small random writes leave few extents. */
@@ -31,11 +34,12 @@
 struct backend {
     int dir_fd; /* the pool's directory */
     int lock_fd;
-    int volumes_fd, nodes_fd, names_fd, trash_fd;
+    int volumes_fd, snapshots_fd, nodes_fd, names_fd, trash_fd;
     char *path; /* for error texts */
     char uuid[37];
     char server_id[ID_SERVER_MAX + 1];
     uint32_t block_size_min;
+    uint64_t data_bytes;  /* allocated by all data files, as of open; what is shared counts each time */
     uint64_t other_bytes; /* used by what is no volume's data, as of open; the ballast among it */
 
     bool host_entered;
@@ -72,7 +76,8 @@ int pool_host_check(const struct backend *backend, struct error *err);
 int pool_host_enter(struct backend *backend, struct error *err);
 void pool_host_leave(struct backend *backend);
 
-/* For mooring-pool: who serves it or did last (this host when nobody ever did), and whether he has closed it. */
+/* For mooring-pool: who serves it or did last (this host when nobody ever did), and whether he has closed it.
+ */
 int pool_host_look(int dir_fd, char ret_host[POOL_HOST_MAX + 1], bool *ret_open, bool *ret_ours,
                    struct error *err);
 /* As if the last host had closed it. Under the pool's lock. */
@@ -84,8 +89,12 @@ typedef int (*pool_visit)(json_t *object, void *context, struct error *err);
 typedef int (*pool_unreadable)(const char *volume_id, uint64_t size_bytes, const char *why, void *context,
                                struct error *err);
 
+/* pool_load.c */
 int pool_load_volumes(struct backend *backend, pool_visit visit, pool_unreadable unreadable, void *context,
                       struct error *err);
+int pool_load_snapshots(struct backend *backend, pool_visit visit, pool_unreadable unreadable, void *context,
+                        struct error *err);
+
 int pool_volume_create(struct backend *backend, const struct volume_record *record, struct error *err);
 int pool_volume_save(struct backend *backend, const struct volume_record *record, struct error *err);
 int pool_volume_delete(struct backend *backend, const char *volume_id, struct error *err);
@@ -98,6 +107,50 @@ int pool_node_save(struct backend *backend, const struct node_record *record, st
 int pool_name_save(struct backend *backend, enum name_kind kind, const char *name, const char *holder_id,
                    struct error *err);
 int pool_name_delete(struct backend *backend, enum name_kind kind, const char *name, struct error *err);
+
+/* ---- pool_commit.c: directories that come and go by one rename ---- */
+
+/* trash/<aside>, empty, which nobody else has. */
+int pool_aside_make(struct backend *backend, const char *aside, int *ret_dir_fd, struct error *err);
+
+/* From trash/<aside> to `what`/<id>, durably; or it is in trash/ again. */
+int pool_aside_commit(struct backend *backend, const char *aside, int to_fd, const char *what, const char *id,
+                      struct error *err);
+
+/* Remove trash/<name>; what cannot be removed is swept at the next opening. */
+void pool_aside_discard(struct backend *backend, const char *name);
+
+/* `what`/<id> is gone, durably, or stands. 0 also when it is not there. */
+int pool_entry_delete(struct backend *backend, int from_fd, const char *what, const char *id,
+                      struct error *err);
+
+int pool_volume_record_save(int dir_fd, const struct volume_record *record, struct error *err);
+
+/* ---- pool_snapshot.c ---- */
+int pool_snapshot_record_save(int dir_fd, const struct snapshot_record *record, struct error *err);
+int pool_snapshot_save(struct backend *backend, const struct snapshot_record *record, struct error *err);
+int pool_snapshot_delete(struct backend *backend, const char *snapshot_id, struct error *err);
+
+/* ---- pool_copy.c ---- */
+int pool_copy_new(struct backend *backend, const char *id, struct backend_image *source, uint64_t size_bytes,
+                  struct backend_copy **ret, struct error *err);
+int pool_copy_plan(struct backend_copy *copy, uint64_t offset, uint64_t limit, unsigned extents_max,
+                   uint64_t *ret_end, bool *ret_hole);
+int pool_copy_share(struct backend_copy *copy, uint64_t offset, uint64_t end);
+int pool_copy_commit_snapshot(struct backend_copy *copy, const struct snapshot_record *record,
+                              uint64_t *ret_used_bytes, struct error *err);
+int pool_copy_commit_volume(struct backend_copy *copy, const struct volume_record *record, struct error *err);
+void pool_copy_free(struct backend_copy *copy);
+
+/* ---- pool_extents.c ---- */
+
+/* Of the extents of [offset, limit) that were written: the end of the last of at most count, and how many
+ * there are. 0 or -errno. */
+int pool_extents_end(int fd, uint64_t offset, uint64_t limit, unsigned count, uint64_t *ret_end,
+                     unsigned *ret_found);
+int pool_image_exclusive(struct backend_image *image, uint64_t *ret_bytes, struct error *err);
+int pool_image_extents(struct backend_image *image, struct backend_image *base, uint64_t from, uint64_t limit,
+                       extent_visit visit, void *context, struct error *err);
 
 /* ---- pool_tree.c ---- */
 
@@ -127,6 +180,14 @@ int pool_direct_granularity(int fd, uint32_t *ret_bytes, struct error *err);
 int pool_set_extent_hint(int fd, uint32_t size_bytes);
 
 /* ---- pool_image.c ---- */
+
+struct backend_image {
+    int fd;
+    char id[ID_SNAPSHOT_MAX + 1];
+};
+
+int pool_snapshot_open(struct backend *backend, const struct snapshot_record *record,
+                       struct backend_image **ret, struct error *err);
 int pool_image_open(struct backend *backend, const struct volume_record *record, struct backend_image **ret,
                     struct error *err);
 void pool_image_close(struct backend_image *image);

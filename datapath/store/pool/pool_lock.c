@@ -21,7 +21,7 @@
 #include "datapath/store/pool/pool_internal.h"
 #include "datapath/store/store.h"
 
-static const char *const pool_dirs[] = {"volumes", "nodes", "names", "trash"};
+static const char *const pool_dirs[] = {"volumes", "snapshots", "nodes", "names", "trash"};
 
 static bool uuid_valid(const char *uuid)
 {

@@ -1,0 +1,66 @@
+/*
+ * Inside store/ only: what image.c and image_copy.c share of an image. image.c guards its bytes; image_copy.c
+ * decides when a change may begin while a copy of it is under way, or while it is held.
+ */
+#pragma once
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "datapath/store/backend.h"
+#include "datapath/store/snapshot.h"
+#include "datapath/store/store_internal.h"
+
+struct io_list {
+    struct image_io *first;
+    struct image_io **last;
+};
+
+struct image {
+    struct volume *volume;
+    const struct backend_ops *ops;
+    struct backend_image *backend;
+    atomic_uint gates; /* copies under way, and one for a hold; read without the lock, written with it */
+
+    pthread_mutex_t lock; /* guards all below; never held across I/O */
+    bool syncing;
+    struct io_list riders;  /* answered by the sync in flight; the first one started it */
+    struct io_list waiting; /* arrived after that was submitted */
+    atomic_bool recording;  /* "write-failed" is being made durable; read without the lock, too */
+    bool unrecorded;        /* the last attempt at that failed */
+    struct io_list failed;  /* answered when it is recorded; the first one started that */
+
+    struct image_copy *copies[STORE_COPIES_MAX];
+    size_t copies_count;
+    bool held;
+    struct io_list gated;  /* changes that wait for copies, or for the end of the hold */
+    pthread_cond_t wanted; /* one came that waits for a copy */
+};
+
+static inline void io_list_init(struct io_list *list)
+{
+    list->first = NULL;
+    list->last = &list->first;
+}
+
+static inline void io_list_add(struct io_list *list, struct image_io *io)
+{
+    io->next = NULL;
+    *list->last = io;
+    list->last = &io->next;
+}
+
+/* ---- image.c ---- */
+
+/* A change that was let through the gate goes on, on its own loop. */
+void image_change(struct image_io *io);
+
+/* ---- image_copy.c ---- */
+
+void image_gate_init(struct image *image);
+void image_gate_done(struct image *image);
+
+/* True: the change waits, and image_change() will be called for it. */
+bool image_gate(struct image_io *io);

@@ -1,0 +1,41 @@
+/*
+ * Snapshots on disk: snapshots/<id>/{snapshot.json,data}. pool_copy.c makes them. Blocks; one change of one
+ * snapshot at a time (the store's locks).
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "common/cleanup.h"
+#include "common/record.h"
+#include "datapath/store/pool/pool_internal.h"
+
+int pool_snapshot_record_save(int dir_fd, const struct snapshot_record *record, struct error *err)
+{
+    _cleanup_json_ json_t *object = NULL;
+    int r = snapshot_record_to_json(record, &object);
+
+    if (r < 0)
+        return error_errno(err, -r, "cannot write the record of snapshot %s", record->id);
+    return record_save(dir_fd, POOL_SNAPSHOT_FILE, SNAPSHOT_RECORD_FORMAT, object, 0600, err);
+}
+
+static int save_once(struct backend *backend, void *context, struct error *err)
+{
+    const struct snapshot_record *record = context;
+    _cleanup_fd_ int dir_fd = openat(backend->snapshots_fd, record->id, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (dir_fd < 0)
+        return pool_errno(err, errno, "open the directory of snapshot", record->id);
+    return pool_snapshot_record_save(dir_fd, record, err);
+}
+
+int pool_snapshot_save(struct backend *backend, const struct snapshot_record *record, struct error *err)
+{
+    return pool_with_ballast(backend, save_once, (void *)(uintptr_t)record, err);
+}
+
+int pool_snapshot_delete(struct backend *backend, const char *snapshot_id, struct error *err)
+{
+    return pool_entry_delete(backend, backend->snapshots_fd, "snapshots", snapshot_id, err);
+}

@@ -1,0 +1,422 @@
+/*
+ * Snapshots on a real XFS: what they hold of a volume that is written to meanwhile, when changes wait and for
+ * what, and what is left when making one fails or is cut off. Nothing is mocked; FICLONERANGE can be held
+ * back (store_io.h).
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/cleanup.h"
+#include "common/size.h"
+#include "common/strings.h"
+#include "common/time.h"
+#include "datapath/store/snapshot.h"
+#include "datapath/store/store_internal.h"
+#include "tests/unit/store_fixture.h"
+#include "tests/unit/store_io.h"
+
+#define SIZE (8 * MIB)
+#define RANGE (64 * KIB)
+#define EMPTY_POOL "lock\nnames/\nnodes/\npool.json\nsnapshots/\ntrash/\nvolumes/\n"
+
+/* ---- a volume in use ---- */
+
+struct bench {
+    struct fixture *fixture;
+    struct store *store;
+    struct volume *volume;
+    struct image *image;
+    struct test_loop loop;
+};
+
+static void bench_open(struct bench *bench, void **state, uint64_t size_bytes)
+{
+    struct volume_record spec = fixture_spec(1);
+
+    bench->fixture = fixture_ready(state);
+    spec.size_bytes = size_bytes;
+    fixture_empty(bench->fixture);
+    shares_allow(-1);
+    shares_reset();
+    bench->store = fixture_open(bench->fixture);
+    bench->volume = fixture_create(bench->store, &spec);
+    assert_int_equal(volume_image(bench->volume, &bench->image, NULL), E_OK);
+    test_loop_start(&bench->loop);
+}
+
+static void bench_close(struct bench *bench)
+{
+    shares_allow(-1);
+    test_loop_stop(&bench->loop);
+    volume_unref(bench->volume);
+    store_close(bench->store);
+}
+
+static void bench_reopen(struct bench *bench)
+{
+    test_loop_stop(&bench->loop);
+    volume_unref(bench->volume);
+    store_close(bench->store);
+    bench->store = fixture_open(bench->fixture);
+    bench->volume = store_volume_find(bench->store, FIXTURE_SERVER ".0000000000000001");
+    assert_non_null(bench->volume);
+    assert_int_equal(volume_image(bench->volume, &bench->image, NULL), E_OK);
+    test_loop_start(&bench->loop);
+}
+
+static void bench_write(struct bench *bench, uint64_t offset, uint64_t length, int byte)
+{
+    for (uint64_t done = 0; done < length; done += MIN(length - done, (uint64_t)IMAGE_IO_MAX))
+        test_io_run(&bench->loop, bench->image, IMAGE_WRITE, offset + done,
+                    MIN(length - done, (uint64_t)IMAGE_IO_MAX), byte, NULL);
+}
+
+static struct snapshot_record snapshot_spec(unsigned n)
+{
+    struct snapshot_record spec = {0};
+
+    snprintf(spec.id, sizeof(spec.id), FIXTURE_SERVER ".s-%016x", n);
+    snprintf(spec.name, sizeof(spec.name), "snapshot-%u", n);
+    return spec;
+}
+
+static struct snapshot *bench_snapshot(struct bench *bench, unsigned n)
+{
+    struct snapshot_record spec = snapshot_spec(n);
+    struct snapshot *snapshot = NULL;
+    struct error err = {0};
+
+    if (store_snapshot_create(bench->store, bench->volume, &spec, &snapshot, &err) != E_OK)
+        fail_msg("snapshot: %s", error_text(&err));
+    return snapshot;
+}
+
+static void wait_ready(struct snapshot *snapshot)
+{
+    struct error err = {0};
+
+    if (snapshot_wait(snapshot, time_now_ms() + 60000, &err) != E_OK)
+        fail_msg("snapshot: %s", error_text(&err));
+    assert_int_equal(snapshot_progress_percent(snapshot), 100);
+}
+
+/* The bytes of <pool>/<kind>/<id>/data, past the page cache; free() them. */
+static char *data_of(const struct fixture *fixture, const char *kind, const char *id, size_t *ret_size)
+{
+    struct stat status;
+    char path[256], *data;
+    int fd;
+
+    snprintf(path, sizeof(path), "%s/%s/%s/data", fixture->pool, kind, id);
+    fd = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(fstat(fd, &status), 0);
+    data = aligned_alloc(4096, ROUND_UP((size_t)status.st_size, 4096));
+    assert_non_null(data);
+    assert_int_equal(pread(fd, data, ROUND_UP((size_t)status.st_size, 4096), 0), status.st_size);
+    close(fd);
+    *ret_size = (size_t)status.st_size;
+    return data;
+}
+
+/* ---- what it holds ---- */
+
+static void it_holds_the_bytes_of_its_moment(void **state)
+{
+    _cleanup_free_ char *expected = NULL, *found = NULL;
+    struct bench bench;
+    struct snapshot *snapshot, *again;
+    struct snapshot_record record;
+    size_t size = 0;
+
+    bench_open(&bench, state, SIZE);
+    for (unsigned i = 0; i < 40; i++)
+        bench_write(&bench, (uint64_t)(i * 97 % 2048) * 4096, 4096, 'a' + (int)i % 26);
+    expected = data_of(bench.fixture, "volumes", volume_id(bench.volume), &size);
+    snapshot = bench_snapshot(&bench, 1);
+    bench_write(&bench, 0, SIZE, 'Z'); /* all of it, while it is being shared */
+    wait_ready(snapshot);
+    found = data_of(bench.fixture, "snapshots", FIXTURE_SERVER ".s-0000000000000001", &size);
+    assert_int_equal(size, SIZE);
+    assert_memory_equal(found, expected, SIZE);
+    assert_int_equal(snapshot_copy_record(snapshot, &record), 0);
+    assert_int_equal(record.size_bytes, SIZE);
+    assert_int_equal(record.block_size_bytes, 4096);
+    assert_int_equal(record.sequence, 1);
+    assert_string_equal(record.source_volume_id, volume_id(bench.volume));
+    snapshot_unref(snapshot);
+    bench_reopen(&bench);
+    again = store_snapshot_next(bench.store, "");
+    assert_non_null(again);
+    assert_int_equal(snapshot_progress_percent(again), 100);
+    assert_int_equal(snapshot_wait(again, 0, NULL), E_OK);
+    free(found);
+    found = data_of(bench.fixture, "snapshots", FIXTURE_SERVER ".s-0000000000000001", &size);
+    assert_memory_equal(found, expected, SIZE);
+    snapshot_unref(again);
+    assert_int_equal(store_snapshot_delete(bench.store, record.id, NULL), E_OK);
+    assert_int_equal(store_snapshot_delete(bench.store, record.id, NULL), E_OK);
+    assert_null(store_snapshot_find(bench.store, record.id));
+    bench_close(&bench);
+}
+
+/*
+ * The writer sets A, and after its answer B. Their ranges lie where the copy comes to A first and to B last,
+ * with much between, so that without waiting B would be newer than A in nearly every snapshot.
+ */
+struct chain {
+    struct bench *bench;
+    uint64_t a, b;
+    atomic_uint asked, answered; /* of B */
+    atomic_bool stop;
+};
+
+static void *chain_run(void *context)
+{
+    struct chain *chain = context;
+    struct bench *bench = chain->bench;
+    static _Alignas(4096) unsigned block[1024];
+
+    for (unsigned i = 1; !atomic_load(&chain->stop); i++) {
+        block[0] = i;
+        atomic_store(&chain->asked, i);
+        test_io_run(&bench->loop, bench->image, IMAGE_WRITE, chain->a, 4096, 0, block);
+        test_io_run(&bench->loop, bench->image, IMAGE_WRITE, chain->b, 4096, 0, block);
+        atomic_store(&chain->answered, i);
+    }
+    return NULL;
+}
+
+static void no_write_is_there_without_what_it_depends_on(void **state)
+{
+    struct bench bench;
+    struct chain chain = {.bench = &bench, .a = 0, .b = 30 * MIB};
+    unsigned moved = 0;
+    pthread_t thread;
+
+    bench_open(&bench, state, 32 * MIB);
+    for (uint64_t offset = RANGE; offset < 32 * MIB; offset += 2 * RANGE)
+        bench_write(&bench, offset, 4096, 'x');
+    assert_int_equal(pthread_create(&thread, NULL, chain_run, &chain), 0);
+    for (unsigned n = 1; n <= 25; n++) {
+        unsigned before = atomic_load(&chain.answered), after, a, b;
+        struct snapshot *snapshot = bench_snapshot(&bench, n);
+        struct snapshot_record record;
+        char *data;
+        size_t size;
+
+        after = atomic_load(&chain.asked);
+        wait_ready(snapshot);
+        snapshot_copy_record(snapshot, &record);
+        data = data_of(bench.fixture, "snapshots", record.id, &size);
+        memcpy(&a, data + chain.a, sizeof(a));
+        memcpy(&b, data + chain.b, sizeof(b));
+        free(data);
+        if (b > a)
+            fail_msg("snapshot %u has B %u without A, which is %u", n, b, a);
+        if (b < before || a > after)
+            fail_msg("snapshot %u: A %u, B %u, though asked for between %u and %u", n, a, b, before, after);
+        moved += atomic_load(&chain.answered) != before;
+        snapshot_unref(snapshot);
+        assert_int_equal(store_snapshot_delete(bench.store, record.id, NULL), E_OK);
+    }
+    atomic_store(&chain.stop, true);
+    pthread_join(thread, NULL);
+    print_message("%u snapshots of 25 were made amid changes, %u of them\n", moved,
+                  atomic_load(&chain.answered));
+    assert_true(moved > 0);
+    bench_close(&bench);
+}
+
+/* ---- who waits, and for what ---- */
+
+static void a_change_waits_for_its_own_range_alone(void **state)
+{
+    static char byte[4096];
+    struct bench bench;
+    struct snapshot *snapshot;
+    struct test_io *late;
+
+    bench_open(&bench, state, SIZE);
+    for (uint64_t offset = 0; offset < SIZE; offset += RANGE)
+        bench_write(&bench, offset, 4096, 'x');
+    shares_allow(0);
+    snapshot = bench_snapshot(&bench, 1);
+    shares_wait(1); /* the first batch is at the door */
+    late = test_io_start(&bench.loop, bench.image, IMAGE_WRITE, SIZE - RANGE, 4096, 'y', NULL);
+    test_io_run(&bench.loop, bench.image, IMAGE_READ, SIZE - RANGE, 4096, 0, byte); /* no reader waits */
+    assert_int_equal(byte[0], 'x');
+    assert_false(test_io_is_done(late));
+    test_io_run(&bench.loop, bench.image, IMAGE_FLUSH, 0, 0, 0, NULL);
+    assert_false(test_io_is_done(late));
+    shares_allow(2); /* what was begun, and then what is waited for, before all that is left */
+    assert_int_equal(test_io_end(late, NULL), 0);
+    assert_int_equal(shares_offset(1), SIZE - RANGE);
+    shares_wait(3);
+    assert_int_equal(snapshot_wait(snapshot, time_now_ms(), NULL), E_DEADLINE);
+    assert_true(snapshot_progress_percent(snapshot) > 0 && snapshot_progress_percent(snapshot) < 100);
+    test_io_run(&bench.loop, bench.image, IMAGE_WRITE, SIZE - RANGE, 4096, 'z', NULL); /* not again */
+    shares_allow(-1);
+    wait_ready(snapshot);
+    snapshot_unref(snapshot);
+    bench_close(&bench);
+}
+
+static void each_kind_of_change_waits(void **state)
+{
+    static const enum image_verb verbs[] = {IMAGE_WRITE, IMAGE_UNMAP, IMAGE_WRITE_ZEROES};
+    struct bench bench;
+    struct snapshot *snapshot;
+    struct test_io *late[4];
+    char *data;
+    size_t size;
+
+    bench_open(&bench, state, SIZE);
+    bench_write(&bench, 0, SIZE, 'x');
+    shares_allow(0);
+    snapshot = bench_snapshot(&bench, 1);
+    for (unsigned i = 0; i < 3; i++)
+        late[i] = test_io_start(&bench.loop, bench.image, verbs[i], (i + 1) * MIB, MIB, 'y', NULL);
+    late[3] = test_io_start(&bench.loop, bench.image, IMAGE_UNMAP, 0, SIZE, 0, NULL); /* every range */
+    test_io_run(&bench.loop, bench.image, IMAGE_FLUSH, 0, 0, 0, NULL);
+    for (unsigned i = 0; i < 4; i++)
+        assert_false(test_io_is_done(late[i]));
+    assert_int_equal(image_discard_all(bench.image, NULL), E_BUSY);
+    shares_allow(-1);
+    for (unsigned i = 0; i < 4; i++)
+        assert_int_equal(test_io_end(late[i], NULL), 0);
+    wait_ready(snapshot);
+    data = data_of(bench.fixture, "snapshots", FIXTURE_SERVER ".s-0000000000000001", &size);
+    for (size_t i = 0; i < size; i++)
+        assert_int_equal(data[i], 'x');
+    free(data);
+    assert_int_equal(image_discard_all(bench.image, NULL), 0);
+    snapshot_unref(snapshot);
+    bench_close(&bench);
+}
+
+/* ---- when it fails ---- */
+
+static void a_failure_leaves_nothing_and_lets_all_go(void **state)
+{
+    static const int errnums[] = {EIO, ENOSPC};
+    struct store_capacity before, after;
+    struct bench bench;
+
+    bench_open(&bench, state, SIZE);
+    bench_write(&bench, 0, SIZE, 'x');
+    assert_int_equal(store_capacity(bench.store, &before, NULL), E_OK);
+    for (unsigned i = 0; i < 2; i++) {
+        _cleanup_error_ struct error err = {0};
+        struct snapshot *snapshot;
+        struct test_io *late;
+
+        shares_reset();
+        shares_fail(0, errnums[i]);
+        shares_allow(0);
+        snapshot = bench_snapshot(&bench, 1);
+        late = test_io_start(&bench.loop, bench.image, IMAGE_WRITE, 0, SIZE / 4, 'y', NULL);
+        test_io_run(&bench.loop, bench.image, IMAGE_FLUSH, 0, 0, 0, NULL);
+        assert_false(test_io_is_done(late));
+        shares_allow(-1);
+        assert_int_equal(test_io_end(late, NULL), 0);
+        assert_int_equal(snapshot_wait(snapshot, time_now_ms() + 60000, &err),
+                         errnums[i] == EIO ? -EIO : E_NO_SPACE);
+        assert_null(store_snapshot_find(bench.store, FIXTURE_SERVER ".s-0000000000000001"));
+        snapshot_unref(snapshot);
+        fixture_assert_listing(bench.fixture, EMPTY_POOL "volumes/store-1.0000000000000001/\n"
+                                                         "volumes/store-1.0000000000000001/data\n"
+                                                         "volumes/store-1.0000000000000001/volume.json\n");
+    }
+    assert_int_equal(store_capacity(bench.store, &after, NULL), E_OK);
+    assert_int_equal(after.promised_bytes, before.promised_bytes);
+    shares_reset();
+    snapshot_unref(bench_snapshot(&bench, 1)); /* the id is free again */
+    bench_close(&bench);
+}
+
+static void deleting_stops_the_copying(void **state)
+{
+    struct bench bench;
+    struct snapshot *snapshot;
+    pthread_t thread;
+
+    (void)thread;
+    bench_open(&bench, state, SIZE);
+    for (uint64_t offset = 0; offset < SIZE; offset += RANGE)
+        bench_write(&bench, offset, 4096, 'x');
+    shares_allow(1);
+    snapshot = bench_snapshot(&bench, 1);
+    shares_wait(2);
+    shares_allow(-1);
+    assert_int_equal(store_snapshot_delete(bench.store, FIXTURE_SERVER ".s-0000000000000001", NULL), E_OK);
+    assert_null(store_snapshot_find(bench.store, FIXTURE_SERVER ".s-0000000000000001"));
+    snapshot_unref(snapshot);
+    bench_write(&bench, 0, SIZE, 'y');
+    fixture_assert_listing(bench.fixture, EMPTY_POOL "volumes/store-1.0000000000000001/\n"
+                                                     "volumes/store-1.0000000000000001/data\n"
+                                                     "volumes/store-1.0000000000000001/volume.json\n");
+    bench_close(&bench);
+}
+
+static void repeats_differences_and_limits(void **state)
+{
+    struct snapshot *snapshots[STORE_COPIES_MAX], *again = NULL;
+    struct snapshot_record spec = snapshot_spec(0);
+    struct bench bench;
+
+    bench_open(&bench, state, SIZE);
+    bench_write(&bench, 0, SIZE, 'x');
+    shares_allow(0);
+    for (unsigned i = 0; i < STORE_COPIES_MAX; i++)
+        snapshots[i] = bench_snapshot(&bench, i);
+    assert_int_equal(store_snapshot_create(bench.store, bench.volume, &spec, &again, NULL), E_OK);
+    assert_ptr_equal(again, snapshots[0]);
+    snapshot_unref(again);
+    str_copy(spec.name, sizeof(spec.name), "other");
+    assert_int_equal(store_snapshot_create(bench.store, bench.volume, &spec, &again, NULL), E_EXISTS);
+    spec = snapshot_spec(99);
+    assert_int_equal(store_snapshot_create(bench.store, bench.volume, &spec, &again, NULL), E_BUSY);
+    assert_null(store_snapshot_find(bench.store, spec.id));
+    spec.name[0] = '\0';
+    assert_int_equal(store_snapshot_create(bench.store, bench.volume, &spec, &again, NULL),
+                     E_INVALID_ARGUMENT);
+    str_copy(spec.id, sizeof(spec.id), "store-2.s-0000000000000001");
+    assert_int_equal(store_snapshot_create(bench.store, bench.volume, &spec, &again, NULL),
+                     E_INVALID_ARGUMENT);
+    shares_allow(-1);
+    for (unsigned i = 0; i < STORE_COPIES_MAX; i++) {
+        struct snapshot_record record;
+
+        wait_ready(snapshots[i]);
+        snapshot_copy_record(snapshots[i], &record);
+        assert_int_equal(record.sequence, i + 1);
+        snapshot_unref(snapshots[i]);
+    }
+    assert_int_equal(volume_mark_write_failed(bench.volume, NULL), E_OK);
+    spec = snapshot_spec(99);
+    assert_int_equal(store_snapshot_create(bench.store, bench.volume, &spec, &again, NULL), E_PRECONDITION);
+    bench_close(&bench);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(it_holds_the_bytes_of_its_moment),
+        cmocka_unit_test(no_write_is_there_without_what_it_depends_on),
+        cmocka_unit_test(a_change_waits_for_its_own_range_alone),
+        cmocka_unit_test(each_kind_of_change_waits),
+        cmocka_unit_test(a_failure_leaves_nothing_and_lets_all_go),
+        cmocka_unit_test(deleting_stops_the_copying),
+        cmocka_unit_test(repeats_differences_and_limits),
+    };
+
+    return cmocka_run_group_tests(tests, fixture_setup, fixture_teardown);
+}
