@@ -494,4 +494,4 @@ def outside(kernels, names):
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--inside"]:
         sys.exit(inside(sys.argv[2], sys.argv[3], sys.argv[4:]))
-    sys.exit(outside(os.environ.get("MOORING_GUEST_KERNELS", "6.1").split(), sys.argv[1:]))
+    sys.exit(outside(os.environ.get("MOORING_GUEST_KERNELS", "6.1 6.12").split(), sys.argv[1:]))
