@@ -40,34 +40,95 @@ static int attach_device_path(json_t *status, const char **ret, struct error *er
 }
 
 /* The block device that status.json names, on the heap; NULL when it names none. */
-static char *attach_device_named(const struct attach_files *paths)
+static int attach_device_read_name(const struct attach_files *paths, char **ret, struct error *err)
 {
     _cleanup_json_ json_t *status = NULL;
     const char *device = NULL;
 
-    if (attach_files_load(paths, "status.json", &status, NULL) || attach_device_path(status, &device, NULL) ||
-        !device || !*device)
-        return NULL;
-    return strdup(device);
+    int r = attach_files_load(paths, "status.json", &status, err);
+    if (!r)
+        r = attach_device_path(status, &device, err);
+    if (r == E_NOT_FOUND)
+        error_done(err);
+    if (r && r != E_NOT_FOUND)
+        return r;
+    *ret = device && *device ? strdup(device) : NULL;
+    return device && *device && !*ret ? error_errno(err, ENOMEM, "cannot look at %s", device) : 0;
 }
 
-/* Of ublk the kernel keeps the block device, and the holder the log; of FUSE the holder keeps both. */
-bool attach_device_holds(const struct attach_files *paths)
+static char *attach_device_named(const struct attach_files *paths)
 {
-    _cleanup_free_ char *device = attach_device_named(paths);
+    char *device = NULL;
 
-    if (device && ublk_device_is_name(device))
-        return process_alive(paths->holder_pid, NULL) && ublk_device_verify(device, NULL) == 0;
-    return takeover_holds(paths->holder_pid, paths->mount_point);
+    return attach_device_read_name(paths, &device, NULL) ? NULL : device;
 }
 
-bool attach_device_keeps(const struct attach_files *paths)
+static int attach_device_is_ublk(const struct attach_files *paths, bool *ret, struct error *err)
 {
-    _cleanup_free_ char *device = attach_device_named(paths);
+    _cleanup_json_ json_t *device = NULL;
+    const char *attach = "fuse";
 
-    if (device && ublk_device_is_name(device))
-        return attach_device_holds(paths);
-    return takeover_keeps_device(paths->holder_pid, paths->mount_point);
+    int r = attach_files_load(paths, "device.json", &device, err);
+    if (!r)
+        r = record_get_optional_string(device, "attach", &attach, err);
+    if (r == E_NOT_FOUND) { /* none was ever started */
+        error_done(err);
+        r = 0;
+    }
+    if (!r)
+        *ret = str_equal(attach, "ublk");
+    attach_files_wipe(device);
+    return r;
+}
+
+/* Of ublk the kernel keeps the block device, and the holder the log. */
+static int attach_device_holds_ublk(const struct attach_files *paths, bool *ret, struct error *err)
+{
+    _cleanup_free_ char *device = NULL;
+
+    int r = process_find(paths->holder_pid, NULL, err);
+    if (!r)
+        r = attach_device_read_name(paths, &device, err);
+    if (!r && device)
+        r = ublk_device_verify(device, err);
+    if (r && r != E_NOT_FOUND && r != E_PRECONDITION)
+        return r;
+    error_done(err);
+    *ret = !r && device;
+    return 0;
+}
+
+/* In words that a CO tries again at. */
+static int attach_device_unknown(int r, struct error *err)
+{
+    if (!r)
+        return 0;
+    _cleanup_free_ char *why = err ? strdup(error_text(err)) : NULL;
+    error_done(err);
+    return error_set(err, E_UNAVAILABLE, "it cannot be told what its dead mooring-device has left: %s",
+                     why ? why : "no memory");
+}
+
+int attach_device_holds(const struct attach_files *paths, bool *ret, struct error *err)
+{
+    bool ublk = false;
+
+    int r = attach_device_is_ublk(paths, &ublk, err);
+    if (!r)
+        r = ublk ? attach_device_holds_ublk(paths, ret, err)
+                 : takeover_holds(paths->holder_pid, paths->mount_point, ret, err);
+    return attach_device_unknown(r, err);
+}
+
+int attach_device_keeps(const struct attach_files *paths, bool *ret, struct error *err)
+{
+    bool ublk = false;
+
+    int r = attach_device_is_ublk(paths, &ublk, err);
+    if (!r)
+        r = ublk ? attach_device_holds_ublk(paths, ret, err)
+                 : takeover_keeps_device(paths->holder_pid, paths->mount_point, ret, err);
+    return attach_device_unknown(r, err);
 }
 
 /* ---- starting ---- */
@@ -128,14 +189,17 @@ static int attach_device_look_at(const struct attach_files *paths, struct attach
     _cleanup_json_ json_t *object = NULL;
     const char *state = "starting", *problem = "", *device = NULL;
     uint64_t status_pid = 0, generation = 0;
-    pid_t pid;
+    pid_t pid = 0;
 
-    if (!process_alive(paths->device_pid, &pid))
+    if (!process_alive(paths->device_pid))
         return error_set(err, E_UNAVAILABLE, "mooring-device has ended; its last words are in %s",
                          paths->log);
     if (attach_files_ending(paths))
         return error_set(err, E_UNAVAILABLE, "mooring-device is ending");
-    int r = attach_files_load(paths, "status.json", &object, err);
+    int r = process_find(paths->device_pid, &pid, err);
+    if (r)
+        return r == E_NOT_FOUND ? E_UNAVAILABLE : r;
+    r = attach_files_load(paths, "status.json", &object, err);
     if (r && r != E_NOT_FOUND)
         return r;
     if (r || record_get_optional_uint64(object, "pid", &status_pid, NULL) || status_pid != (uint64_t)pid)
@@ -171,7 +235,7 @@ int attach_device_wait(const struct node_config *config, const char *volume_id, 
         _cleanup_error_ struct error why = {0};
 
         r = attach_device_look_at(&paths, ret, &why);
-        if (r != E_UNAVAILABLE || !process_alive(paths.device_pid, NULL)) {
+        if (r != E_UNAVAILABLE || !process_alive(paths.device_pid)) {
             error_move(err, &why);
             return r;
         }
@@ -185,9 +249,12 @@ static int attach_device_launch(const struct node_config *config, struct storage
                                 const struct attach_files *paths, const struct storage_attachment *attachment,
                                 unsigned timeout_ms, struct error *err)
 {
-    int r = attach_device_grant(config, storage, paths, attachment, timeout_ms, err);
+    bool holds = false;
 
-    if (!r && !attach_device_holds(paths))
+    int r = attach_device_grant(config, storage, paths, attachment, timeout_ms, err);
+    if (!r)
+        r = attach_device_holds(paths, &holds, err);
+    if (!r && !holds)
         r = attach_device_spawn_holder(config, paths, attachment->volume_id, err);
     return r ? r : attach_device_spawn(config, paths, attachment->volume_id, err);
 }
@@ -205,7 +272,7 @@ static int attach_device_start(const struct node_config *config, struct storage 
     r = attach_files_epoch(&paths, &epoch, NULL);
     if (r && r != E_NOT_FOUND)
         return error_set(err, r, "cannot read device.json of volume %s", attachment->volume_id);
-    bool lives = process_alive(paths.device_pid, NULL);
+    bool lives = process_alive(paths.device_pid);
     if (lives && epoch != attachment->epoch)
         return error_set(err, E_STALE, "a device of epoch %llu still runs", (unsigned long long)epoch);
     if (lives && attach_files_ending(&paths)) {
@@ -252,12 +319,13 @@ static int attach_device_check_kept(const struct node_config *config, const char
                                     struct error *err)
 {
     _cleanup_attach_files_ struct attach_files paths = {0};
+    bool kept = false;
 
     int r = attach_files_init(&paths, config, volume_id, err);
-    if (r || process_alive(paths.device_pid, NULL))
+    if (r || process_alive(paths.device_pid))
         return r;
-    bool kept = published ? attach_device_keeps(&paths) : attach_device_holds(&paths);
-    return kept ? 0 : attach_device_explain_lost(volume_id, err);
+    r = published ? attach_device_keeps(&paths, &kept, err) : attach_device_holds(&paths, &kept, err);
+    return r || kept ? r : attach_device_explain_lost(volume_id, err);
 }
 
 static int attach_device_restart(const struct node_config *config, struct storage *storage,
@@ -269,7 +337,7 @@ static int attach_device_restart(const struct node_config *config, struct storag
     int r = attach_files_init(&paths, config, volume_id, err);
     if (!r)
         r = attach_files_epoch(&paths, &epoch, err);
-    if (r || process_alive(paths.device_pid, NULL))
+    if (r || process_alive(paths.device_pid))
         return r;
     r = attach_device_check_kept(config, volume_id, true, err);
     if (!r)
@@ -327,7 +395,7 @@ static int attach_device_keep_holder(const struct node_config *config, const cha
     _cleanup_attach_files_ struct attach_files paths = {0};
 
     int r = attach_files_init(&paths, config, volume_id, err);
-    if (r || process_alive(paths.holder_pid, NULL) || !process_alive(paths.device_pid, NULL) ||
+    if (r || process_alive(paths.holder_pid) || !process_alive(paths.device_pid) ||
         attach_files_ending(&paths))
         return r;
     log_warning("volume %s: its mooring-holder has ended: another one takes its place", volume_id);

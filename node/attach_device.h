@@ -20,10 +20,10 @@ int attach_device_succeed(const struct node_config *config, struct storage *stor
 int attach_device_wait(const struct node_config *config, const char *volume_id, uint64_t deadline_ms,
                        struct attach_device *ret, struct error *err);
 
-/* Whether the dead process's successor would take over: what it needs is still there. keeps: also the block
- * device. */
-bool attach_device_holds(const struct attach_files *paths);
-bool attach_device_keeps(const struct attach_files *paths);
+/* *ret: whether the dead process's successor would take over, for what it needs is still there. keeps: also
+ * the block device. An error when that cannot be told: nothing is dropped for not knowing. */
+int attach_device_holds(const struct attach_files *paths, bool *ret, struct error *err);
+int attach_device_keeps(const struct attach_files *paths, bool *ret, struct error *err);
 
 int attach_device_end(const struct node_config *config, struct storage *storage, const char *volume_id,
                       unsigned timeout_ms, struct error *err);

@@ -71,13 +71,16 @@ static int attach_device_settle(const struct node_config *config, struct storage
                                 const struct attach_files *paths, const char *volume_id, uint64_t deadline_ms,
                                 struct error *err)
 {
-    int r = 0;
+    bool holds = false;
+    int r = process_alive(paths->device_pid) ? 0 : attach_device_holds(paths, &holds, err);
 
-    if (!process_alive(paths->device_pid, NULL) && attach_device_holds(paths))
+    if (!r && holds)
         r = attach_device_deliver(config, storage, paths, volume_id, deadline_ms, err);
-    while (!r && process_alive(paths->device_pid, NULL)) {
+    while (!r && process_alive(paths->device_pid)) {
         r = attach_device_finish(paths, deadline_ms, err);
-        if (r || !attach_device_holds(paths))
+        if (!r)
+            r = attach_device_holds(paths, &holds, err);
+        if (r || !holds)
             break;
         if (time_now_ms() >= deadline_ms)
             return error_set(err, E_UNAVAILABLE, "mooring-device died before its end: try again");
@@ -207,6 +210,7 @@ int attach_device_replace(const struct node_config *config, struct storage *stor
     _cleanup_attach_files_ struct attach_files paths = {0};
     _cleanup_attach_device_ struct attach_device device = {0};
     uint64_t epoch = 0;
+    bool holds = false;
 
     int r = attach_files_init(&paths, config, volume_id, err);
     if (!r)
@@ -215,7 +219,9 @@ int attach_device_replace(const struct node_config *config, struct storage *stor
         return r;
     uint64_t began_ms = time_now_ms();
     r = process_stop(paths.device_pid, SIGTERM, attach_device_left_ms(deadline_ms), err);
-    if (!r && !attach_device_holds(&paths))
+    if (!r)
+        r = attach_device_holds(&paths, &holds, err);
+    if (!r && !holds)
         r = error_set(err, E_PRECONDITION, "the holder did not keep the device of the process that ended");
     if (!r)
         r = attach_device_succeed(config, storage, &paths, volume_id, epoch,

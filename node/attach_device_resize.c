@@ -27,7 +27,7 @@ static int attach_device_resize_look(const struct attach_files *paths, uint64_t 
     pid_t pid;
 
     *ret_asks = false;
-    if (!process_alive(paths->device_pid, &pid))
+    if (process_find(paths->device_pid, &pid, NULL))
         return error_set(err, E_UNAVAILABLE, "mooring-device has ended");
     if (attach_files_load(paths, "status.json", &status, NULL) == 0)
         *ret_status = status;

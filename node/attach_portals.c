@@ -19,9 +19,9 @@ static bool attach_portals_wanted(const struct attach_files *paths)
     _cleanup_json_ json_t *status = NULL;
     const char *state = "";
     uint64_t status_pid = 0;
-    pid_t pid;
+    pid_t pid = 0;
 
-    if (!process_alive(paths->device_pid, &pid) || attach_files_load(paths, "status.json", &status, NULL))
+    if (process_find(paths->device_pid, &pid, NULL) || attach_files_load(paths, "status.json", &status, NULL))
         return false;
     record_get_optional_uint64(status, "pid", &status_pid, NULL);
     record_get_optional_string(status, "state", &state, NULL);

@@ -15,15 +15,29 @@
 #include "common/strings.h"
 
 /* The backing file of loop device `name` ("loop3"), or NULL when it has none. The caller frees. */
-static char *loop_device_backing(const char *name)
+static int loop_device_read_backing(const char *name, char **ret, struct error *err)
 {
     _cleanup_free_ char *path = str_format("/sys/block/%s/loop/backing_file", name);
     char *text = NULL;
 
-    if (!path || io_read_file(path, 8192, &text, NULL, NULL))
-        return NULL;
-    text[strcspn(text, "\n")] = '\0';
-    return text;
+    if (!path)
+        return error_errno(err, ENOMEM, "cannot look at %s", name);
+    int r = io_read_file(path, 8192, &text, NULL, err);
+    if (r && r != E_NOT_FOUND && r != -ENODEV) /* it is being given back */
+        return r;
+    if (r)
+        error_done(err);
+    else
+        text[strcspn(text, "\n")] = '\0';
+    *ret = text;
+    return 0;
+}
+
+static char *loop_device_backing(const char *name)
+{
+    char *backing = NULL;
+
+    return loop_device_read_backing(name, &backing, NULL) ? NULL : backing;
 }
 
 /* backing is a file directly in mount_point; the kernel adds " (deleted)" when its mount is gone. */
@@ -56,19 +70,26 @@ int loop_device_verify(const char *device, const char *mount_point, struct error
     return 0;
 }
 
-bool loop_device_exists(const char *mount_point)
+int loop_device_look(const char *mount_point, bool *ret, struct error *err)
 {
     _cleanup_dir_ DIR *dir = opendir("/sys/block");
     struct dirent *entry;
+    bool found = false;
+    int r = 0;
 
-    while (dir && (entry = readdir(dir))) {
+    if (!dir)
+        return error_errno(err, errno, "cannot list /sys/block");
+    while (!r && !found && (entry = readdir(dir))) {
+        _cleanup_free_ char *backing = NULL;
+
         if (!str_starts_with(entry->d_name, "loop"))
             continue;
-        _cleanup_free_ char *backing = loop_device_backing(entry->d_name);
-        if (loop_device_is_in(backing, mount_point))
-            return true;
+        r = loop_device_read_backing(entry->d_name, &backing, err);
+        found = loop_device_is_in(backing, mount_point);
     }
-    return false;
+    if (!r)
+        *ret = found;
+    return r;
 }
 
 static int loop_device_detach(const char *name, const char *mount_point, struct error *err)

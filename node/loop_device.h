@@ -14,8 +14,8 @@ int loop_device_verify(const char *device, const char *mount_point, struct error
 /* Block device `number` is a loop device whose backing file is in mount_point. */
 bool loop_device_is_ours(dev_t number, const char *mount_point);
 
-/* Whether any loop device has its backing file in mount_point. */
-bool loop_device_exists(const char *mount_point);
+/* *ret: whether any loop device has its backing file in mount_point. An error when that cannot be told. */
+int loop_device_look(const char *mount_point, bool *ret, struct error *err);
 
 /* Detach each loop device whose backing file is in mount_point. 0 also when there is none. */
 int loop_device_release(const char *mount_point, struct error *err);

@@ -95,11 +95,14 @@ static bool process_lock(int fd)
     return fcntl(fd, F_OFD_SETLK, &lock) == 0;
 }
 
-static bool process_is_locked(int fd)
+static int process_is_locked(int fd, bool *ret)
 {
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
 
-    return fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+    if (fcntl(fd, F_OFD_GETLK, &lock) < 0)
+        return -errno;
+    *ret = lock.l_type != F_UNLCK;
+    return 0;
 }
 
 /* The place's words, then the program's: an array on the heap of borrowed strings. */
@@ -138,36 +141,70 @@ int process_spawn(const char *pid_path, const char *log_path, const struct place
     return process_fork(lock_fd, log_fd, place, words, err);
 }
 
-bool process_alive(const char *pid_path, pid_t *ret_pid)
+int process_find(const char *pid_path, pid_t *ret_pid, struct error *err)
 {
     char text[16] = "";
     _cleanup_fd_ int fd = open(pid_path, O_RDONLY | O_CLOEXEC);
+    bool locked = false;
 
-    if (fd < 0 || !process_is_locked(fd))
-        return false;
-    if (pread(fd, text, sizeof(text) - 1, 0) <= 0)
-        return false;
-    long pid = strtol(text, NULL, 10);
+    if (fd < 0 && errno != ENOENT)
+        return error_errno(err, errno, "cannot tell whether the process of %s lives", pid_path);
+    int r = fd < 0 ? 0 : process_is_locked(fd, &locked);
+    if (r)
+        return error_errno(err, -r, "cannot tell whether the process of %s lives", pid_path);
+    if (!locked)
+        return error_set(err, E_NOT_FOUND, "the process of %s has ended", pid_path);
+    long pid = pread(fd, text, sizeof(text) - 1, 0) > 0 ? strtol(text, NULL, 10) : 0;
     if (pid <= 1)
-        return false;
+        return error_set(err, E_UNAVAILABLE, "the process of %s is starting", pid_path);
     if (ret_pid)
         *ret_pid = (pid_t)pid;
-    return true;
+    return 0;
+}
+
+bool process_alive(const char *pid_path)
+{
+    return process_find(pid_path, NULL, NULL) != E_NOT_FOUND;
+}
+
+/* As process_find(). ESRCH is of one that is gone and has not given its lock back yet. */
+static int process_open_found(const char *pid_path, int *ret_fd, struct error *err)
+{
+    pid_t pid = 0, again = 0;
+
+    int r = process_find(pid_path, &pid, err);
+    if (r)
+        return r;
+    _cleanup_fd_ int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (fd < 0 && errno != ESRCH)
+        return error_errno(err, errno, "cannot open the process of %s", pid_path);
+    /* The lock is still held by that pid: the descriptor is of the right process. */
+    r = process_find(pid_path, &again, err);
+    if (r)
+        return r;
+    if (fd < 0 || again != pid)
+        return error_set(err, E_UNAVAILABLE, "the process of %s is ending or starting", pid_path);
+    *ret_fd = TAKE_FD(fd);
+    return 0;
 }
 
 int process_open(const char *pid_path)
 {
-    pid_t pid, again;
+    int fd = -1;
 
-    if (!process_alive(pid_path, &pid))
-        return -1;
-    int fd = (int)syscall(SYS_pidfd_open, pid, 0);
-    if (fd < 0)
-        return -1;
-    /* The lock is still held by that pid: the descriptor is of the right process. */
-    if (!process_alive(pid_path, &again) || again != pid)
-        return fd_close(fd);
-    return fd;
+    return process_open_found(pid_path, &fd, NULL) ? -1 : fd;
+}
+
+static int process_open_by(const char *pid_path, uint64_t deadline_ms, int *ret_fd, struct error *err)
+{
+    int r = process_open_found(pid_path, ret_fd, err);
+
+    while (r == E_UNAVAILABLE && time_now_ms() < deadline_ms) {
+        error_done(err);
+        poll(NULL, 0, 1);
+        r = process_open_found(pid_path, ret_fd, err);
+    }
+    return r;
 }
 
 static int process_send(int fd, const char *pid_path, int signal_number, struct error *err)
@@ -187,16 +224,22 @@ int process_signal(const char *pid_path, int signal_number, struct error *err)
 int process_stop(const char *pid_path, int signal_number, unsigned timeout_ms, struct error *err)
 {
     uint64_t deadline_ms = time_now_ms() + timeout_ms;
-    _cleanup_fd_ int fd = process_open(pid_path);
+    _cleanup_fd_ int fd = -1;
 
-    int r = fd < 0 ? 0 : process_send(fd, pid_path, signal_number, err);
-    if (fd < 0 || r)
+    int r = process_open_by(pid_path, deadline_ms, &fd, err);
+    if (r == E_NOT_FOUND) {
+        error_done(err);
+        return 0;
+    }
+    if (!r)
+        r = process_send(fd, pid_path, signal_number, err);
+    if (r)
         return r;
     struct pollfd ended = {.fd = fd, .events = POLLIN};
     int n = poll(&ended, 1, (int)timeout_ms);
-    while (n != 0 && process_alive(pid_path, NULL) && time_now_ms() < deadline_ms)
+    while (n != 0 && process_alive(pid_path) && time_now_ms() < deadline_ms)
         poll(NULL, 0, 1); /* it is a zombie that has not closed its files yet */
-    if (process_alive(pid_path, NULL))
+    if (process_alive(pid_path))
         return error_set(err, E_DEADLINE, "the process of %s did not end within %u ms", pid_path, timeout_ms);
     return 0;
 }

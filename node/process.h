@@ -23,8 +23,12 @@
 int process_spawn(const char *pid_path, const char *log_path, const struct place *place,
                   const char *const *argv, struct error *err);
 
-/* Whether it lives; ret_pid (may be NULL) is set only then. */
-bool process_alive(const char *pid_path, pid_t *ret_pid);
+/* 0 and its pid (ret_pid may be NULL) while it lives; E_NOT_FOUND when it does not. E_UNAVAILABLE while it is
+ * just starting; an errno when it cannot be told, as without a free descriptor: that proves no end. */
+int process_find(const char *pid_path, pid_t *ret_pid, struct error *err);
+
+/* Whether it lives, or may: false is proof that it does not. */
+bool process_alive(const char *pid_path);
 
 /* A pidfd of it, or -1 when it does not live. The caller closes. */
 int process_open(const char *pid_path);
@@ -33,7 +37,7 @@ int process_open(const char *pid_path);
 int process_signal(const char *pid_path, int signal_number, struct error *err);
 
 /* Send signal_number and wait until it is gone. 0 also when it does not live; E_DEADLINE when it is still
- * there. */
+ * there; an error also when that cannot be told. */
 int process_stop(const char *pid_path, int signal_number, unsigned timeout_ms, struct error *err);
 
 /* What a short program depends on: once fd (a pidfd) is readable, ended() must unblock the program's I/O, and

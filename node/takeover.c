@@ -2,6 +2,7 @@
 #include "node/takeover.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -17,35 +18,57 @@
 #define FUSE_MINOR 229
 
 /* Where we may not look (no CAP_SYS_PTRACE), the mount must do as evidence. */
-static bool takeover_has_fuse(pid_t pid)
+static int takeover_has_fuse(pid_t pid, bool *ret, struct error *err)
 {
     char path[32];
     struct dirent *entry;
+    bool found = false;
+    int problem = 0;
 
     snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
     _cleanup_dir_ DIR *dir = opendir(path);
     if (!dir)
-        return true;
-    while ((entry = readdir(dir))) {
+        problem = errno;
+    while (dir && !found && (entry = readdir(dir))) {
         struct stat status;
 
-        if (fstatat(dirfd(dir), entry->d_name, &status, 0) == 0 && S_ISCHR(status.st_mode) &&
-            status.st_rdev == makedev(FUSE_MAJOR, FUSE_MINOR))
-            return true;
+        if (fstatat(dirfd(dir), entry->d_name, &status, 0) < 0)
+            problem = errno == ENOENT ? problem : errno; /* closed meanwhile */
+        else
+            found = S_ISCHR(status.st_mode) && status.st_rdev == makedev(FUSE_MAJOR, FUSE_MINOR);
     }
-    return false;
+    *ret = found || problem == EACCES;
+    if (*ret || !problem || problem == ENOENT) /* of a process that has ended */
+        return 0;
+    return error_errno(err, problem, "cannot tell what mooring-holder %d holds", (int)pid);
 }
 
-bool takeover_holds(const char *holder_pid, const char *mount_point)
+int takeover_holds(const char *holder_pid, const char *mount_point, bool *ret, struct error *err)
 {
     _cleanup_mount_info_ struct mount_info mounted = {0};
-    pid_t pid;
+    bool has_fuse = false;
+    pid_t pid = 0;
 
-    return process_alive(holder_pid, &pid) && takeover_has_fuse(pid) &&
-           mount_find(mount_point, &mounted, NULL) == 0;
+    int r = process_find(holder_pid, &pid, err);
+    if (!r)
+        r = takeover_has_fuse(pid, &has_fuse, err);
+    if (!r && has_fuse)
+        r = mount_find(mount_point, &mounted, err);
+    if (r && r != E_NOT_FOUND)
+        return r;
+    error_done(err);
+    *ret = !r && has_fuse;
+    return 0;
 }
 
-bool takeover_keeps_device(const char *holder_pid, const char *mount_point)
+int takeover_keeps_device(const char *holder_pid, const char *mount_point, bool *ret, struct error *err)
 {
-    return takeover_holds(holder_pid, mount_point) && loop_device_exists(mount_point);
+    bool holds = false, exists = false;
+
+    int r = takeover_holds(holder_pid, mount_point, &holds, err);
+    if (!r && holds)
+        r = loop_device_look(mount_point, &exists, err);
+    if (!r)
+        *ret = holds && exists;
+    return r;
 }

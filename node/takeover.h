@@ -6,9 +6,14 @@
 
 #include <stdbool.h>
 
-/* The holder of this pid file lives, keeps /dev/fuse descriptors, and the mount that they serve stands: a
- * successor serves what waits, and delivers what its predecessor had answered but not flushed. */
-bool takeover_holds(const char *holder_pid, const char *mount_point);
+#include "common/error.h"
+
+/*
+ * *ret: the holder of this pid file lives, keeps /dev/fuse descriptors, and the mount that they serve stands:
+ * a successor serves what waits, and delivers what its predecessor had answered but not flushed. An error
+ * when one of it cannot be told: that it holds nothing is never concluded from not knowing.
+ */
+int takeover_holds(const char *holder_pid, const char *mount_point, bool *ret, struct error *err);
 
 /* And the block device is still there, under the number that bind mounts and containers know it by. */
-bool takeover_keeps_device(const char *holder_pid, const char *mount_point);
+int takeover_keeps_device(const char *holder_pid, const char *mount_point, bool *ret, struct error *err);

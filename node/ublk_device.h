@@ -9,7 +9,7 @@
 
 bool ublk_device_is_name(const char *device); /* "/dev/ublkb0" */
 
-/* It is there; E_PRECONDITION otherwise. */
+/* It is there; E_PRECONDITION otherwise; another error when that cannot be told. */
 int ublk_device_verify(const char *device, struct error *err);
 
 /* device is block device `number`. */

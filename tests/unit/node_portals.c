@@ -99,7 +99,7 @@ static int setup(void **state)
     if (attach_files_init(&node.paths, &node.config, VOLUME, NULL) ||
         io_make_dirs(node.paths.dir, 0700, NULL) ||
         process_spawn(node.paths.device_pid, node.paths.log, NULL, argv, NULL) ||
-        !process_alive(node.paths.device_pid, &node.pid))
+        process_find(node.paths.device_pid, &node.pid, NULL))
         return -1;
     if (!wait_until(begun, 0))
         return -1;

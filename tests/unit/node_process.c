@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -60,12 +61,12 @@ static void a_process_lives_until_it_is_stopped(void **state)
     pid_t pid = 0;
 
     (void)state;
-    assert_false(process_alive(fixture->pid_path, NULL));
+    assert_false(process_alive(fixture->pid_path));
     spawn(fixture, "exec sleep 60");
-    assert_true(process_alive(fixture->pid_path, &pid));
+    assert_true(process_find(fixture->pid_path, &pid, NULL) == 0);
     assert_int_equal(kill(pid, 0), 0);
     assert_int_equal(process_stop(fixture->pid_path, SIGTERM, 5000, NULL), 0);
-    assert_false(process_alive(fixture->pid_path, NULL));
+    assert_false(process_alive(fixture->pid_path));
     assert_int_equal(process_stop(fixture->pid_path, SIGTERM, 5000, NULL), 0);
 }
 
@@ -76,15 +77,15 @@ static void a_killed_process_is_seen_as_dead(void **state)
 
     (void)state;
     spawn(fixture, "exec sleep 60");
-    assert_true(process_alive(fixture->pid_path, &pid));
+    assert_true(process_find(fixture->pid_path, &pid, NULL) == 0);
     _cleanup_fd_ int fd = process_open(fixture->pid_path);
     assert_true(fd >= 0);
     kill(pid, SIGKILL);
     struct pollfd ended = {.fd = fd, .events = POLLIN};
     assert_int_equal(poll(&ended, 1, 10000), 1);
-    for (int i = 0; i < 1000 && process_alive(fixture->pid_path, NULL); i++)
+    for (int i = 0; i < 1000 && process_alive(fixture->pid_path); i++)
         poll(NULL, 0, 5);
-    assert_false(process_alive(fixture->pid_path, NULL));
+    assert_false(process_alive(fixture->pid_path));
     assert_int_equal(process_open(fixture->pid_path), -1);
 }
 
@@ -108,7 +109,7 @@ static void a_reused_pid_is_not_mistaken(void **state)
 
     (void)state;
     assert_int_equal(write(fd, text, strlen(text)), strlen(text));
-    assert_false(process_alive(fixture->pid_path, NULL));
+    assert_false(process_alive(fixture->pid_path));
     assert_int_equal(process_stop(fixture->pid_path, SIGKILL, 100, NULL), 0);
 }
 
@@ -145,7 +146,7 @@ static void a_starting_process_is_not_its_predecessor(void **state)
         fcntl(fd, F_OFD_GETLK, &lock);
     }
     for (int i = 0; i < 400 && mistaken; i++, poll(NULL, 0, 5))
-        mistaken = process_alive(files.pid_path, &pid) && pid == getpid();
+        mistaken = process_find(files.pid_path, &pid, NULL) == 0 && pid == getpid();
     assert_int_equal(read(cgroup[0], drained, sizeof(drained)), sizeof(drained));
     assert_int_equal(pthread_join(thread, &result), 0);
     close(cgroup[0]);
@@ -153,7 +154,7 @@ static void a_starting_process_is_not_its_predecessor(void **state)
     assert_int_equal(lock.l_type, F_WRLCK);
     assert_false(mistaken);
     assert_null(result);
-    assert_true(process_alive(files.pid_path, &pid) && pid != getpid());
+    assert_true(process_find(files.pid_path, &pid, NULL) == 0 && pid != getpid());
 }
 
 static void one_that_does_not_end_is_told(void **state)
@@ -179,7 +180,27 @@ static void what_cannot_be_executed_is_an_error_here(void **state)
     (void)state;
     assert_int_equal(process_spawn(fixture->pid_path, fixture->log_path, NULL, argv, &err), -ENOENT);
     assert_non_null(strstr(error_text(&err), "/nonexistent/program"));
-    assert_false(process_alive(fixture->pid_path, NULL));
+    assert_false(process_alive(fixture->pid_path));
+}
+
+/* Without a free descriptor nothing can be seen: that is no proof of an end. */
+static void one_that_cannot_be_seen_is_not_dead(void **state)
+{
+    struct rlimit limit;
+    pid_t pid = 0;
+
+    (void)state;
+    spawn(&files, "exec sleep 60");
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &(struct rlimit){.rlim_cur = 3, .rlim_max = limit.rlim_max}),
+                     0);
+    int found = process_find(files.pid_path, &pid, NULL), stopped = process_stop(files.pid_path, 0, 100, NULL);
+    bool alive = process_alive(files.pid_path);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    assert_int_equal(found, -EMFILE);
+    assert_int_equal(stopped, -EMFILE);
+    assert_true(alive);
+    assert_int_equal(process_find(files.pid_path, &pid, NULL), 0);
 }
 
 static void run_gives_status_and_words(void **state)
@@ -207,7 +228,7 @@ static void asking_takes_nothing(void **state)
     if (asker == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL); /* also when an assertion ends us */
         for (;;)
-            process_alive(fixture->pid_path, NULL);
+            process_alive(fixture->pid_path);
     }
     for (int i = 0; i < 30; i++) {
         spawn(fixture, "exec sleep 60");
@@ -337,6 +358,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(one_that_does_not_end_is_told, setup, teardown),
         cmocka_unit_test_setup_teardown(what_cannot_be_executed_is_an_error_here, setup, teardown),
         cmocka_unit_test_setup_teardown(asking_takes_nothing, setup, teardown),
+        cmocka_unit_test_setup_teardown(one_that_cannot_be_seen_is_not_dead, setup, teardown),
         cmocka_unit_test(run_gives_status_and_words),
         cmocka_unit_test(run_ends_with_what_it_depends_on),
         cmocka_unit_test(a_lent_lock_is_waited_for),
