@@ -8,6 +8,7 @@
  */
 #pragma once
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -38,7 +39,8 @@ struct scsi_unit {
     uint32_t block_size_bytes;
     _Atomic uint64_t blocks; /* read by every session's loop */
     const char *volume_id;
-    const char *boot_id; /* of this mooring-target: vendor page 0xC0 */
+    const char *boot_id;           /* of this mooring-target: vendor page 0xC0 */
+    atomic_uint_fast64_t *refused; /* counts what was refused for want of space; or NULL */
 };
 
 /* One initiator's session with the unit (the I_T nexus). */

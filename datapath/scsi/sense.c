@@ -25,6 +25,8 @@ void sense_from_result(struct scsi_task *task, int result, bool write)
         task->status = SCSI_GOOD;
         return;
     case E_NO_SPACE: /* SBC-4, section 4.7.3.6: the initiator may try again when there is space */
+        if (task->nexus->unit->refused)
+            atomic_fetch_add_explicit(task->nexus->unit->refused, 1, memory_order_relaxed);
         sense_set(task, SENSE_DATA_PROTECT, SENSE_SPACE_ALLOCATION_FAILED);
         return;
     case E_READ_ONLY:

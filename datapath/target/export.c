@@ -40,7 +40,8 @@ struct export *export_get(struct reactor *owner, struct volume *volume)
                                        .block_size_bytes = volume_block_size_bytes(volume),
                                        .blocks = volume_size_bytes(volume) / volume_block_size_bytes(volume),
                                        .volume_id = volume_id(volume),
-                                       .boot_id = owner->server->boot_id},
+                                       .boot_id = owner->server->boot_id,
+                                       .refused = &owner->server->health.refused},
                               .open_work = {.work = export_open_work, .op = {.done = export_open_done}}};
     export->next = owner->exports;
     if (owner->exports)

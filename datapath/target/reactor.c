@@ -273,6 +273,8 @@ static void reactor_tick(struct loop_op *op, int res, unsigned flags)
         connection_tick(connection);
     }
     buffer_pool_retry(&reactor->buffers);
+    if (!reactor->stopping && !reactor->lobby && reactor->index == 0)
+        health_tick(&reactor->server->health, reactor->loop);
     if (!reactor->stopping) {
         reactor->tick_pending = true;
         loop_timeout(reactor->loop, &reactor->tick, TICK_MS);

@@ -132,6 +132,7 @@ int server_new(struct server **ret, const struct settings *settings, struct erro
         .command_window = (uint32_t)settings->commands_per_session_max,
     };
     job_table_init(&server->jobs);
+    health_init(&server->health, server);
     int code = id_boot_new(server->boot_id);
     if (code)
         error_errno(err, -code, "cannot draw a boot id");
@@ -214,6 +215,7 @@ struct server *server_free(struct server *server)
     for (unsigned i = 0; i < server->listeners_count; i++)
         fd_close(server->listeners[i]);
     job_table_done(&server->jobs);
+    health_done(&server->health);
     free(server->reactors);
     free(server);
     return NULL;

@@ -15,6 +15,7 @@
 #include "common/id.h"
 #include "datapath/iscsi/login.h"
 #include "datapath/store/store.h"
+#include "datapath/target/health.h"
 #include "datapath/target/job.h"
 #include "datapath/target/settings.h"
 
@@ -42,6 +43,7 @@ struct server {
     atomic_uint tsih_last;
     struct iscsi_login_config login_config;
     struct job_table jobs;
+    struct health health;
 };
 
 /* Listen on the portals and open the lobby. The settings outlive the server. */

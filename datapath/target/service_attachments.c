@@ -27,7 +27,7 @@ static int service_attach_answer(struct storage_service *storage, struct volume 
     if (!answer->attachment || !answer->target_name ||
         service_portals(storage->server, &answer->portals, &answer->n_portals) != 0)
         return error_errno(err, ENOMEM, "volume %s", volume_id(volume));
-    answer->volume = service_volume_of(volume, err);
+    answer->volume = service_volume_of(storage, volume, err);
     return answer->volume ? 0 : err->code;
 }
 
@@ -158,7 +158,7 @@ static int service_attachment_answer(struct storage_service *storage, struct vol
     if (!answer->attachment || !answer->target_name || !answer->chap_name || !answer->chap_secret ||
         service_portals(storage->server, &answer->portals, &answer->n_portals) != 0)
         return error_errno(err, ENOMEM, "volume %s", volume_id(volume));
-    answer->volume = service_volume_of(volume, err);
+    answer->volume = service_volume_of(storage, volume, err);
     return answer->volume ? 0 : err->code;
 }
 

@@ -53,7 +53,7 @@ static int service_changed(struct storage_service *storage, struct volume *volum
     int code = change_tell(storage, volume, err);
     if (code)
         return code;
-    *ret_message = service_volume_of(volume, err);
+    *ret_message = service_volume_of(storage, volume, err);
     return *ret_message ? 0 : err->code;
 }
 

@@ -95,7 +95,8 @@ static bool service_add_source(Mooring__Storage__V1__Volume *message, const char
     return *field != NULL;
 }
 
-Mooring__Storage__V1__Volume *service_volume_message(const struct volume_record *record, uint64_t used_bytes)
+static Mooring__Storage__V1__Volume *service_volume_message(const struct volume_record *record,
+                                                            uint64_t used_bytes)
 {
     Mooring__Storage__V1__Volume *message = malloc(sizeof(*message));
     if (!message)
@@ -120,26 +121,30 @@ Mooring__Storage__V1__Volume *service_volume_message(const struct volume_record 
     return message;
 }
 
-/* What a list has of a volume that cannot be read; *err, which says why, is then used up. */
-static Mooring__Storage__V1__Volume *service_unreadable_message(const struct volume_record *record,
-                                                                struct error *err)
+/* With its health. unreadable: why, or NULL; a list has what is known of such a volume. */
+static Mooring__Storage__V1__Volume *service_message_of(struct storage_service *storage,
+                                                        const struct volume_record *record,
+                                                        uint64_t used_bytes, const char *unreadable)
 {
-    Mooring__Storage__V1__Volume *message = service_volume_message(record, 0);
-    if (message) {
+    Mooring__Storage__V1__Volume *message = service_volume_message(record, used_bytes);
+    if (!message)
+        return NULL;
+    int code = service_volume_health(&storage->server->health, record, unreadable, &message->health,
+                                     &message->n_health);
+    if (code == 0 && unreadable) {
         message->content = MOORING__STORAGE__V1__CONTENT__CONTENT_UNKNOWN;
-        message->unreadable = strdup(error_text(err));
+        message->unreadable = strdup(unreadable);
+        code = message->unreadable ? 0 : -ENOMEM;
     }
-    if (!message || !message->unreadable) {
-        if (message)
-            mooring__storage__v1__volume__free_unpacked(message, NULL);
-        error_errno(err, ENOMEM, "volume %s", record->id);
+    if (code) {
+        mooring__storage__v1__volume__free_unpacked(message, NULL);
         return NULL;
     }
-    error_done(err);
     return message;
 }
 
-Mooring__Storage__V1__Volume *service_volume_of(struct volume *volume, struct error *err)
+Mooring__Storage__V1__Volume *service_volume_of(struct storage_service *storage, struct volume *volume,
+                                                struct error *err)
 {
     struct volume_record record = {0};
     uint64_t used_bytes = 0;
@@ -149,13 +154,13 @@ Mooring__Storage__V1__Volume *service_volume_of(struct volume *volume, struct er
         return NULL;
     }
     Mooring__Storage__V1__Volume *message = NULL;
-    if (volume_check_readable(volume, err) != 0) {
-        message = service_unreadable_message(&record, err);
-    } else if (volume_used_bytes(volume, &used_bytes, err) == 0) {
-        message = service_volume_message(&record, used_bytes);
-        if (!message)
-            error_errno(err, ENOMEM, "volume %s", volume_id(volume));
-    }
+    _cleanup_error_ struct error unreadable = {0};
+    if (volume_check_readable(volume, &unreadable) != 0)
+        message = service_message_of(storage, &record, 0, error_text(&unreadable));
+    else if (volume_used_bytes(volume, &used_bytes, err) == 0)
+        message = service_message_of(storage, &record, used_bytes, NULL);
+    if (!message && !err->code)
+        error_errno(err, ENOMEM, "volume %s", volume_id(volume));
     volume_record_done(&record);
     return message;
 }

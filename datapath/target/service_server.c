@@ -75,7 +75,10 @@ int service_get_server(struct rpc_call *call, const ProtobufCMessage *request, P
     answer->volumes_count = capacity.volumes_count;
     answer->volume_size_max_bytes = VOLUME_SIZE_MAX;
     if (!answer->server_id || !answer->pool_uuid || !answer->boot_id || !answer->version ||
-        service_features(answer) != 0 || service_portals(server, &answer->portals, &answer->n_portals) != 0 ||
+        service_features(answer) != 0 ||
+        service_server_health(&((struct storage_service *)context)->server->health, &answer->health,
+                              &answer->n_health) != 0 ||
+        service_portals(server, &answer->portals, &answer->n_portals) != 0 ||
         (server->settings->topology && service_topology(server->settings->topology, answer) != 0))
         return error_errno(err, ENOMEM, "server");
     return 0;

@@ -1,4 +1,4 @@
-/* The Storage service's calls about volumes and their names. Worker threads. */
+/* The Storage service's calls about volumes. Worker threads. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,65 +12,6 @@
 
 #define LIST_VOLUMES_MAX 1000
 #define BLOCK_SIZE_DEFAULT 4096
-
-/* ---- names ---- */
-
-int service_claim_name(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
-                       void *context, struct error *err)
-{
-    const Mooring__Storage__V1__ClaimNameRequest *claim =
-        (const Mooring__Storage__V1__ClaimNameRequest *)request;
-    Mooring__Storage__V1__ClaimNameResponse *answer = (Mooring__Storage__V1__ClaimNameResponse *)response;
-    struct storage_service *storage = context;
-    char standing[STORE_HOLDER_MAX + 1];
-    (void)call;
-    int code =
-        store_name_claim(storage->server->store, NAME_VOLUME, claim->name, claim->volume_id, standing, err);
-    if (code)
-        return code;
-    answer->volume_id = strdup(standing);
-    return answer->volume_id ? 0 : error_errno(err, ENOMEM, "name %s", claim->name);
-}
-
-static pthread_mutex_t *service_name_lock(struct storage_service *storage, const char *name)
-{
-    return &storage->name_locks[str_hash(name) % SERVICE_NAME_LOCKS];
-}
-
-/* A claim on the volume's own server lives as long as the volume. */
-static int service_release_name_locked(struct storage_service *storage, const char *name, const char *id,
-                                       struct error *err)
-{
-    struct volume *volume = store_volume_find(storage->server->store, id);
-    if (volume) {
-        volume_unref(volume);
-        return error_set(err, E_PRECONDITION, "volume %s exists: its name is released after it was deleted",
-                         id);
-    }
-    return store_name_release(storage->server->store, NAME_VOLUME, name, id, err);
-}
-
-int service_release_name(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
-                         void *context, struct error *err)
-{
-    const Mooring__Storage__V1__ReleaseNameRequest *release =
-        (const Mooring__Storage__V1__ReleaseNameRequest *)request;
-    struct storage_service *storage = context;
-    char claimed[ID_VOLUME_NAME_MAX + 1];
-    const char *name = release->name;
-    (void)call;
-    (void)response;
-    if (name[0] == '\0') { /* whichever it claimed */
-        if (!store_name_of(storage->server->store, release->volume_id, claimed))
-            return 0;
-        name = claimed;
-    }
-    pthread_mutex_t *lock = service_name_lock(storage, name);
-    pthread_mutex_lock(lock);
-    int code = service_release_name_locked(storage, name, release->volume_id, err);
-    pthread_mutex_unlock(lock);
-    return code;
-}
 
 /* ---- create, delete ---- */
 
@@ -110,14 +51,9 @@ static int service_volume_spec(const Mooring__Storage__V1__CreateVolumeRequest *
 static int service_create_claimed(struct storage_service *storage, const struct volume_record *spec,
                                   struct volume **ret, struct error *err)
 {
-    char standing[STORE_HOLDER_MAX + 1];
-    pthread_mutex_t *lock = service_name_lock(storage, spec->name);
+    pthread_mutex_t *lock = service_name_lock(storage, NAME_VOLUME, spec->name);
     pthread_mutex_lock(lock);
-    int code = 0;
-    if (!store_name_find(storage->server->store, NAME_VOLUME, spec->name, standing) ||
-        !str_equal(standing, spec->id))
-        code = error_set(err, E_BUSY, "the name %s is not claimed for volume %s here: claim it first",
-                         spec->name, spec->id);
+    int code = service_check_claim(storage, NAME_VOLUME, spec->name, spec->id, err);
     if (code == 0)
         code = store_volume_create(storage->server->store, spec, ret, err);
     pthread_mutex_unlock(lock);
@@ -147,7 +83,7 @@ int service_create_volume(struct rpc_call *call, const ProtobufCMessage *request
         code = service_create_claimed(storage, &spec, &volume, err);
     if (code)
         return code;
-    answer->volume = service_volume_of(volume, err);
+    answer->volume = service_volume_of(storage, volume, err);
     volume_unref(volume);
     return answer->volume ? 0 : err->code;
 }
@@ -187,7 +123,7 @@ int service_get_volume(struct rpc_call *call, const ProtobufCMessage *request, P
     if (code && !(node && code == E_NOT_FOUND))
         return code;
     if (code == 0) {
-        answer->volume = service_volume_of(volume, err);
+        answer->volume = service_volume_of(context, volume, err);
         volume_unref(volume);
         if (!answer->volume)
             return err->code;
@@ -203,7 +139,7 @@ static int service_list_fill(struct storage_service *storage, const char *after,
 {
     struct volume *volume = store_volume_next(storage->server->store, after);
     while (volume && answer->n_volumes < max) {
-        Mooring__Storage__V1__Volume *message = service_volume_of(volume, err);
+        Mooring__Storage__V1__Volume *message = service_volume_of(storage, volume, err);
         struct volume *next = store_volume_next(storage->server->store, volume_id(volume));
         bool deleted = volume_deleted(volume);
         volume_unref(volume);

@@ -20,6 +20,7 @@ static void settings_init(struct settings *settings)
     *settings = (struct settings){
         .loops = cores > 0 ? (uint64_t)cores : 1,
         .log_level = LOG_LEVEL_INFO,
+        .pool_warning_percent = 80,
         .connections_max = 4096,
         .sessions_per_volume_max = 64,
         .commands_per_session_max = 128,
@@ -95,6 +96,7 @@ static int settings_read(struct settings *settings, const char *path, struct err
         {"loops", CONFIG_UINT, false, 0, 256, &loops},
         {"reserve_bytes", CONFIG_UINT, false, 0, 0, &settings->reserve_bytes},
         {"overcommit", CONFIG_BOOL, false, 0, 0, &settings->overcommit},
+        {"pool_warning_percent", CONFIG_UINT, false, 1, 100, &settings->pool_warning_percent},
         {"topology", CONFIG_OBJECT, false, 0, 0, &settings->topology},
         {"limits", CONFIG_OBJECT, false, 0, 0, &limits},
         {"log_level", CONFIG_STRING, false, 0, 0, &log_level},

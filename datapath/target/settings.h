@@ -27,7 +27,8 @@ struct settings {
     uint64_t loops; /* at least 1 */
     uint64_t reserve_bytes;
     bool overcommit;
-    json_t *topology; /* object of strings, or NULL */
+    uint64_t pool_warning_percent; /* of the pool in use: its health says so from there on */
+    json_t *topology;              /* object of strings, or NULL */
     enum log_level log_level;
 
     uint64_t connections_max;          /* of all loops; one beyond is closed as soon as it is accepted */

@@ -6,11 +6,13 @@
 #pragma once
 
 #include "common/error.h"
+#include "datapath/store/snapshot.h"
 #include "datapath/store/store.h"
 #include "datapath/target/nodes_seen.h"
 #include "proto/storage.pb-c.h"
 #include "rpc/rpc.h"
 
+struct health;
 struct server;
 struct job;
 
@@ -45,8 +47,12 @@ int service_check_volume_id(struct storage_service *storage, const char *volume_
 int service_check_node_id(const char *node_id, struct error *err);
 
 /* Messages of what the store knows, on the heap as protobuf-c frees it. NULL: no memory. */
-Mooring__Storage__V1__Volume *service_volume_message(const struct volume_record *record, uint64_t used_bytes);
-Mooring__Storage__V1__Volume *service_volume_of(struct volume *volume, struct error *err);
+Mooring__Storage__V1__Volume *service_volume_of(struct storage_service *storage, struct volume *volume,
+                                                struct error *err);
+/* What was made hangs in *ret in any case. 0 or -ENOMEM. unreadable: why, or NULL. */
+int service_server_health(struct health *health, Mooring__Storage__V1__Health ***ret, size_t *ret_count);
+int service_volume_health(struct health *health, const struct volume_record *record, const char *unreadable,
+                          Mooring__Storage__V1__Health ***ret, size_t *ret_count);
 Mooring__Storage__V1__Attachment *service_attachment_message(const struct attachment *attachment);
 /* "address:port" of each portal, and the IQN. 0 or -ENOMEM. */
 int service_portals(const struct server *server, char ***ret_portals, size_t *ret_count);
@@ -78,6 +84,39 @@ int service_expand_volume(struct rpc_call *call, const ProtobufCMessage *request
                           void *context, struct error *err);
 int service_modify_volume(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
                           void *context, struct error *err);
+
+/* ---- names: what is made under a claim, and what holds one ---- */
+
+/* Held over the check of a claim and what is made under it. */
+pthread_mutex_t *service_name_lock(struct storage_service *storage, enum name_kind kind, const char *name);
+/* E_BUSY unless the claim of name that stands here is holder_id's. */
+int service_check_claim(struct storage_service *storage, enum name_kind kind, const char *name,
+                        const char *holder_id, struct error *err);
+bool service_group_has_snapshots(struct store *store, const char *group_id);
+
+/* ---- snapshots ---- */
+
+int service_check_snapshot_id(struct storage_service *storage, const char *snapshot_id, struct error *err);
+int service_find_snapshot(struct storage_service *storage, const char *snapshot_id, struct snapshot **ret,
+                          struct error *err);
+Mooring__Storage__V1__Snapshot *service_snapshot_of(struct snapshot *snapshot, bool exclusive,
+                                                    struct error *err);
+int service_create_snapshot(struct rpc_call *call, const ProtobufCMessage *request,
+                            ProtobufCMessage *response, void *context, struct error *err);
+int service_delete_snapshot(struct rpc_call *call, const ProtobufCMessage *request,
+                            ProtobufCMessage *response, void *context, struct error *err);
+int service_get_snapshot(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                         void *context, struct error *err);
+int service_list_snapshots(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                           void *context, struct error *err);
+int service_hold_volumes(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                         void *context, struct error *err);
+int service_release_volumes(struct rpc_call *call, const ProtobufCMessage *request,
+                            ProtobufCMessage *response, void *context, struct error *err);
+int service_commit_snapshots(struct rpc_call *call, const ProtobufCMessage *request,
+                             ProtobufCMessage *response, void *context, struct error *err);
+int service_list_extents(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                         void *context, struct error *err);
 
 int service_attach_volume(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
                           void *context, struct error *err);

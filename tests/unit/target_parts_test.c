@@ -13,6 +13,7 @@
 #include "common/cleanup.h"
 #include "common/size.h"
 #include "datapath/target/buffer_pool.h"
+#include "datapath/target/health.h"
 #include "datapath/target/nodes_seen.h"
 #include "datapath/target/settings.h"
 
@@ -138,6 +139,7 @@ static void settings_defaults(void **state)
     assert_string_equal(settings.advertise[1], "[::]:3260");
     assert_true(settings.loops >= 1);
     assert_int_equal(settings.commands_per_session_max, 128);
+    assert_int_equal(settings.pool_warning_percent, 80);
     settings_done(&settings);
     assert_int_equal(load("{" REQUIRED
                           ", \"portals\": [\"0.0.0.0:1\"], \"advertise\": [\"10.0.0.1:1\"], \"loops\": 3}",
@@ -192,14 +194,36 @@ static void nodes_are_seen(void **state)
     nodes_seen_done(&seen);
 }
 
+/* ---- health ---- */
+
+static enum health_pool judge(unsigned permille, bool refused, enum health_pool before)
+{
+    const struct store_capacity capacity = {.total_bytes = 100 * GIB, .used_bytes = permille * GIB / 10};
+    return health_judge_pool(&capacity, 80, refused, before);
+}
+
+static void pool_is_judged(void **state)
+{
+    (void)state;
+    assert_int_equal(judge(799, false, HEALTH_POOL_GOOD), HEALTH_POOL_GOOD);
+    assert_int_equal(judge(800, false, HEALTH_POOL_GOOD), HEALTH_POOL_FILLING);
+    assert_int_equal(judge(994, false, HEALTH_POOL_FILLING), HEALTH_POOL_FILLING);
+    assert_int_equal(judge(996, false, HEALTH_POOL_FILLING), HEALTH_POOL_FULL);
+    /* Back only at some distance, so that no state comes and goes with each write. */
+    assert_int_equal(judge(994, false, HEALTH_POOL_FULL), HEALTH_POOL_FULL);
+    assert_int_equal(judge(989, false, HEALTH_POOL_FULL), HEALTH_POOL_FILLING);
+    assert_int_equal(judge(795, false, HEALTH_POOL_FILLING), HEALTH_POOL_FILLING);
+    assert_int_equal(judge(789, false, HEALTH_POOL_FILLING), HEALTH_POOL_GOOD);
+    /* A write was refused: full, whatever the numbers say. */
+    assert_int_equal(judge(900, true, HEALTH_POOL_GOOD), HEALTH_POOL_FULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(pool_is_bounded),
-        cmocka_unit_test(pool_serves_in_order),
-        cmocka_unit_test(pool_cancel_serves_the_next),
-        cmocka_unit_test(settings_defaults),
-        cmocka_unit_test(settings_refusals),
+        cmocka_unit_test(pool_is_judged),       cmocka_unit_test(pool_is_bounded),
+        cmocka_unit_test(pool_serves_in_order), cmocka_unit_test(pool_cancel_serves_the_next),
+        cmocka_unit_test(settings_defaults),    cmocka_unit_test(settings_refusals),
         cmocka_unit_test(nodes_are_seen),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,90 @@
+/* What health.c found, as messages of mooring.storage.v1. Worker threads; memory is freed by protobuf-c. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/cleanup.h"
+#include "common/strings.h"
+#include "datapath/target/health.h"
+#include "datapath/target/storage_service.h"
+
+#define MESSAGES_MAX 4
+
+/* *count grows; text is the message's, and NULL is no memory. */
+static int service_health_message(Mooring__Storage__V1__Health ***list, size_t *count,
+                                  Mooring__Storage__V1__Health__Kind kind, char *text)
+{
+    if (!*list)
+        *list = calloc(MESSAGES_MAX, sizeof(**list));
+    Mooring__Storage__V1__Health *message = *list && text ? malloc(sizeof(*message)) : NULL;
+    if (!message) {
+        free(text);
+        return -ENOMEM;
+    }
+    mooring__storage__v1__health__init(message);
+    message->kind = kind;
+    message->message = text;
+    (*list)[(*count)++] = message;
+    return 0;
+}
+
+static int service_health_pool_message(const struct health_findings *found,
+                                       Mooring__Storage__V1__Health ***ret, size_t *count)
+{
+    _cleanup_free_ char *space = health_space_words(&found->capacity);
+    switch (found->pool) {
+    case HEALTH_POOL_GOOD:
+        return 0;
+    case HEALTH_POOL_FILLING:
+        return service_health_message(ret, count, MOORING__STORAGE__V1__HEALTH__KIND__POOL_FILLING,
+                                      str_format("the pool is filling up: %s", space ? space : ""));
+    case HEALTH_POOL_FULL:
+        break;
+    }
+    return service_health_message(
+        ret, count, MOORING__STORAGE__V1__HEALTH__KIND__POOL_FULL,
+        str_format("the pool is full: %s; %s", space ? space : "", health_full_remedy));
+}
+
+static int service_health_count_message(const struct health_count *found,
+                                        Mooring__Storage__V1__Health__Kind kind, const char *what,
+                                        Mooring__Storage__V1__Health ***ret, size_t *count)
+{
+    if (!found->count)
+        return 0;
+    return service_health_message(
+        ret, count, kind,
+        str_format("volumes that %s: %zu, the first is %s", what, found->count, found->first));
+}
+
+int service_server_health(struct health *health, Mooring__Storage__V1__Health ***ret, size_t *ret_count)
+{
+    const struct health_findings found = health_find(health);
+    int code = service_health_pool_message(&found, ret, ret_count);
+    if (code == 0)
+        code = service_health_count_message(&found.write_failed,
+                                            MOORING__STORAGE__V1__HEALTH__KIND__WRITE_FAILED,
+                                            "are write-failed", ret, ret_count);
+    if (code == 0)
+        code = service_health_count_message(&found.unreadable, MOORING__STORAGE__V1__HEALTH__KIND__UNREADABLE,
+                                            "cannot be read", ret, ret_count);
+    return code;
+}
+
+int service_volume_health(struct health *health, const struct volume_record *record, const char *unreadable,
+                          Mooring__Storage__V1__Health ***ret, size_t *ret_count)
+{
+    int code = 0;
+    if (unreadable)
+        return service_health_message(ret, ret_count, MOORING__STORAGE__V1__HEALTH__KIND__UNREADABLE,
+                                      strdup(unreadable));
+    if (record->write_failed)
+        code = service_health_message(
+            ret, ret_count, MOORING__STORAGE__V1__HEALTH__KIND__WRITE_FAILED,
+            strdup("its disk failed to make writes stable; it takes no writes until an "
+                   "operator clears it"));
+    const struct health_findings found = health_find(health);
+    if (code == 0 && found.pool == HEALTH_POOL_FULL)
+        code = service_health_pool_message(&found, ret, ret_count);
+    return code;
+}
