@@ -140,11 +140,26 @@ class Server(harness.Target):
 
     def cut_power(self, seed, keep_percent=0):
         """The host is gone at once: nothing more is answered; unflushed sectors are lost. Their number."""
-        os.kill(self.process.pid, signal.SIGSTOP)
+        self.freeze()
         answer = self.disk.command(f"cut {seed} {keep_percent}")
         self.kill()
         self.disk.off()
         return int(answer.split()[-1])
+
+    def freeze(self):
+        """Stopped when this returns: the thread that takes the signal may wait for a CPU while the others go on, and would
+        tell of a disk whose power is gone."""
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+        def runs(task):
+            try:
+                return (task / "stat").read_text().rpartition(")")[2].split()[0] not in "tTZX"
+            except OSError:  # the thread has ended
+                return False
+
+        def stopped():
+            return not any(runs(task) for task in pathlib.Path(f"/proc/{self.process.pid}/task").iterdir())
+        harness.wait_until(stopped, "mooring-target stands still")
 
     def power_on(self, start=True):
         self.disk.on()

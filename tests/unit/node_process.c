@@ -194,7 +194,8 @@ static void one_that_cannot_be_seen_is_not_dead(void **state)
     assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &(struct rlimit){.rlim_cur = 3, .rlim_max = limit.rlim_max}),
                      0);
-    int found = process_find(files.pid_path, &pid, NULL), stopped = process_stop(files.pid_path, 0, 100, NULL);
+    int found = process_find(files.pid_path, &pid, NULL),
+        stopped = process_stop(files.pid_path, 0, 100, NULL);
     bool alive = process_alive(files.pid_path);
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
     assert_int_equal(found, -EMFILE);
