@@ -114,7 +114,6 @@ static int main_prepare(struct node *node, struct error *err)
 static int main_serve(struct node *node, const sigset_t *ending, struct error *err)
 {
     struct identity identity = {.ready = NULL}; /* it serves as soon as its socket is there */
-    struct registrar *registrar = NULL;
     struct rpc_server *server = NULL;
     struct rpc_service services[3];
     int signal_number;
@@ -127,7 +126,7 @@ static int main_serve(struct node *node, const sigset_t *ending, struct error *e
     stage_sweep_all(node);
     int r = supervisor_new(&node->supervisor, node, err);
     if (!r)
-        r = registrar_new(&registrar, node, err);
+        r = registrar_new(&node->registrar, node, err);
     if (!r)
         r = rpc_server_new(&server, &options, services, ARRAY_SIZE(services), err);
     if (!r) {
@@ -136,7 +135,7 @@ static int main_serve(struct node *node, const sigset_t *ending, struct error *e
         log_info("ending; devices stay attached");
         rpc_server_free(server, MAIN_GRACE_MS);
     }
-    registrar_free(registrar);
+    node->registrar = registrar_free(node->registrar);
     node->supervisor = supervisor_free(node->supervisor);
     return r;
 }

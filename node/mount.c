@@ -33,6 +33,11 @@ static int mount_info_set(struct mount_info *info, const char *source, const cha
     return -ENOMEM;
 }
 
+static bool mount_has_option(const char *options, const char *name)
+{
+    return options && mnt_optstr_get_option(options, name, NULL, NULL) == 0;
+}
+
 int mount_find(const char *path, struct mount_info *ret_info, struct error *err)
 {
     struct libmnt_table *table = mnt_new_table_from_file("/proc/self/mountinfo");
@@ -51,6 +56,10 @@ int mount_find(const char *path, struct mount_info *ret_info, struct error *err)
             mnt_optstr_get_flags(options, &flags, mnt_get_builtin_optmap(MNT_LINUX_MAP));
         info.readonly = flags & MS_RDONLY;
         info.device = mnt_fs_get_devno(fs);
+        options = mnt_fs_get_fs_options(fs);
+        info.filesystem_readonly =
+            mount_has_option(options, "ro") || mount_has_option(options, "emergency_ro");
+        info.filesystem_shut_down = mount_has_option(options, "shutdown");
         if (mount_info_set(&info, mnt_fs_get_source(fs), mnt_fs_get_root(fs), mnt_fs_get_fstype(fs)))
             r = error_errno(err, ENOMEM, "cannot keep what is mounted at %s", path);
         else

@@ -15,6 +15,8 @@ struct mount_info {
     char *fs_type; /* "ext4" */
     dev_t device;  /* of the file system */
     bool readonly; /* this mount, not only its file system */
+    bool filesystem_readonly;  /* the file system: asked for, or after an error */
+    bool filesystem_shut_down; /* after an error, where the kernel shows it */
 };
 
 void mount_info_done(struct mount_info *info);

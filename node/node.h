@@ -10,6 +10,7 @@
 #include "node/storage.h"
 #include "node/volume_lock.h"
 
+struct registrar;
 struct supervisor;
 
 struct node {
@@ -17,6 +18,7 @@ struct node {
     struct storage *storage;
     struct volume_locks *locks;
     struct supervisor *supervisor;
+    struct registrar *registrar;
 };
 
 /* ---- stage.c: CSI NodeStageVolume and NodeUnstageVolume ---- */
@@ -85,8 +87,36 @@ struct stats {
     struct stats_usage bytes, inodes; /* a block volume has bytes.total only */
     bool has_inodes;
 };
-int stats_read(struct node *node, const char *volume_id, const char *path, struct stats *ret,
-               struct error *err);
+
+/* Within timeout_ms, and a few seconds: E_UNAVAILABLE when the file system does not answer. */
+int stats_read(struct node *node, const char *volume_id, const char *path, unsigned timeout_ms,
+               struct stats *ret, struct error *err);
+
+/* ---- health.c: CSI NodeGetVolumeHealth and NodeGetStorageHealth ---- */
+
+enum health_kind { HEALTH_DEGRADED, HEALTH_INACCESSIBLE };
+
+struct health_entry {
+    enum health_kind kind;
+    const char *reason; /* one word, a literal: for programs */
+    char *message;      /* for people */
+};
+
+/* Nothing is wrong where there is none. */
+struct health {
+    struct health_entry *entries;
+    size_t count;
+};
+void health_done(struct health *health);
+#define _cleanup_health_ __attribute__((cleanup(health_done)))
+
+/* Of a volume that is staged here: its device, its file system, its mounts. Paths may be "". Waits for no I/O
+ * of the volume. E_NOT_FOUND when it is not staged, or not there. */
+int health_read_volume(struct node *node, const char *volume_id, const char *publish_path,
+                       const char *staging_path, struct health *ret, struct error *err);
+
+/* Of the storage servers, as the heartbeat found them. */
+int health_read_storage(struct node *node, struct health *ret, struct error *err);
 
 /* ---- upgrade.c: mooring.node.v1 ---- */
 
@@ -119,9 +149,20 @@ void supervisor_wake(struct supervisor *supervisor); /* the set of volumes chang
 
 /* ---- registrar.c: registration and heartbeat, a thread a server ---- */
 
-struct registrar;
+enum registrar_state { REGISTRAR_UNKNOWN, REGISTRAR_REGISTERED, REGISTRAR_FENCED, REGISTRAR_UNREACHABLE };
+
+/* What a storage server's last heartbeat ended with. */
+struct registrar_view {
+    enum registrar_state state;
+    uint64_t since_ms; /* by time_now_ms() */
+    char problem[256]; /* of UNREACHABLE */
+};
+
 int registrar_new(struct registrar **ret, struct node *node, struct error *err);
 struct registrar *registrar_free(struct registrar *registrar);
+
+/* Of server `index` of the configuration; waits for nothing. */
+void registrar_look(struct registrar *registrar, size_t index, struct registrar_view *ret);
 
 /* ---- service.c: CSI on the wire ---- */
 

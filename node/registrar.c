@@ -4,21 +4,21 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "common/log.h"
+#include "common/time.h"
 #include "node/node.h"
 
 #define REGISTRAR_CALL_MS 5000
 #define REGISTRAR_RETRY_MS 500 /* until the first answer */
 
-enum registrar_state { REGISTRAR_UNKNOWN, REGISTRAR_REGISTERED, REGISTRAR_FENCED, REGISTRAR_UNREACHABLE };
-
 struct registrar_server {
     struct registrar *registrar;
     pthread_t thread;
     size_t index;
-    enum registrar_state state;
+    struct registrar_view view; /* under the mutex */
 };
 
 struct registrar {
@@ -35,9 +35,16 @@ static void registrar_note(struct registrar_server *server, enum registrar_state
 {
     const char *id = server->registrar->node->config.servers.items[server->index].id;
 
-    if (server->state == state)
+    pthread_mutex_lock(&server->registrar->mutex);
+    bool same = server->view.state == state;
+    if (!same)
+        server->view.since_ms = time_now_ms();
+    server->view.state = state;
+    snprintf(server->view.problem, sizeof(server->view.problem), "%s",
+             state == REGISTRAR_UNREACHABLE ? error_text(err) : "");
+    pthread_mutex_unlock(&server->registrar->mutex);
+    if (same)
         return;
-    server->state = state;
     switch (state) {
     case REGISTRAR_UNKNOWN:
         return;
@@ -101,6 +108,13 @@ static void *registrar_run(void *context)
     return NULL;
 }
 
+void registrar_look(struct registrar *registrar, size_t index, struct registrar_view *ret)
+{
+    pthread_mutex_lock(&registrar->mutex);
+    *ret = registrar->servers[index].view;
+    pthread_mutex_unlock(&registrar->mutex);
+}
+
 int registrar_new(struct registrar **ret, struct node *node, struct error *err)
 {
     size_t count = node->config.servers.count;
@@ -119,6 +133,7 @@ int registrar_new(struct registrar **ret, struct node *node, struct error *err)
         struct registrar_server *server = &registrar->servers[i];
         server->registrar = registrar;
         server->index = i;
+        server->view.since_ms = time_now_ms();
         int problem = pthread_create(&server->thread, NULL, registrar_run, server);
         if (problem) {
             registrar_free(registrar);

@@ -284,12 +284,12 @@ static int service_stats(struct rpc_call *call, const ProtobufCMessage *message,
     Csi__V1__NodeGetVolumeStatsResponse *answer = (Csi__V1__NodeGetVolumeStatsResponse *)response;
     struct stats stats;
 
-    (void)call;
     int r = service_require_volume(request->volume_id, err);
     if (!r)
         r = service_require_path(request->volume_path, "volume_path", err);
     if (!r)
-        r = stats_read(context, request->volume_id, request->volume_path, &stats, err);
+        r = stats_read(context, request->volume_id, request->volume_path, service_timeout_ms(call), &stats,
+                       err);
     if (r)
         return r;
     answer->usage = calloc(2, sizeof(*answer->usage));
@@ -309,6 +309,8 @@ static int service_capabilities(struct rpc_call *call, const ProtobufCMessage *m
         CSI__V1__NODE_SERVICE_CAPABILITY__RPC__TYPE__GET_VOLUME_STATS,
         CSI__V1__NODE_SERVICE_CAPABILITY__RPC__TYPE__EXPAND_VOLUME,
         CSI__V1__NODE_SERVICE_CAPABILITY__RPC__TYPE__SINGLE_NODE_MULTI_WRITER,
+        CSI__V1__NODE_SERVICE_CAPABILITY__RPC__TYPE__GET_VOLUME_HEALTH,
+        CSI__V1__NODE_SERVICE_CAPABILITY__RPC__TYPE__GET_STORAGE_HEALTH,
     };
     Csi__V1__NodeGetCapabilitiesResponse *answer = (Csi__V1__NodeGetCapabilitiesResponse *)response;
 
@@ -367,10 +369,16 @@ static int service_info(struct rpc_call *call, const ProtobufCMessage *message, 
 void service_node(struct node *node, struct rpc_service *ret)
 {
     static const struct rpc_method methods[] = {
-        {"NodeStageVolume", service_stage, false},     {"NodeUnstageVolume", service_unstage, false},
-        {"NodePublishVolume", service_publish, false}, {"NodeUnpublishVolume", service_unpublish, false},
-        {"NodeGetVolumeStats", service_stats, false},  {"NodeExpandVolume", service_expand, false},
-        {"NodeGetInfo", service_info, false},          {"NodeGetCapabilities", service_capabilities, false},
+        {"NodeStageVolume", service_stage, false},
+        {"NodeUnstageVolume", service_unstage, false},
+        {"NodePublishVolume", service_publish, false},
+        {"NodeUnpublishVolume", service_unpublish, false},
+        {"NodeGetVolumeStats", service_stats, false},
+        {"NodeExpandVolume", service_expand, false},
+        {"NodeGetVolumeHealth", service_volume_health, false},
+        {"NodeGetStorageHealth", service_storage_health, false},
+        {"NodeGetInfo", service_info, false},
+        {"NodeGetCapabilities", service_capabilities, false},
     };
 
     *ret = (struct rpc_service){

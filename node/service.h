@@ -22,5 +22,9 @@ unsigned service_timeout_ms(struct rpc_call *call); /* to answer in before the c
 
 /* ---- service_volume.c: handlers ---- */
 
+int service_volume_health(struct rpc_call *call, const ProtobufCMessage *message, ProtobufCMessage *response,
+                          void *context, struct error *err);
+int service_storage_health(struct rpc_call *call, const ProtobufCMessage *message, ProtobufCMessage *response,
+                           void *context, struct error *err);
 int service_expand(struct rpc_call *call, const ProtobufCMessage *message, ProtobufCMessage *response,
                    void *context, struct error *err);

@@ -28,7 +28,8 @@
  *
  *   "size_bytes": what the block device has; 0 until it is there. It grows with the volume, which the server
  *   tells (CAPACITY DATA HAS CHANGED), and which SIGHUP has asked for. "resize_error": why it does not have
- * the volume's size, or "". "io_errors": requests that this process ended with an error.
+ * the volume's size, or "". "io_errors": requests that this process ended with an error,
+ *   the newest at "io_error_at" (unix seconds).
  *
  *   "version" and "take_over_format": of the build that writes it; what a successor of another build must
  * know.
@@ -121,6 +122,7 @@ struct device_status {
     uint64_t size_bytes; /* that the block device has; 0: there is none yet */
     char resize_error[128];
     uint64_t io_errors;
+    int64_t io_error_unix_s; /* the newest; 0: none */
 };
 
 const char *device_status_name(enum device_status_code code);

@@ -88,6 +88,7 @@ void status_writer_set_size(struct status_writer *writer, uint64_t size_bytes, c
 void status_writer_count_errors(struct status_writer *writer, uint64_t errors)
 {
     writer->status.io_errors = errors;
+    writer->status.io_error_unix_s = time(NULL);
     if (writer->pause_armed)
         return;
     writer->pause_armed = true;

@@ -243,9 +243,6 @@ def test_required(stack):
     status("INVALID_ARGUMENT", node.stage, volume, publish_context={}, contains="epoch")
     status("INVALID_ARGUMENT", node.stage, volume, publish_context={"epoch": "x"}, contains="epoch")
     status("INVALID_ARGUMENT", node.stage, volume, volume_capability=csi.capability(block=False, fs_type="btrfs"))
-    for method in ("NodeExpandVolume", "NodeGetVolumeHealth"):
-        if method in csi._services:
-            status("UNIMPLEMENTED", getattr(csi, method), volume_id=volume.id)
     assert not node.volume_dir(volume).exists(), "what was refused left something"
     volume.unpublish(node)
 
@@ -348,7 +345,8 @@ def test_info(stack):
     equal((info.node_id, info.max_volumes_per_node), ("n1", 64), "NodeGetInfo")
     kinds = node.csi.messages.NodeServiceCapability.RPC.Type
     equal({kinds.Name(one.rpc.type) for one in node.csi.NodeGetCapabilities().capabilities},
-          {"STAGE_UNSTAGE_VOLUME", "GET_VOLUME_STATS", "SINGLE_NODE_MULTI_WRITER"}, "capabilities")
+          {"STAGE_UNSTAGE_VOLUME", "GET_VOLUME_STATS", "EXPAND_VOLUME", "SINGLE_NODE_MULTI_WRITER", "GET_VOLUME_HEALTH",
+           "GET_STORAGE_HEALTH"}, "capabilities")
     equal(node.csi.GetPluginInfo().name, "csi.mooring.storage", "name")
 
 
