@@ -1,10 +1,12 @@
 /*
  * The protocol of name claims, as a client of all storage servers. Owns nothing; run by worker threads, for
- * volume_create.c and volume_delete.c, which hold the name's operation.
+ * the calls that make and delete what has a name, which hold the name's operation.
  *
  * Why one name never gets two volumes: a server makes a volume only under its own claim for it, and keeps
  * that claim while the volume exists. A controller makes a volume only after a pass over all servers found
- * every claim to be for it, the home of any rival among them; there the rival's claim would have stood.
+ * every claim to be for it, the home of any rival among them; there the rival's claim would have stood. So it
+ * is with snapshots. A group of snapshots has members on several servers, each of which makes them under its
+ * own claim for the group.
  */
 #include "controller/claim.h"
 
@@ -13,6 +15,8 @@
 #include "common/log.h"
 #include "common/strings.h"
 #include "common/time.h"
+#include "controller/group.h"
+#include "controller/snapshot.h"
 
 #define CLAIM_PASSES 8
 #define ABANDON_TIMEOUT_MS 5000
@@ -21,59 +25,139 @@ enum claim_step { CLAIM_STANDS, CLAIM_ADOPTED, CLAIM_AGAIN };
 
 struct claim {
     struct controller *controller;
+    enum claim_kind kind;
     const char *name;
-    char *volume_id;
+    char *id;
     uint64_t deadline_ms;
 };
 
-static int ask(const struct claim *claim, struct storage_server *server, char ret_holder[ID_VOLUME_MAX + 1],
+/* ---- what differs from kind to kind ---- */
+
+static int volume_exists(struct controller *controller, const char *id, uint64_t deadline_ms,
+                         struct error *err)
+{
+    Mooring__Storage__V1__Volume *volume = NULL;
+    int r = volume_find(controller, id, deadline_ms, &volume, err);
+
+    if (r == E_OK)
+        protobuf_c_message_free_unpacked(&volume->base, NULL);
+    return r;
+}
+
+static int snapshot_exists(struct controller *controller, const char *id, uint64_t deadline_ms,
+                           struct error *err)
+{
+    Mooring__Storage__V1__Snapshot *snapshot = NULL;
+    int r = snapshot_find(controller, id, deadline_ms, &snapshot, err);
+
+    if (r == E_OK)
+        protobuf_c_message_free_unpacked(&snapshot->base, NULL);
+    return r;
+}
+
+static int group_exists(struct controller *controller, const char *id, uint64_t deadline_ms,
+                        struct error *err)
+{
+    struct group group = {0};
+    int r = group_find(controller, id, deadline_ms, &group, err);
+
+    if (r == E_OK && group.count == 0)
+        r = error_set(err, E_NOT_FOUND, "group snapshot %s does not exist", id);
+    group_done(&group);
+    return r;
+}
+
+/* A group has no server of its own. */
+static int group_home(const struct storage *storage, const char *id, struct storage_server **ret,
+                      struct error *err)
+{
+    (void)storage, (void)id, (void)err;
+    *ret = NULL;
+    return E_OK;
+}
+
+static const struct claim_space {
+    Mooring__Storage__V1__NameKind number;
+    const char *noun;
+    const char *feature; /* that a server must serve to know the kind; NULL: all do */
+    bool (*valid)(const char *id);
+    int (*home)(const struct storage *storage, const char *id, struct storage_server **ret,
+                struct error *err);
+    int (*exists)(struct controller *controller, const char *id, uint64_t deadline_ms, struct error *err);
+} spaces[] = {
+    [CLAIM_VOLUME] = {MOORING__STORAGE__V1__NAME_KIND__NAME_VOLUME, "volume", NULL, id_volume_valid,
+                      storage_of_volume, volume_exists},
+    [CLAIM_SNAPSHOT] = {MOORING__STORAGE__V1__NAME_KIND__NAME_SNAPSHOT, "snapshot", "snapshots",
+                        id_snapshot_valid, storage_of_snapshot, snapshot_exists},
+    [CLAIM_GROUP] = {MOORING__STORAGE__V1__NAME_KIND__NAME_GROUP, "group snapshot", "group-snapshots",
+                     id_group_valid, group_home, group_exists},
+};
+
+/* ---- one server ---- */
+
+/* A server that does not know the kind would take the name for a volume's. */
+static int require_kind(struct storage_server *server, enum claim_kind kind, uint64_t deadline_ms,
+                        struct error *err)
+{
+    return spaces[kind].feature ? storage_require(server, spaces[kind].feature, deadline_ms, err) : E_OK;
+}
+
+static int ask(const struct claim *claim, struct storage_server *server, char ret_holder[CLAIM_ID_MAX + 1],
                struct error *err)
 {
+    const struct claim_space *space = &spaces[claim->kind];
     Mooring__Storage__V1__ClaimNameRequest request = MOORING__STORAGE__V1__CLAIM_NAME_REQUEST__INIT;
     ProtobufCMessage *message = NULL;
     const char *holder;
     int r;
 
     request.name = (char *)claim->name;
-    request.volume_id = claim->volume_id;
-    r = storage_call(server, "ClaimName", &request.base, claim->deadline_ms, &message, err);
+    request.volume_id = claim->id;
+    request.kind = space->number;
+    r = require_kind(server, claim->kind, claim->deadline_ms, err);
+    if (r == E_OK)
+        r = storage_call(server, "ClaimName", &request.base, claim->deadline_ms, &message, err);
     if (r != E_OK)
         return r;
     holder = ((Mooring__Storage__V1__ClaimNameResponse *)message)->volume_id;
-    if (!id_volume_valid(holder))
-        r = error_set(err, -EPROTO,
-                      "storage server %s has name \"%s\" claimed for \"%s\", which is no volume id",
-                      storage_server_config(server)->id, claim->name, holder);
+    if (!space->valid(holder))
+        r = error_set(err, -EPROTO, "storage server %s has name \"%s\" claimed for \"%s\", which is no %s id",
+                      storage_server_config(server)->id, claim->name, holder, space->noun);
     else
-        str_copy(ret_holder, ID_VOLUME_MAX + 1, holder);
+        str_copy(ret_holder, CLAIM_ID_MAX + 1, holder);
     protobuf_c_message_free_unpacked(message, NULL);
     return r;
 }
 
-static int release(struct storage_server *server, const char *name, const char *volume_id,
+static int release(struct storage_server *server, enum claim_kind kind, const char *name, const char *id,
                    uint64_t deadline_ms, struct error *err)
 {
     Mooring__Storage__V1__ReleaseNameRequest request = MOORING__STORAGE__V1__RELEASE_NAME_REQUEST__INIT;
     int r;
 
     request.name = (char *)name;
-    request.volume_id = (char *)volume_id;
-    r = storage_call(server, "ReleaseName", &request.base, deadline_ms, NULL, err);
-    /* The server keeps the claim of a volume that it has: someone made it since we looked. */
+    request.volume_id = (char *)id;
+    request.kind = spaces[kind].number;
+    r = require_kind(server, kind, deadline_ms, err);
+    if (r == E_OK)
+        r = storage_call(server, "ReleaseName", &request.base, deadline_ms, NULL, err);
+    else if (r == E_PRECONDITION) /* it never had such a claim */
+        return E_OK;
+    /* The server keeps the claim of what it has: someone made it since we looked. */
     if (r == E_PRECONDITION)
-        return error_set(err, E_BUSY, "another controller has just made volume %s; retry", volume_id);
+        return error_set(err, E_BUSY, "another controller has just made %s %s; retry", spaces[kind].noun, id);
     return r;
 }
 
 /* Release what this pass claimed on the servers before `end`, from the last to the first. */
-static int release_before(const struct claim *claim, size_t end, const char *volume_id, struct error *err)
+static int release_before(const struct claim *claim, size_t end, const char *id, struct error *err)
 {
     struct storage *storage = claim->controller->storage;
     int r = E_OK;
 
     while (r == E_OK && end-- > 0) {
         if (!storage_server_config(storage_at(storage, end))->gone)
-            r = release(storage_at(storage, end), claim->name, volume_id, claim->deadline_ms, err);
+            r = release(storage_at(storage, end), claim->kind, claim->name, id, claim->deadline_ms, err);
     }
     return r;
 }
@@ -87,26 +171,23 @@ static bool is_first(const struct storage *storage, size_t index)
     return true;
 }
 
-/* holder's claim stands on a server after the first, and ours on those before it. If its volume exists, it is
- * the one of this name, and ours gives way; else the claim is what a cut-short call left behind. */
-static int settle_rival(const struct claim *claim, size_t index, struct storage_server *home,
-                        const char *holder, struct error *err)
+/* holder's claim stands on a server after the first, and ours on those before it. If what it names exists, it
+ * is the one of this name, and ours gives way; else the claim is what a cut-short call left behind. */
+static int settle_rival(const struct claim *claim, size_t index, const char *holder, struct error *err)
 {
     _cleanup_error_ struct error absent = {0};
-    Mooring__Storage__V1__Volume *volume = NULL;
-    int r = storage_get_volume(home, holder, claim->deadline_ms, &volume, &absent);
+    int r = spaces[claim->kind].exists(claim->controller, holder, claim->deadline_ms, &absent);
 
     if (r == E_NOT_FOUND)
-        return release(storage_at(claim->controller->storage, index), claim->name, holder, claim->deadline_ms,
-                       err);
+        return release(storage_at(claim->controller->storage, index), claim->kind, claim->name, holder,
+                       claim->deadline_ms, err);
     if (r != E_OK) {
         error_move(err, &absent);
         return r;
     }
-    protobuf_c_message_free_unpacked(&volume->base, NULL);
-    r = release_before(claim, index, claim->volume_id, err);
+    r = release_before(claim, index, claim->id, err);
     if (r == E_OK)
-        str_copy(claim->volume_id, ID_VOLUME_MAX + 1, holder);
+        str_copy(claim->id, CLAIM_ID_MAX + 1, holder);
     return r;
 }
 
@@ -117,21 +198,21 @@ static int settle(const struct claim *claim, size_t index, const char *holder, e
     _cleanup_error_ struct error why = {0};
     struct storage *storage = claim->controller->storage;
     struct storage_server *home = NULL;
-    int r = storage_of_volume(storage, holder, &home, &why);
+    int r = spaces[claim->kind].home(storage, holder, &home, &why);
 
     *ret_step = CLAIM_AGAIN;
     if (r == E_NOT_FOUND) /* its server is declared gone */
-        return release(storage_at(storage, index), claim->name, holder, claim->deadline_ms, err);
+        return release(storage_at(storage, index), claim->kind, claim->name, holder, claim->deadline_ms, err);
     if (r != E_OK) {
         error_move(err, &why);
         return error_wrap(err, "name \"%s\" is claimed", claim->name);
     }
     if (is_first(storage, index)) {
-        str_copy(claim->volume_id, ID_VOLUME_MAX + 1, holder);
+        str_copy(claim->id, CLAIM_ID_MAX + 1, holder);
         *ret_step = CLAIM_ADOPTED;
         return E_OK;
     }
-    return settle_rival(claim, index, home, holder, err);
+    return settle_rival(claim, index, holder, err);
 }
 
 /* One pass over all servers. *ret_again: something was settled, so what was claimed before it may not stand.
@@ -142,14 +223,14 @@ static int claim_pass(const struct claim *claim, bool *ret_again, struct error *
 
     *ret_again = false;
     for (size_t i = 0; i < storage_count(storage) && !*ret_again; i++) {
-        char holder[ID_VOLUME_MAX + 1];
+        char holder[CLAIM_ID_MAX + 1];
         enum claim_step step = CLAIM_STANDS;
         int r;
 
         if (storage_server_config(storage_at(storage, i))->gone)
             continue;
         r = ask(claim, storage_at(storage, i), holder, err);
-        if (r == E_OK && !str_equal(holder, claim->volume_id))
+        if (r == E_OK && !str_equal(holder, claim->id))
             r = settle(claim, i, holder, &step, err);
         if (r != E_OK)
             return r;
@@ -158,11 +239,11 @@ static int claim_pass(const struct claim *claim, bool *ret_again, struct error *
     return E_OK;
 }
 
-int claim_name(struct controller *controller, const char *name, char volume_id[ID_VOLUME_MAX + 1],
-               uint64_t deadline_ms, struct error *err)
+int claim_name(struct controller *controller, enum claim_kind kind, const char *name,
+               char id[CLAIM_ID_MAX + 1], uint64_t deadline_ms, struct error *err)
 {
     struct claim claim = {
-        .controller = controller, .name = name, .volume_id = volume_id, .deadline_ms = deadline_ms};
+        .controller = controller, .kind = kind, .name = name, .id = id, .deadline_ms = deadline_ms};
 
     for (int pass = 0; pass < CLAIM_PASSES; pass++) {
         bool again;
@@ -174,7 +255,7 @@ int claim_name(struct controller *controller, const char *name, char volume_id[I
     return error_set(err, E_BUSY, "another controller is claiming name \"%s\" too; retry", name);
 }
 
-int claim_release(struct controller *controller, const char *name, const char *volume_id,
+int claim_release(struct controller *controller, enum claim_kind kind, const char *name, const char *id,
                   uint64_t deadline_ms, struct error *err)
 {
     int result = E_OK;
@@ -186,7 +267,7 @@ int claim_release(struct controller *controller, const char *name, const char *v
 
         if (storage_server_config(server)->gone)
             continue;
-        r = release(server, name, volume_id, deadline_ms, &one);
+        r = release(server, kind, name, id, deadline_ms, &one);
         if (r == E_OK || result != E_OK)
             continue;
         result = r;
@@ -195,19 +276,37 @@ int claim_release(struct controller *controller, const char *name, const char *v
     return result;
 }
 
-void claim_abandon(struct controller *controller, const char *name, const char *volume_id)
+void claim_abandon(struct controller *controller, enum claim_kind kind, const char *name, const char *id)
 {
     _cleanup_error_ struct error err = {0};
     uint64_t deadline_ms = time_now_ms() + ABANDON_TIMEOUT_MS;
     struct storage_server *home = NULL;
-    int r = storage_of_volume(controller->storage, volume_id, &home, &err);
+    int r = spaces[kind].home(controller->storage, id, &home, &err);
 
-    /* Its home first: while that claim stands, someone may still make the volume. */
+    /* Its home first: while that claim stands, someone may still make it. */
+    if (r == E_OK && home)
+        r = release(home, kind, name, id, deadline_ms, &err);
     if (r == E_OK)
-        r = release(home, name, volume_id, deadline_ms, &err);
-    if (r == E_OK)
-        r = claim_release(controller, name, volume_id, deadline_ms, &err);
+        r = claim_release(controller, kind, name, id, deadline_ms, &err);
     if (r != E_OK)
-        log_warning("claims of name \"%s\" for volume %s, which was not made, are left: %s", name, volume_id,
-                    error_text(&err));
+        log_warning("claims of name \"%s\" for %s %s, which was not made, are left: %s", name,
+                    spaces[kind].noun, id, error_text(&err));
+}
+
+int claim_release_unnamed(struct controller *controller, enum claim_kind kind, const char *id,
+                          uint64_t deadline_ms, struct error *err)
+{
+    _cleanup_error_ struct error why = {0};
+    int r;
+
+    if (!spaces[kind].valid(id))
+        return E_OK;
+    r = claim_release(controller, kind, "", id, deadline_ms, &why);
+    if (r == E_INVALID_ARGUMENT || r == E_UNIMPLEMENTED) {
+        log_debug("%s %s: a storage server does not release claims by id: %s", spaces[kind].noun, id,
+                  error_text(&why));
+        return E_OK;
+    }
+    error_move(err, &why);
+    return r;
 }

@@ -47,6 +47,7 @@ struct create_request {
     struct size_range range;
     struct parameters parameters;
     struct topology_wish wish;
+    const char *source_volume_id, *source_snapshot_id; /* at most one is not NULL */
 };
 
 /* CreateVolume, idempotent by name. *ret_volume is freed by protobuf_c_message_free_unpacked. */

@@ -1,7 +1,7 @@
 /*
- * mooring-controller: the CSI Identity and Controller services on a unix socket, in front of any number of
- * storage servers. Starts, waits for SIGTERM or SIGINT, drains, ends. Exit status: 0 after a signal, 1 when
- * it cannot start, 2 for a wrong command line or configuration.
+ * mooring-controller: the CSI Identity, Controller, GroupController and SnapshotMetadata services on a unix
+ * socket, in front of any number of storage servers. Starts, waits for SIGTERM or SIGINT, drains, ends. Exit
+ * status: 0 after a signal, 1 when it cannot start, 2 for a wrong command line or configuration.
  */
 #include <errno.h>
 #include <signal.h>
@@ -24,7 +24,7 @@ struct running {
     struct controller controller;
     struct monitor *monitor;
     struct identity identity;
-    struct rpc_service services[2];
+    struct rpc_service services[6];
     struct rpc_server *server;
 };
 
@@ -75,6 +75,10 @@ static int start(struct running *running, const struct controller_config *config
     running->identity = (struct identity){.ready = is_ready, .context = running->monitor};
     running->services[0] = identity_service(&running->identity);
     running->services[1] = service_controller(&running->controller);
+    running->services[2] = service_controller_create(&running->controller);
+    running->services[3] = service_controller_snapshots(&running->controller);
+    running->services[4] = service_group(&running->controller);
+    running->services[5] = service_metadata(&running->controller);
     return rpc_server_new(&running->server, &options, running->services, ARRAY_SIZE(running->services), err);
 }
 

@@ -6,6 +6,7 @@
 
 #include <string.h>
 
+#include "common/cleanup.h"
 #include "common/strings.h"
 #include "controller/capability.h"
 #include "controller/size_range.h"
@@ -177,14 +178,23 @@ static int take_capabilities(const Csi__V1__CreateVolumeRequest *message, struct
     return r;
 }
 
-static int refuse_unserved(const Csi__V1__CreateVolumeRequest *message, struct error *err)
+static int take_source(const Csi__V1__VolumeContentSource *message, struct create_request *ret,
+                       struct error *err)
 {
-    if (message->volume_content_source)
-        return error_set(
-            err, E_INVALID_ARGUMENT,
-            "volume_content_source is not served: neither CREATE_DELETE_SNAPSHOT nor CLONE_VOLUME is "
-            "advertised");
-    return E_OK;
+    if (!message)
+        return E_OK;
+    switch (message->type_case) {
+    case CSI__V1__VOLUME_CONTENT_SOURCE__TYPE_SNAPSHOT:
+        ret->source_snapshot_id = message->snapshot->snapshot_id;
+        return request_string("snapshot_id", ret->source_snapshot_id, err);
+    case CSI__V1__VOLUME_CONTENT_SOURCE__TYPE_VOLUME:
+        ret->source_volume_id = message->volume->volume_id;
+        return request_string("volume_id", ret->source_volume_id, err);
+    case CSI__V1__VOLUME_CONTENT_SOURCE__TYPE__NOT_SET:
+    case _CSI__V1__VOLUME_CONTENT_SOURCE__TYPE__CASE_IS_INT_SIZE:
+        break;
+    }
+    return error_set(err, E_INVALID_ARGUMENT, "volume_content_source needs a snapshot or a volume");
 }
 
 /* Both maps; the mutable ones take precedence (CSI, CreateVolume). */
@@ -215,7 +225,7 @@ int request_create(const Csi__V1__CreateVolumeRequest *message, struct create_re
     if (r == E_OK)
         r = take_capabilities(message, &ret->parameters, &mounts, err);
     if (r == E_OK)
-        r = refuse_unserved(message, err);
+        r = take_source(message->volume_content_source, ret, err);
     if (r == E_OK)
         r = take_range(message->capacity_range, &ret->range, err);
     if (r == E_OK && mounts && ret->parameters.text[PARAMETER_FS_TYPE] &&
@@ -232,6 +242,82 @@ void request_create_done(struct create_request *request)
     json_decref(request->wish.requisite);
     json_decref(request->wish.preferred);
     *request = (struct create_request){0};
+}
+
+/* A snapshot class has no parameters of ours; its provisioner adds keys for people. */
+static int refuse_parameters(const char *noun, const void *entries, size_t count, struct error *err)
+{
+    static const char *const tolerated[] = {
+        "csi.storage.k8s.io/volumesnapshot/", "csi.storage.k8s.io/volumesnapshotcontent/",
+        "csi.storage.k8s.io/volumegroupsnapshot/", "csi.storage.k8s.io/volumegroupsnapshotcontent/"};
+    struct map_entry *const *list = entries;
+    int r = request_map("parameters", entries, count, err);
+
+    for (size_t i = 0; r == E_OK && i < count; i++) {
+        bool known = false;
+
+        for (size_t j = 0; j < ARRAY_SIZE(tolerated); j++)
+            known |= str_starts_with(list[i]->key, tolerated[j]);
+        if (!known)
+            r = error_set(err, E_INVALID_ARGUMENT, "unknown parameter \"%s\"; a %s has none", list[i]->key,
+                          noun);
+    }
+    return r;
+}
+
+int request_snapshot(const Csi__V1__CreateSnapshotRequest *message, struct snapshot_request *ret,
+                     struct error *err)
+{
+    int r;
+
+    *ret = (struct snapshot_request){.name = message->name, .source_volume_id = message->source_volume_id};
+    r = request_string("name", message->name, err);
+    if (r == E_OK)
+        r = request_string("source_volume_id", message->source_volume_id, err);
+    if (r == E_OK)
+        r = refuse_parameters("snapshot", message->parameters, message->n_parameters, err);
+    return r == E_OK ? take_wish(message->accessibility_requirements, &ret->wish, err) : r;
+}
+
+void request_snapshot_done(struct snapshot_request *request)
+{
+    json_decref(request->wish.requisite);
+    json_decref(request->wish.preferred);
+    *request = (struct snapshot_request){0};
+}
+
+static int check_sources(char *const *volume_ids, size_t count, struct error *err)
+{
+    int r = E_OK;
+
+    if (count == 0)
+        return error_set(err, E_INVALID_ARGUMENT, "source_volume_ids is required");
+    if (count > GROUP_VOLUMES_MAX)
+        return error_set(err, E_INVALID_ARGUMENT, "source_volume_ids has more than %d volumes",
+                         GROUP_VOLUMES_MAX);
+    for (size_t i = 0; r == E_OK && i < count; i++) {
+        r = request_string("source_volume_ids", volume_ids[i], err);
+        for (size_t j = 0; r == E_OK && j < i; j++) {
+            if (str_equal(volume_ids[i], volume_ids[j]))
+                r = error_set(err, E_INVALID_ARGUMENT, "source_volume_ids has %s twice", volume_ids[i]);
+        }
+    }
+    return r;
+}
+
+int request_group(const Csi__V1__CreateVolumeGroupSnapshotRequest *message, struct group_request *ret,
+                  struct error *err)
+{
+    int r = request_string("name", message->name, err);
+
+    if (r == E_OK)
+        r = check_sources(message->source_volume_ids, message->n_source_volume_ids, err);
+    if (r == E_OK)
+        r = refuse_parameters("group snapshot", message->parameters, message->n_parameters, err);
+    *ret = (struct group_request){.name = message->name,
+                                  .source_volume_ids = message->source_volume_ids,
+                                  .sources_count = message->n_source_volume_ids};
+    return r;
 }
 
 int request_expand(const Csi__V1__ControllerExpandVolumeRequest *message, struct size_range *ret_range,

@@ -6,6 +6,8 @@
 #pragma once
 
 #include "controller/controller.h"
+#include "controller/group.h"
+#include "controller/snapshot.h"
 #include "proto/csi.pb-c.h"
 
 #define REQUEST_STRING_MAX 128
@@ -31,3 +33,12 @@ void request_create_done(struct create_request *request);
 /* ControllerExpandVolume's. ret_capability is filled where the request has one. */
 int request_expand(const Csi__V1__ControllerExpandVolumeRequest *message, struct size_range *ret_range,
                    struct capability *ret_capability, struct error *err);
+
+/* CreateSnapshot's. The caller calls request_snapshot_done(), also after a failure. */
+int request_snapshot(const Csi__V1__CreateSnapshotRequest *message, struct snapshot_request *ret,
+                     struct error *err);
+void request_snapshot_done(struct snapshot_request *request);
+
+/* CreateVolumeGroupSnapshot's; borrowed from the message. */
+int request_group(const Csi__V1__CreateVolumeGroupSnapshotRequest *message, struct group_request *ret,
+                  struct error *err);

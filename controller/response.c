@@ -27,7 +27,7 @@ static int fill_context(const Mooring__Storage__V1__Volume *volume, Csi__V1__Vol
     return r;
 }
 
-static int fill_topology(json_t *topology, Csi__V1__Volume *ret)
+static int fill_topology(json_t *topology, Csi__V1__Topology ***ret, size_t *ret_count)
 {
     Csi__V1__Topology *place;
     const char *key;
@@ -36,14 +36,14 @@ static int fill_topology(json_t *topology, Csi__V1__Volume *ret)
 
     if (json_object_size(topology) == 0)
         return E_OK;
-    ret->accessible_topology = calloc(1, sizeof(*ret->accessible_topology));
+    *ret = calloc(1, sizeof(**ret));
     place = malloc(sizeof(*place));
-    if (!ret->accessible_topology || !place) {
+    if (!*ret || !place) {
         free(place);
         return -ENOMEM;
     }
     csi__v1__topology__init(place);
-    ret->accessible_topology[ret->n_accessible_topology++] = place;
+    (*ret)[(*ret_count)++] = place;
     json_object_foreach(topology, key, value)
     {
         if (r == E_OK)
@@ -51,6 +51,41 @@ static int fill_topology(json_t *topology, Csi__V1__Volume *ret)
                         key, json_string_value(value));
     }
     return r;
+}
+
+static int fill_source(const Mooring__Storage__V1__Volume *volume, Csi__V1__Volume *ret)
+{
+    Csi__V1__VolumeContentSource *source;
+    char *id;
+
+    if (*volume->source_volume_id == '\0' && *volume->source_snapshot_id == '\0')
+        return E_OK;
+    source = malloc(sizeof(*source));
+    if (!source)
+        return -ENOMEM;
+    csi__v1__volume_content_source__init(source);
+    ret->content_source = source;
+    id = strdup(*volume->source_volume_id != '\0' ? volume->source_volume_id : volume->source_snapshot_id);
+    if (*volume->source_volume_id != '\0') {
+        source->volume = malloc(sizeof(*source->volume));
+        if (!id || !source->volume) {
+            free(id);
+            return -ENOMEM;
+        }
+        csi__v1__volume_content_source__volume_source__init(source->volume);
+        source->volume->volume_id = id;
+        source->type_case = CSI__V1__VOLUME_CONTENT_SOURCE__TYPE_VOLUME;
+        return E_OK;
+    }
+    source->snapshot = malloc(sizeof(*source->snapshot));
+    if (!id || !source->snapshot) {
+        free(id);
+        return -ENOMEM;
+    }
+    csi__v1__volume_content_source__snapshot_source__init(source->snapshot);
+    source->snapshot->snapshot_id = id;
+    source->type_case = CSI__V1__VOLUME_CONTENT_SOURCE__TYPE_SNAPSHOT;
+    return E_OK;
 }
 
 int response_volume(const Mooring__Storage__V1__Volume *volume, json_t *topology, Csi__V1__Volume **ret)
@@ -69,9 +104,44 @@ int response_volume(const Mooring__Storage__V1__Volume *volume, json_t *topology
     result->volume_id = id;
     r = fill_context(volume, result);
     if (r == E_OK)
-        r = fill_topology(topology, result);
+        r = fill_topology(topology, &result->accessible_topology, &result->n_accessible_topology);
+    if (r == E_OK)
+        r = fill_source(volume, result);
     *ret = result;
     return r;
+}
+
+Google__Protobuf__Timestamp *response_time(int64_t unix_ns)
+{
+    Google__Protobuf__Timestamp *time = malloc(sizeof(*time));
+
+    if (!time)
+        return NULL;
+    google__protobuf__timestamp__init(time);
+    time->seconds = unix_ns / 1000000000;
+    time->nanos = (int32_t)(unix_ns % 1000000000);
+    return time;
+}
+
+int response_snapshot(const Mooring__Storage__V1__Snapshot *snapshot, json_t *topology,
+                      Csi__V1__Snapshot **ret)
+{
+    Csi__V1__Snapshot *result = malloc(sizeof(*result));
+
+    if (!result)
+        return -ENOMEM;
+    csi__v1__snapshot__init(result);
+    *ret = result;
+    result->size_bytes = (int64_t)snapshot->size_bytes;
+    result->snapshot_id = strdup(snapshot->snapshot_id);
+    result->source_volume_id = strdup(snapshot->source_volume_id);
+    result->group_snapshot_id = strdup(snapshot->group_id);
+    result->creation_time = response_time(snapshot->created_unix_ns);
+    result->ready_to_use = snapshot->ready;
+    if (!result->snapshot_id || !result->source_volume_id || !result->group_snapshot_id ||
+        !result->creation_time)
+        return -ENOMEM;
+    return fill_topology(topology, &result->accessible_topology, &result->n_accessible_topology);
 }
 
 int response_nodes(const Mooring__Storage__V1__Volume *volume, char ***ret_node_ids, size_t *ret_count)

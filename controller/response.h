@@ -8,6 +8,13 @@
 /* A CSI Volume: size, id, context, and the topology (may be NULL) from which it can be reached. */
 int response_volume(const Mooring__Storage__V1__Volume *volume, json_t *topology, Csi__V1__Volume **ret);
 
+/* A CSI Snapshot, and the topology (may be NULL) from which volumes can be made of it. */
+int response_snapshot(const Mooring__Storage__V1__Snapshot *snapshot, json_t *topology,
+                      Csi__V1__Snapshot **ret);
+
+/* A time of nanoseconds since 1970. NULL when memory ran out. */
+Google__Protobuf__Timestamp *response_time(int64_t unix_ns);
+
 /* The nodes that a volume is attached to, those being removed included. */
 int response_nodes(const Mooring__Storage__V1__Volume *volume, char ***ret_node_ids, size_t *ret_count);
 

@@ -306,6 +306,10 @@ static const Csi__V1__ControllerServiceCapability__RPC__Type capabilities[] = {
     CSI__V1__CONTROLLER_SERVICE_CAPABILITY__RPC__TYPE__SINGLE_NODE_MULTI_WRITER,
     CSI__V1__CONTROLLER_SERVICE_CAPABILITY__RPC__TYPE__EXPAND_VOLUME,
     CSI__V1__CONTROLLER_SERVICE_CAPABILITY__RPC__TYPE__MODIFY_VOLUME,
+    CSI__V1__CONTROLLER_SERVICE_CAPABILITY__RPC__TYPE__CREATE_DELETE_SNAPSHOT,
+    CSI__V1__CONTROLLER_SERVICE_CAPABILITY__RPC__TYPE__LIST_SNAPSHOTS,
+    CSI__V1__CONTROLLER_SERVICE_CAPABILITY__RPC__TYPE__GET_SNAPSHOT,
+    CSI__V1__CONTROLLER_SERVICE_CAPABILITY__RPC__TYPE__CLONE_VOLUME,
     CSI__V1__CONTROLLER_SERVICE_CAPABILITY__RPC__TYPE__GET_VOLUME_HEALTH,
     CSI__V1__CONTROLLER_SERVICE_CAPABILITY__RPC__TYPE__LIST_VOLUME_HEALTH,
 };
@@ -350,7 +354,6 @@ static int handle_get_capabilities(struct rpc_call *call, const ProtobufCMessage
 }
 
 static const struct rpc_method methods[] = {
-    {"CreateVolume", handle_create_volume, false},
     {"DeleteVolume", handle_delete_volume, false},
     {"ControllerPublishVolume", handle_publish_volume, false},
     {"ControllerUnpublishVolume", handle_unpublish_volume, false},
@@ -365,13 +368,39 @@ static const struct rpc_method methods[] = {
     {"ControllerListVolumeHealth", service_list_health, false},
 };
 
-struct rpc_service service_controller(struct controller *controller)
+static const struct rpc_method create_methods[] = {
+    {"CreateVolume", handle_create_volume, false},
+};
+
+static const struct rpc_method snapshot_methods[] = {
+    {"CreateSnapshot", service_create_snapshot, false},
+    {"DeleteSnapshot", service_delete_snapshot, false},
+    {"ListSnapshots", service_list_snapshots, false},
+    {"GetSnapshot", service_get_snapshot, false},
+};
+
+static struct rpc_service part(struct controller *controller, const struct rpc_method *list, size_t count)
 {
     return (struct rpc_service){
         .descriptor = &csi__v1__controller__descriptor,
-        .methods = methods,
-        .methods_count = ARRAY_SIZE(methods),
+        .methods = list,
+        .methods_count = count,
         .context = controller,
         .threads = SERVICE_THREADS,
     };
+}
+
+struct rpc_service service_controller(struct controller *controller)
+{
+    return part(controller, methods, ARRAY_SIZE(methods));
+}
+
+struct rpc_service service_controller_create(struct controller *controller)
+{
+    return part(controller, create_methods, ARRAY_SIZE(create_methods));
+}
+
+struct rpc_service service_controller_snapshots(struct controller *controller)
+{
+    return part(controller, snapshot_methods, ARRAY_SIZE(snapshot_methods));
 }

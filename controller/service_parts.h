@@ -16,7 +16,18 @@ uint64_t service_deadline(struct rpc_call *call);
 /* 0, or the error for -ENOMEM while an answer was filled. */
 int service_memory(int r, struct error *err);
 
+/* service_change.c */
 SERVICE_HANDLER(service_expand_volume);
 SERVICE_HANDLER(service_modify_volume);
 SERVICE_HANDLER(service_get_health);
 SERVICE_HANDLER(service_list_health);
+
+/* service_snapshot.c */
+SERVICE_HANDLER(service_create_snapshot);
+SERVICE_HANDLER(service_delete_snapshot);
+SERVICE_HANDLER(service_list_snapshots);
+SERVICE_HANDLER(service_get_snapshot);
+
+/* A CSI Snapshot with the topology of its server. */
+int service_fill_snapshot(struct controller *controller, const Mooring__Storage__V1__Snapshot *snapshot,
+                          Csi__V1__Snapshot **ret, struct error *err);

@@ -9,19 +9,23 @@
 #include "common/cleanup.h"
 #include "common/id.h"
 #include "common/strings.h"
+#include "common/time.h"
 #include "controller/claim.h"
 #include "controller/placement.h"
 #include "controller/size_range.h"
+#include "controller/volume_source.h"
 
 #define CREATE_ROUNDS 4
+#define AGAIN_MIN_MS 500
 
 struct create {
     struct controller *controller;
     const struct create_request *request;
     uint64_t deadline_ms;
     uint64_t size_bytes;
-    char candidate_id[ID_VOLUME_MAX + 1]; /* ours, where no claim stands yet */
-    struct error placement;               /* why no server can take a new volume; code 0 when one can */
+    char candidate_id[CLAIM_ID_MAX + 1]; /* ours, where no claim stands yet */
+    struct volume_source source;
+    struct error placement; /* why no server can take a new volume; code 0 when one can */
 };
 
 static int survey_server(struct storage_server *server, uint64_t deadline_ms, struct placement_server *ret,
@@ -78,6 +82,27 @@ static int survey(struct storage *storage, uint64_t deadline_ms, struct placemen
     return E_OK;
 }
 
+/* A volume that is made of another, or of a snapshot, can be on that one's server alone. */
+static void place(struct create *create, const struct placement_server *servers, size_t count,
+                  size_t *ret_index)
+{
+    const struct placement_server *source = servers;
+    size_t ignored;
+
+    if (!create->source.server) {
+        placement_choose(servers, count, &create->request->wish, create->size_bytes, ret_index,
+                         &create->placement);
+        return;
+    }
+    while (!str_equal(source->id, storage_server_config(create->source.server)->id))
+        source++;
+    *ret_index = (size_t)(source - servers);
+    if (create->placement.code == E_OK &&
+        placement_choose(source, 1, &create->request->wish, create->size_bytes, &ignored,
+                         &create->placement) != E_OK)
+        error_wrap(&create->placement, "the source is on storage server %s", source->id);
+}
+
 /* Choose a server and draw an id there. No room is no error yet: the volume may exist already. */
 static int choose_candidate(struct create *create, struct error *err)
 {
@@ -87,19 +112,20 @@ static int choose_candidate(struct create *create, struct error *err)
 
     if (r != E_OK)
         return r;
-    placement_choose(servers, count, &create->request->wish, create->size_bytes, &index, &create->placement);
+    place(create, servers, count, &index);
     r = id_volume_new(servers[index].id, create->candidate_id);
     survey_free(servers, count);
     return r == E_OK ? E_OK : error_errno(err, -r, "a new volume id");
 }
 
-static bool home_fits(struct storage_server *home, const struct topology_wish *wish)
+/* Can the volume be on this server, as the request would have it? */
+static bool home_fits(const struct create *create, struct storage_server *home)
 {
     json_t *topology = storage_server_topology(home);
-    bool fits = placement_fits(topology, wish);
+    bool fits = placement_fits(topology, &create->request->wish);
 
     json_decref(topology);
-    return fits;
+    return fits && (!create->source.server || create->source.server == home);
 }
 
 /* CSI: a volume of this name is there; is it one that this request would have made? */
@@ -115,9 +141,11 @@ static int check_existing(const struct create *create, struct storage_server *ho
     if (!size_range_holds(&request->range, volume->size_bytes))
         r = error_set(err, E_EXISTS, "it has %" PRIu64 " bytes, which the capacity range excludes",
                       volume->size_bytes);
-    else if (!home_fits(home, &request->wish))
+    if (r == E_OK)
+        r = volume_source_compare(request, volume, err);
+    if (r == E_OK && !home_fits(create, home))
         r = error_set(err, E_EXISTS, "its storage server is not in the topology or zone that is asked for");
-    else
+    if (r == E_OK)
         r = parameters_compare(&request->parameters, volume->parameters, volume->n_parameters, volume->thick,
                                volume->block_size_bytes, err);
     if (r == E_OK)
@@ -148,13 +176,46 @@ static void free_parameters(Mooring__Storage__V1__CreateVolumeRequest *message)
     free(message->parameters);
 }
 
+/* What an older server would not understand is not asked of it. */
+static int require_features(const struct create *create, struct storage_server *home, struct error *err)
+{
+    int r = E_OK;
+
+    if (limits_any(&create->request->parameters.limits))
+        r = storage_require(home, "limits", create->deadline_ms, err);
+    if (r == E_OK && create->source.server)
+        r = storage_require(home, "snapshots", create->deadline_ms, err);
+    return r;
+}
+
+static int make_call(const struct create *create, struct storage_server *home,
+                     Mooring__Storage__V1__CreateVolumeRequest *message,
+                     Mooring__Storage__V1__Volume **ret_volume, struct error *err)
+{
+    ProtobufCMessage *response = NULL;
+    int r = require_features(create, home, err);
+
+    if (r == E_OK)
+        r = storage_call(home, "CreateVolume", &message->base, create->deadline_ms, &response, err);
+    if (r != E_OK)
+        return r;
+    *ret_volume = TAKE_PTR(((Mooring__Storage__V1__CreateVolumeResponse *)response)->volume);
+    protobuf_c_message_free_unpacked(response, NULL);
+    if (!*ret_volume)
+        return error_set(err, -EPROTO, "CreateVolume answered without a volume");
+    if (volume_source_compare(create->request, *ret_volume, NULL) == E_OK)
+        return E_OK;
+    protobuf_c_message_free_unpacked(&TAKE_PTR(*ret_volume)->base, NULL);
+    return error_set(err, -EPROTO, "storage server %s made volume %s without what it was to be made of",
+                     storage_server_config(home)->id, message->volume_id);
+}
+
 static int make(const struct create *create, struct storage_server *home, const char *volume_id,
                 Mooring__Storage__V1__Volume **ret_volume, struct error *err)
 {
     const struct create_request *request = create->request;
     Mooring__Storage__V1__CreateVolumeRequest message = MOORING__STORAGE__V1__CREATE_VOLUME_REQUEST__INIT;
     Mooring__Storage__V1__Limits limits;
-    ProtobufCMessage *response = NULL;
     int r = fill_parameters(&message, &request->parameters);
 
     message.volume_id = (char *)volume_id;
@@ -162,21 +223,16 @@ static int make(const struct create *create, struct storage_server *home, const 
     message.size_bytes = create->size_bytes;
     message.block_size_bytes = request->parameters.block_size_bytes;
     message.thick = request->parameters.thick;
+    if (request->source_volume_id)
+        message.source_volume_id = (char *)request->source_volume_id;
+    if (request->source_snapshot_id)
+        message.source_snapshot_id = (char *)request->source_snapshot_id;
     limits_fill(&request->parameters.limits, NULL, &limits);
-    if (r == E_OK && limits_any(&request->parameters.limits)) {
+    if (limits_any(&request->parameters.limits))
         message.limits = &limits;
-        r = storage_require(home, "limits", create->deadline_ms, err);
-    } else if (r != E_OK) {
-        error_errno(err, -r, "parameters");
-    }
-    if (r == E_OK)
-        r = storage_call(home, "CreateVolume", &message.base, create->deadline_ms, &response, err);
+    r = r == E_OK ? make_call(create, home, &message, ret_volume, err) : error_errno(err, -r, "parameters");
     free_parameters(&message);
-    if (r != E_OK)
-        return r;
-    *ret_volume = TAKE_PTR(((Mooring__Storage__V1__CreateVolumeResponse *)response)->volume);
-    protobuf_c_message_free_unpacked(response, NULL);
-    return *ret_volume ? E_OK : error_set(err, -EPROTO, "CreateVolume answered without a volume");
+    return r;
 }
 
 /* The server refused for good and made nothing: what was claimed for it would only stand in the way. */
@@ -195,23 +251,25 @@ static int finish(struct create *create, struct storage_server *home, const char
     int r;
 
     if (ours && create->placement.code != E_OK) {
-        claim_abandon(create->controller, name, volume_id);
+        claim_abandon(create->controller, CLAIM_VOLUME, name, volume_id);
         r = create->placement.code;
         error_move(err, &create->placement);
         return r;
     }
-    if (!ours && !home_fits(home, &create->request->wish)) {
-        claim_abandon(create->controller, name, volume_id);
+    if (!ours && !home_fits(create, home)) {
+        claim_abandon(create->controller, CLAIM_VOLUME, name, volume_id);
         *ret_again = true;
         return E_OK;
     }
     r = make(create, home, volume_id, ret_volume, err);
     if (refused(r)) {
-        claim_abandon(create->controller, name, volume_id);
+        claim_abandon(create->controller, CLAIM_VOLUME, name, volume_id);
         *ret_again = !ours && create->placement.code == E_OK;
     }
-    if (r == E_STALE || r == E_BUSY) /* someone deleted it, claims and all, between our claims and now */
-        *ret_again = true;
+    /* Someone deleted it, claims and all, between our claims and now; or its copying goes on, and our time is
+     * up. */
+    if (r == E_STALE || r == E_BUSY)
+        *ret_again = time_now_ms() + AGAIN_MIN_MS < create->deadline_ms;
     return r;
 }
 
@@ -222,11 +280,12 @@ static int create_round(struct create *create, bool *ret_again, Mooring__Storage
     _cleanup_error_ struct error absent = {0};
     _cleanup_operation_ struct operation *operation = NULL;
     struct storage_server *home = NULL;
-    char volume_id[ID_VOLUME_MAX + 1];
+    char volume_id[CLAIM_ID_MAX + 1];
     int r;
 
     str_copy(volume_id, sizeof(volume_id), create->candidate_id);
-    r = claim_name(create->controller, create->request->name, volume_id, create->deadline_ms, err);
+    r = claim_name(create->controller, CLAIM_VOLUME, create->request->name, volume_id, create->deadline_ms,
+                   err);
     if (r == E_OK)
         r = operation_begin(create->controller->operations, "volume", volume_id, "CreateVolume", &operation,
                             err);
@@ -251,17 +310,31 @@ static int create_round(struct create *create, bool *ret_again, Mooring__Storage
 
 static int create_rounds(struct create *create, Mooring__Storage__V1__Volume **ret_volume, struct error *err)
 {
-    for (int round = 0; round < CREATE_ROUNDS; round++) {
-        bool again = false;
-        int r = create_round(create, &again, ret_volume, err);
+    bool again = true;
+    int r = E_OK;
 
-        if (!again)
-            return r;
+    for (int round = 0; round < CREATE_ROUNDS && again; round++) {
+        again = false;
         if (err)
             error_done(err);
+        r = create_round(create, &again, ret_volume, err);
     }
+    if (!again || r != E_OK)
+        return r;
     return error_set(err, E_BUSY, "another controller is making a volume \"%s\"; retry",
                      create->request->name);
+}
+
+/* The source is looked at, and a size and a server are chosen. */
+static int prepare(struct create *create, struct error *err)
+{
+    const struct create_request *request = create->request;
+    int r = volume_source_find(create->controller, request, create->deadline_ms, &create->source,
+                               &create->placement, err);
+
+    if (r == E_OK)
+        r = volume_source_size(&create->source, &request->range, &create->size_bytes, err);
+    return r == E_OK ? choose_candidate(create, err) : r;
 }
 
 int volume_create(struct controller *controller, const struct create_request *request, uint64_t deadline_ms,
@@ -272,11 +345,9 @@ int volume_create(struct controller *controller, const struct create_request *re
     Mooring__Storage__V1__Volume *volume = NULL;
     int r;
 
-    r = size_range_choose(&request->range, &create.size_bytes, err);
+    r = operation_begin(controller->operations, "name", request->name, "CreateVolume", &operation, err);
     if (r == E_OK)
-        r = operation_begin(controller->operations, "name", request->name, "CreateVolume", &operation, err);
-    if (r == E_OK)
-        r = choose_candidate(&create, err);
+        r = prepare(&create, err);
     if (r == E_OK)
         r = create_rounds(&create, &volume, err);
     error_done(&create.placement);

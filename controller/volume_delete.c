@@ -2,7 +2,6 @@
  * DeleteVolume, and finding a volume. Owns nothing across calls; run by worker threads.
  */
 #include "common/cleanup.h"
-#include "common/log.h"
 #include "controller/claim.h"
 
 int volume_find(struct controller *controller, const char *volume_id, uint64_t deadline_ms,
@@ -14,28 +13,6 @@ int volume_find(struct controller *controller, const char *volume_id, uint64_t d
     if (r != E_OK)
         return r;
     return storage_get_volume(server, volume_id, deadline_ms, ret_volume, err);
-}
-
-/*
- * The volume is not there; its name may still be claimed, if an earlier delete was cut short after the volume
- * went. Nobody knows the name any more, so the claims are found by the volume's id.
- */
-static int release_unnamed(struct controller *controller, const char *volume_id, uint64_t deadline_ms,
-                           struct error *err)
-{
-    _cleanup_error_ struct error why = {0};
-    int r;
-
-    if (!id_volume_valid(volume_id))
-        return E_OK;
-    r = claim_release(controller, "", volume_id, deadline_ms, &why);
-    if (r == E_INVALID_ARGUMENT || r == E_UNIMPLEMENTED) {
-        log_debug("volume %s: a storage server does not release claims by id: %s", volume_id,
-                  error_text(&why));
-        return E_OK;
-    }
-    error_move(err, &why);
-    return r;
 }
 
 static int delete_existing(struct controller *controller, const Mooring__Storage__V1__Volume *volume,
@@ -55,7 +32,7 @@ static int delete_existing(struct controller *controller, const Mooring__Storage
     r = storage_call(server, "DeleteVolume", &request.base, deadline_ms, NULL, err);
     if (r != E_OK)
         return r;
-    return claim_release(controller, volume->name, volume->volume_id, deadline_ms, err);
+    return claim_release(controller, CLAIM_VOLUME, volume->name, volume->volume_id, deadline_ms, err);
 }
 
 int volume_delete(struct controller *controller, const char *volume_id, uint64_t deadline_ms,
@@ -71,7 +48,7 @@ int volume_delete(struct controller *controller, const char *volume_id, uint64_t
         return r;
     r = volume_find(controller, volume_id, deadline_ms, &volume, &absent);
     if (r == E_NOT_FOUND)
-        return release_unnamed(controller, volume_id, deadline_ms, err);
+        return claim_release_unnamed(controller, CLAIM_VOLUME, volume_id, deadline_ms, err);
     if (r != E_OK) {
         error_move(err, &absent);
         return r;

@@ -24,7 +24,7 @@ static int handle_info(struct rpc_call *call, const ProtobufCMessage *request, P
     return E_OK;
 }
 
-static Csi__V1__PluginCapability *new_capability(Csi__V1__PluginCapability__Service__Type type)
+static Csi__V1__PluginCapability *new_service(Csi__V1__PluginCapability__Service__Type type)
 {
     Csi__V1__PluginCapability *capability = malloc(sizeof(*capability));
     Csi__V1__PluginCapability__Service *service = malloc(sizeof(*service));
@@ -42,25 +42,55 @@ static Csi__V1__PluginCapability *new_capability(Csi__V1__PluginCapability__Serv
     return capability;
 }
 
+static Csi__V1__PluginCapability *new_expansion(Csi__V1__PluginCapability__VolumeExpansion__Type type)
+{
+    Csi__V1__PluginCapability *capability = malloc(sizeof(*capability));
+    Csi__V1__PluginCapability__VolumeExpansion *expansion = malloc(sizeof(*expansion));
+
+    if (!capability || !expansion) {
+        free(capability);
+        free(expansion);
+        return NULL;
+    }
+    csi__v1__plugin_capability__init(capability);
+    csi__v1__plugin_capability__volume_expansion__init(expansion);
+    expansion->type = type;
+    capability->type_case = CSI__V1__PLUGIN_CAPABILITY__TYPE_VOLUME_EXPANSION;
+    capability->volume_expansion = expansion;
+    return capability;
+}
+
+static const Csi__V1__PluginCapability__Service__Type services[] = {
+    CSI__V1__PLUGIN_CAPABILITY__SERVICE__TYPE__CONTROLLER_SERVICE,
+    CSI__V1__PLUGIN_CAPABILITY__SERVICE__TYPE__VOLUME_ACCESSIBILITY_CONSTRAINTS,
+    CSI__V1__PLUGIN_CAPABILITY__SERVICE__TYPE__GROUP_CONTROLLER_SERVICE,
+    CSI__V1__PLUGIN_CAPABILITY__SERVICE__TYPE__SNAPSHOT_METADATA_SERVICE,
+    CSI__V1__PLUGIN_CAPABILITY__SERVICE__TYPE__SNAPSHOT_ACCESSIBILITY_CONSTRAINTS,
+};
+
+static const Csi__V1__PluginCapability__VolumeExpansion__Type expansions[] = {
+    CSI__V1__PLUGIN_CAPABILITY__VOLUME_EXPANSION__TYPE__ONLINE,
+    CSI__V1__PLUGIN_CAPABILITY__VOLUME_EXPANSION__TYPE__OFFLINE,
+};
+
+#define CAPABILITIES (ARRAY_SIZE(services) + ARRAY_SIZE(expansions))
+
 static int handle_capabilities(struct rpc_call *call, const ProtobufCMessage *request,
                                ProtobufCMessage *response, void *context, struct error *err)
 {
-    static const Csi__V1__PluginCapability__Service__Type types[] = {
-        CSI__V1__PLUGIN_CAPABILITY__SERVICE__TYPE__CONTROLLER_SERVICE,
-        CSI__V1__PLUGIN_CAPABILITY__SERVICE__TYPE__VOLUME_ACCESSIBILITY_CONSTRAINTS,
-    };
     Csi__V1__GetPluginCapabilitiesResponse *answer = (Csi__V1__GetPluginCapabilitiesResponse *)response;
 
     (void)call, (void)request, (void)context;
-    answer->capabilities = calloc(ARRAY_SIZE(types), sizeof(*answer->capabilities));
-    for (size_t i = 0; answer->capabilities && i < ARRAY_SIZE(types); i++) {
-        answer->capabilities[i] = new_capability(types[i]);
+    answer->capabilities = calloc(CAPABILITIES, sizeof(*answer->capabilities));
+    for (size_t i = 0; answer->capabilities && i < CAPABILITIES; i++) {
+        answer->capabilities[i] = i < ARRAY_SIZE(services)
+                                      ? new_service(services[i])
+                                      : new_expansion(expansions[i - ARRAY_SIZE(services)]);
         if (!answer->capabilities[i])
             break;
         answer->n_capabilities++;
     }
-    return answer->n_capabilities == ARRAY_SIZE(types) ? E_OK
-                                                       : error_errno(err, ENOMEM, "GetPluginCapabilities");
+    return answer->n_capabilities == CAPABILITIES ? E_OK : error_errno(err, ENOMEM, "GetPluginCapabilities");
 }
 
 static int handle_probe(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,

@@ -9,7 +9,8 @@ from controller_stack import MIB, equal, status
 
 SERVED = {"CREATE_DELETE_VOLUME", "PUBLISH_UNPUBLISH_VOLUME", "LIST_VOLUMES", "LIST_VOLUMES_PUBLISHED_NODES",
           "GET_CAPACITY", "PUBLISH_READONLY", "SINGLE_NODE_MULTI_WRITER", "GET_VOLUME", "EXPAND_VOLUME",
-          "MODIFY_VOLUME", "GET_VOLUME_HEALTH", "LIST_VOLUME_HEALTH"}
+          "MODIFY_VOLUME", "GET_VOLUME_HEALTH", "LIST_VOLUME_HEALTH", "CREATE_DELETE_SNAPSHOT", "LIST_SNAPSHOTS",
+          "GET_SNAPSHOT", "CLONE_VOLUME"}
 MODES = ["SINGLE_NODE_WRITER", "SINGLE_NODE_READER_ONLY", "MULTI_NODE_READER_ONLY", "MULTI_NODE_SINGLE_WRITER",
          "MULTI_NODE_MULTI_WRITER", "SINGLE_NODE_SINGLE_WRITER", "SINGLE_NODE_MULTI_WRITER"]
 
@@ -22,9 +23,13 @@ def test_identity(stack):
     info = csi.GetPluginInfo()
     equal(info.name, "csi.mooring.storage", "name")
     assert info.vendor_version, "vendor_version"
-    kinds = csi.messages.PluginCapability.Service.Type
-    equal({kinds.Name(one.service.type) for one in csi.GetPluginCapabilities().capabilities},
-          {"CONTROLLER_SERVICE", "VOLUME_ACCESSIBILITY_CONSTRAINTS"}, "plugin capabilities")
+    capabilities = csi.GetPluginCapabilities().capabilities
+    kinds = csi.messages.PluginCapability
+    equal({kinds.Service.Type.Name(one.service.type) for one in capabilities if one.HasField("service")},
+          {"CONTROLLER_SERVICE", "VOLUME_ACCESSIBILITY_CONSTRAINTS", "GROUP_CONTROLLER_SERVICE",
+           "SNAPSHOT_METADATA_SERVICE", "SNAPSHOT_ACCESSIBILITY_CONSTRAINTS"}, "plugin capabilities")
+    equal({kinds.VolumeExpansion.Type.Name(one.volume_expansion.type) for one in capabilities
+           if one.HasField("volume_expansion")}, {"ONLINE", "OFFLINE"}, "volume expansion")
     equal(csi.Probe().ready.value, True, "ready")
 
 
@@ -32,8 +37,9 @@ def test_capabilities(stack):
     csi = stack.a.csi
     kinds = csi.messages.ControllerServiceCapability.RPC.Type
     equal({kinds.Name(one.rpc.type) for one in csi.ControllerGetCapabilities().capabilities}, SERVED, "capabilities")
-    for method in ("CreateSnapshot", "ListSnapshots"):
-        status("UNIMPLEMENTED", getattr(csi, method))
+    kinds = csi.messages.GroupControllerServiceCapability.RPC.Type
+    equal({kinds.Name(one.rpc.type) for one in csi.GroupControllerGetCapabilities().capabilities},
+          {"CREATE_DELETE_GET_VOLUME_GROUP_SNAPSHOT"}, "group capabilities")
 
 
 # ---- CreateVolume ----
@@ -100,12 +106,6 @@ def test_create_parameters(stack):
            volume_capabilities=[csi.capability(block=False, fs_type="ext4")])
     status("INVALID_ARGUMENT", csi.create, "x", parameters={"mkfsOptions": "x" * 5000}, contains="parameters")
     status("INVALID_ARGUMENT", csi.create, "x", mutable_parameters={"iops": "5"}, contains="iops")
-
-
-def test_create_source(stack):
-    csi = stack.a.csi
-    status("INVALID_ARGUMENT", csi.create, "x", volume_content_source={"volume": {"volume_id": "s1.0"}})
-    status("INVALID_ARGUMENT", csi.create, "x", volume_content_source={"snapshot": {"snapshot_id": "s"}})
 
 
 def test_create_modes(stack):
@@ -320,7 +320,7 @@ def test_capacity(stack):
 
 
 TESTS = [test_identity, test_capabilities, test_create_required, test_create_size, test_create_repeat,
-         test_create_parameters, test_create_source, test_create_modes, test_create_topology, test_delete,
+         test_create_parameters, test_create_modes, test_create_topology, test_delete,
          test_publish_required, test_publish, test_publish_readers, test_publish_no_secret, test_unpublish,
          test_validate, test_get_volume, test_list, test_capacity]
 

@@ -1,5 +1,6 @@
 /* The storage server of the controller's tests. Its handlers run on the rpc server's threads. */
 #include "tests/unit/controller_peer.h"
+#include "tests/unit/controller_peer_parts.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -19,16 +20,27 @@ struct peer_volume *peer_volume(struct peer *peer, const char *id)
     return NULL;
 }
 
-struct peer_name *peer_name(struct peer *peer, const char *name)
+struct peer_name *peer_name_of(struct peer *peer, int kind, const char *name)
 {
     for (size_t i = 0; i < PEER_ITEMS_MAX; i++) {
-        if (peer->names[i].volume_id[0] != '\0' && str_equal(peer->names[i].name, name))
+        if (peer->names[i].volume_id[0] != '\0' && peer->names[i].kind == kind &&
+            str_equal(peer->names[i].name, name))
             return &peer->names[i];
     }
     return NULL;
 }
 
+struct peer_name *peer_name(struct peer *peer, const char *name)
+{
+    return peer_name_of(peer, MOORING__STORAGE__V1__NAME_KIND__NAME_VOLUME, name);
+}
+
 void peer_claim(struct peer *peer, const char *name, const char *volume_id)
+{
+    peer_claim_of(peer, MOORING__STORAGE__V1__NAME_KIND__NAME_VOLUME, name, volume_id);
+}
+
+void peer_claim_of(struct peer *peer, int kind, const char *name, const char *id)
 {
     size_t i = 0;
 
@@ -36,7 +48,8 @@ void peer_claim(struct peer *peer, const char *name, const char *volume_id)
         i++;
     assert(i < PEER_ITEMS_MAX);
     str_copy(peer->names[i].name, sizeof(peer->names[i].name), name);
-    str_copy(peer->names[i].volume_id, sizeof(peer->names[i].volume_id), volume_id);
+    str_copy(peer->names[i].volume_id, sizeof(peer->names[i].volume_id), id);
+    peer->names[i].kind = kind;
 }
 
 void peer_add_volume(struct peer *peer, const char *id, const char *name, uint64_t size_bytes)
@@ -58,7 +71,7 @@ size_t peer_count_volumes(struct peer *peer)
     return count;
 }
 
-static int begin(struct peer *peer, const char *method, struct error *err)
+int peer_begin(struct peer *peer, const char *method, struct error *err)
 {
     int r = 0;
 
@@ -71,23 +84,19 @@ static int begin(struct peer *peer, const char *method, struct error *err)
     return E_OK;
 }
 
-static int end(struct peer *peer, int r)
+int peer_end(struct peer *peer, int r)
 {
     pthread_mutex_unlock(&peer->lock);
     return r;
 }
 
-#define HANDLER(function)                                                                                    \
-    static int function(struct rpc_call *call, const ProtobufCMessage *message, ProtobufCMessage *response,  \
-                        void *context, struct error *err)
-
 static const char *const features[] = {"snapshots", "expand", "limits", "extents", "group-snapshots"};
 
-HANDLER(get_server)
+static HANDLER(get_server)
 {
     Mooring__Storage__V1__GetServerResponse *answer = (Mooring__Storage__V1__GetServerResponse *)response;
     struct peer *peer = context;
-    int r = begin(peer, "GetServer", err);
+    int r = peer_begin(peer, "GetServer", err);
 
     (void)call, (void)message;
     if (r != E_OK)
@@ -102,46 +111,46 @@ HANDLER(get_server)
     if (peer->zone)
         map_add(&answer->topology, &answer->n_topology,
                 &mooring__storage__v1__get_server_response__topology_entry__descriptor, "zone", peer->zone);
-    return end(peer, E_OK);
+    return peer_end(peer, E_OK);
 }
 
-HANDLER(claim_name)
+static HANDLER(claim_name)
 {
     const Mooring__Storage__V1__ClaimNameRequest *request =
         (const Mooring__Storage__V1__ClaimNameRequest *)message;
     struct peer *peer = context;
-    int r = begin(peer, "ClaimName", err);
+    int r = peer_begin(peer, "ClaimName", err);
 
     (void)call;
     if (r != E_OK)
         return r;
-    if (!peer_name(peer, request->name))
-        peer_claim(peer, request->name, request->volume_id);
+    if (!peer_name_of(peer, (int)request->kind, request->name))
+        peer_claim_of(peer, (int)request->kind, request->name, request->volume_id);
     ((Mooring__Storage__V1__ClaimNameResponse *)response)->volume_id =
-        strdup(peer_name(peer, request->name)->volume_id);
-    return end(peer, E_OK);
+        strdup(peer_name_of(peer, (int)request->kind, request->name)->volume_id);
+    return peer_end(peer, E_OK);
 }
 
-HANDLER(release_name)
+static HANDLER(release_name)
 {
     const Mooring__Storage__V1__ReleaseNameRequest *request =
         (const Mooring__Storage__V1__ReleaseNameRequest *)message;
     struct peer *peer = context;
-    int r = begin(peer, "ReleaseName", err);
+    int r = peer_begin(peer, "ReleaseName", err);
 
     (void)call, (void)response;
     if (r != E_OK)
         return r;
-    if (peer_volume(peer, request->volume_id))
-        return end(peer, error_set(err, E_PRECONDITION, "volume %s exists", request->volume_id));
+    if (peer_volume(peer, request->volume_id) || peer_keeps_claim(peer, request->volume_id))
+        return peer_end(peer, error_set(err, E_PRECONDITION, "%s exists", request->volume_id));
     for (size_t i = 0; i < PEER_ITEMS_MAX; i++) {
         struct peer_name *one = &peer->names[i];
 
-        if (str_equal(one->volume_id, request->volume_id) &&
+        if (one->kind == (int)request->kind && str_equal(one->volume_id, request->volume_id) &&
             (*request->name == '\0' || str_equal(one->name, request->name)))
             one->volume_id[0] = '\0';
     }
-    return end(peer, E_OK);
+    return peer_end(peer, E_OK);
 }
 
 static Mooring__Storage__V1__Volume *describe(const struct peer_volume *volume)
@@ -155,6 +164,10 @@ static Mooring__Storage__V1__Volume *describe(const struct peer_volume *volume)
     answer->block_size_bytes = 4096;
     answer->record_generation = volume->record_generation + 1;
     answer->write_failed = volume->write_failed;
+    if (id_snapshot_valid(volume->source))
+        answer->source_snapshot_id = strdup(volume->source);
+    else if (volume->source[0] != '\0')
+        answer->source_volume_id = strdup(volume->source);
     if (volume->iops || volume->bytes_per_s) {
         answer->limits = malloc(sizeof(*answer->limits));
         mooring__storage__v1__limits__init(answer->limits);
@@ -183,65 +196,70 @@ static void set_limits(struct peer_volume *volume, const Mooring__Storage__V1__L
     volume->burst_s = limits ? limits->burst_s : 0;
 }
 
-HANDLER(create_volume)
+static HANDLER(create_volume)
 {
     const Mooring__Storage__V1__CreateVolumeRequest *request =
         (const Mooring__Storage__V1__CreateVolumeRequest *)message;
     struct peer *peer = context;
     const char *fs_type = map_get(request->parameters, request->n_parameters, "fsType");
     const struct peer_name *claim;
-    int r = begin(peer, "CreateVolume", err);
+    int r = peer_begin(peer, "CreateVolume", err);
 
     (void)call;
     if (r != E_OK)
         return r;
     claim = peer_name(peer, request->name);
     if (!claim || !str_equal(claim->volume_id, request->volume_id))
-        return end(peer, error_set(err, E_STALE, "the claim is not for %s", request->volume_id));
+        return peer_end(peer, error_set(err, E_STALE, "the claim is not for %s", request->volume_id));
     if (request->size_bytes > peer->free_bytes)
-        return end(peer, error_set(err, E_NO_SPACE, "full"));
+        return peer_end(peer, error_set(err, E_NO_SPACE, "full"));
+    if ((*request->source_volume_id && !peer_volume(peer, request->source_volume_id)) ||
+        (*request->source_snapshot_id && !peer_snapshot(peer, request->source_snapshot_id)))
+        return peer_end(peer, error_set(err, E_NOT_FOUND, "no such source"));
     if (!peer_volume(peer, request->volume_id))
         peer_add_volume(peer, request->volume_id, request->name, request->size_bytes);
     str_copy(peer_volume(peer, request->volume_id)->fs_type, 16, fs_type ? fs_type : "");
     set_limits(peer_volume(peer, request->volume_id), request->limits);
+    str_copy(peer_volume(peer, request->volume_id)->source, ID_SNAPSHOT_MAX + 1,
+             *request->source_volume_id ? request->source_volume_id : request->source_snapshot_id);
     ((Mooring__Storage__V1__CreateVolumeResponse *)response)->volume =
         describe(peer_volume(peer, request->volume_id));
-    return end(peer, E_OK);
+    return peer_end(peer, E_OK);
 }
 
-HANDLER(delete_volume)
+static HANDLER(delete_volume)
 {
     const char *id = ((const Mooring__Storage__V1__DeleteVolumeRequest *)message)->volume_id;
     struct peer *peer = context;
     struct peer_volume *volume;
-    int r = begin(peer, "DeleteVolume", err);
+    int r = peer_begin(peer, "DeleteVolume", err);
 
     (void)call, (void)response;
     if (r != E_OK)
         return r;
     volume = peer_volume(peer, id);
     if (volume && volume->node_id[0] != '\0')
-        return end(peer, error_set(err, E_PRECONDITION, "attached"));
+        return peer_end(peer, error_set(err, E_PRECONDITION, "attached"));
     if (volume)
         volume->id[0] = '\0';
-    return end(peer, E_OK);
+    return peer_end(peer, E_OK);
 }
 
-HANDLER(get_volume)
+static HANDLER(get_volume)
 {
     const char *id = ((const Mooring__Storage__V1__GetVolumeRequest *)message)->volume_id;
     struct peer *peer = context;
     const struct peer_volume *volume;
-    int r = begin(peer, "GetVolume", err);
+    int r = peer_begin(peer, "GetVolume", err);
 
     (void)call;
     if (r != E_OK)
         return r;
     volume = peer_volume(peer, id);
     if (!volume)
-        return end(peer, error_set(err, E_NOT_FOUND, "no volume %s", id));
+        return peer_end(peer, error_set(err, E_NOT_FOUND, "no volume %s", id));
     ((Mooring__Storage__V1__GetVolumeResponse *)response)->volume = describe(volume);
-    return end(peer, E_OK);
+    return peer_end(peer, E_OK);
 }
 
 static const struct peer_volume *next_volume(struct peer *peer, const char *after)
@@ -257,7 +275,7 @@ static const struct peer_volume *next_volume(struct peer *peer, const char *afte
     return next;
 }
 
-HANDLER(list_volumes)
+static HANDLER(list_volumes)
 {
     const Mooring__Storage__V1__ListVolumesRequest *request =
         (const Mooring__Storage__V1__ListVolumesRequest *)message;
@@ -266,7 +284,7 @@ HANDLER(list_volumes)
     const char *after = request->after_volume_id;
     const struct peer_volume *next;
     size_t limit = request->max_entries ? request->max_entries : 3;
-    int r = begin(peer, "ListVolumes", err);
+    int r = peer_begin(peer, "ListVolumes", err);
 
     (void)call;
     if (r != E_OK)
@@ -278,52 +296,52 @@ HANDLER(list_volumes)
         after = next->id;
     }
     answer->more = next != NULL;
-    return end(peer, E_OK);
+    return peer_end(peer, E_OK);
 }
 
-HANDLER(expand_volume)
+static HANDLER(expand_volume)
 {
     const Mooring__Storage__V1__ExpandVolumeRequest *request =
         (const Mooring__Storage__V1__ExpandVolumeRequest *)message;
     struct peer *peer = context;
     struct peer_volume *volume;
-    int r = begin(peer, "ExpandVolume", err);
+    int r = peer_begin(peer, "ExpandVolume", err);
 
     (void)call;
     if (r != E_OK)
         return r;
     volume = peer_volume(peer, request->volume_id);
     if (request->record_generation != volume->record_generation + 1)
-        return end(peer, error_set(err, E_STALE, "decided on another record"));
+        return peer_end(peer, error_set(err, E_STALE, "decided on another record"));
     if (request->size_bytes > peer->free_bytes)
-        return end(peer, error_set(err, E_NO_SPACE, "full"));
+        return peer_end(peer, error_set(err, E_NO_SPACE, "full"));
     volume->size_bytes = request->size_bytes;
     volume->record_generation++;
     ((Mooring__Storage__V1__ExpandVolumeResponse *)response)->volume = describe(volume);
-    return end(peer, E_OK);
+    return peer_end(peer, E_OK);
 }
 
-HANDLER(modify_volume)
+static HANDLER(modify_volume)
 {
     const Mooring__Storage__V1__ModifyVolumeRequest *request =
         (const Mooring__Storage__V1__ModifyVolumeRequest *)message;
     struct peer *peer = context;
     struct peer_volume *volume;
-    int r = begin(peer, "ModifyVolume", err);
+    int r = peer_begin(peer, "ModifyVolume", err);
 
     (void)call;
     if (r != E_OK)
         return r;
     volume = peer_volume(peer, request->volume_id);
     if (request->record_generation != volume->record_generation + 1)
-        return end(peer, error_set(err, E_STALE, "decided on another record"));
+        return peer_end(peer, error_set(err, E_STALE, "decided on another record"));
     set_limits(volume, request->limits);
     volume->record_generation++;
     ((Mooring__Storage__V1__ModifyVolumeResponse *)response)->volume = describe(volume);
-    return end(peer, E_OK);
+    return peer_end(peer, E_OK);
 }
 
-HANDLER(attach_volume)
+static HANDLER(attach_volume)
 {
     const Mooring__Storage__V1__AttachVolumeRequest *request =
         (const Mooring__Storage__V1__AttachVolumeRequest *)message;
@@ -331,19 +349,19 @@ HANDLER(attach_volume)
         (Mooring__Storage__V1__AttachVolumeResponse *)response;
     struct peer *peer = context;
     struct peer_volume *volume;
-    int r = begin(peer, "AttachVolume", err);
+    int r = peer_begin(peer, "AttachVolume", err);
 
     (void)call;
     if (r != E_OK)
         return r;
     volume = peer_volume(peer, request->volume_id);
     if (!volume)
-        return end(peer, error_set(err, E_NOT_FOUND, "no volume"));
+        return peer_end(peer, error_set(err, E_NOT_FOUND, "no volume"));
     if (volume->node_id[0] != '\0' && !str_equal(volume->node_id, request->node_id))
-        return end(peer, error_set(err, E_PRECONDITION, "attached to %s", volume->node_id));
+        return peer_end(peer, error_set(err, E_PRECONDITION, "attached to %s", volume->node_id));
     if (volume->node_id[0] == '\0') {
         if (request->record_generation != volume->record_generation + 1)
-            return end(peer, error_set(err, E_STALE, "decided on another record"));
+            return peer_end(peer, error_set(err, E_STALE, "decided on another record"));
         volume->epoch++;
         volume->record_generation++;
     }
@@ -356,44 +374,56 @@ HANDLER(attach_volume)
     answer->attachment->node_id = strdup(volume->node_id);
     answer->attachment->epoch = volume->epoch;
     answer->target_name = strdup("iqn.test");
-    return end(peer, E_OK);
+    return peer_end(peer, E_OK);
 }
 
-HANDLER(detach_volume)
+static HANDLER(detach_volume)
 {
     const Mooring__Storage__V1__DetachVolumeRequest *request =
         (const Mooring__Storage__V1__DetachVolumeRequest *)message;
     struct peer *peer = context;
     struct peer_volume *volume;
-    int r = begin(peer, "DetachVolume", err);
+    int r = peer_begin(peer, "DetachVolume", err);
 
     (void)call, (void)response;
     if (r != E_OK)
         return r;
     volume = peer_volume(peer, request->volume_id);
     if (!volume)
-        return end(peer, error_set(err, E_NOT_FOUND, "no volume"));
+        return peer_end(peer, error_set(err, E_NOT_FOUND, "no volume"));
     if (!str_equal(volume->node_id, request->node_id)) {
         if (request->epoch != 0) /* what it names has been detached */
-            return end(peer, E_OK);
+            return peer_end(peer, E_OK);
         if (request->record_generation != volume->record_generation + 1)
-            return end(peer, error_set(err, E_STALE, "decided on another record"));
+            return peer_end(peer, error_set(err, E_STALE, "decided on another record"));
     } else if (request->epoch != volume->epoch) {
-        return end(peer, error_set(err, E_STALE, "decided on another epoch"));
+        return peer_end(peer, error_set(err, E_STALE, "decided on another epoch"));
     } else {
         volume->node_id[0] = '\0';
     }
     volume->record_generation++;
-    return end(peer, E_OK);
+    return peer_end(peer, E_OK);
 }
 
 static const struct rpc_method methods[] = {
-    {"GetServer", get_server, false},       {"ClaimName", claim_name, false},
-    {"ReleaseName", release_name, false},   {"CreateVolume", create_volume, false},
-    {"DeleteVolume", delete_volume, false}, {"GetVolume", get_volume, false},
-    {"ListVolumes", list_volumes, false},   {"AttachVolume", attach_volume, false},
-    {"DetachVolume", detach_volume, false}, {"ExpandVolume", expand_volume, false},
+    {"GetServer", get_server, false},
+    {"ClaimName", claim_name, false},
+    {"ReleaseName", release_name, false},
+    {"CreateVolume", create_volume, false},
+    {"DeleteVolume", delete_volume, false},
+    {"GetVolume", get_volume, false},
+    {"ListVolumes", list_volumes, false},
+    {"AttachVolume", attach_volume, false},
+    {"DetachVolume", detach_volume, false},
+    {"ExpandVolume", expand_volume, false},
     {"ModifyVolume", modify_volume, false},
+    {"CreateSnapshot", peer_create_snapshot, false},
+    {"DeleteSnapshot", peer_delete_snapshot, false},
+    {"GetSnapshot", peer_get_snapshot, false},
+    {"ListSnapshots", peer_list_snapshots, false},
+    {"HoldVolumes", peer_hold_volumes, false},
+    {"ReleaseVolumes", peer_release_volumes, false},
+    {"CommitSnapshots", peer_commit_snapshots, false},
 };
 
 void peer_new_boot(struct peer *peer)

@@ -16,8 +16,9 @@
 #define PEER_ITEMS_MAX 64
 
 struct peer_name {
+    int kind; /* NameKind */
     char name[ID_VOLUME_NAME_MAX + 1];
-    char volume_id[ID_VOLUME_MAX + 1]; /* "" for a free slot */
+    char volume_id[ID_SNAPSHOT_MAX + 1]; /* "" for a free slot */
 };
 
 struct peer_volume {
@@ -32,6 +33,18 @@ struct peer_volume {
     uint64_t iops, bytes_per_s;
     uint32_t burst_s;
     bool write_failed;
+    char source[ID_SNAPSHOT_MAX + 1];
+};
+
+struct peer_snapshot {
+    char id[ID_SNAPSHOT_MAX + 1]; /* "" for a free slot */
+    char name[ID_VOLUME_NAME_MAX + 1];
+    char source[ID_VOLUME_MAX + 1];
+    char group[ID_GROUP_MAX + 1];
+    char hold[ID_BOOT_LENGTH + 1];
+    uint64_t size_bytes;
+    unsigned not_ready; /* so many GetSnapshots more */
+    bool held, provisional;
 };
 
 struct peer {
@@ -44,6 +57,10 @@ struct peer {
     pthread_mutex_t lock; /* guards the store below */
     struct peer_name names[PEER_ITEMS_MAX];
     struct peer_volume volumes[PEER_ITEMS_MAX];
+    struct peer_snapshot snapshots[PEER_ITEMS_MAX];
+    char hold[ID_BOOT_LENGTH + 1]; /* that stands; "" for none */
+    unsigned holds;                /* all that were */
+    unsigned not_ready;            /* of new snapshots */
     uint64_t free_bytes;
     const char *zone; /* topology, or NULL */
     bool old;         /* serves none of the newer features */
@@ -62,5 +79,9 @@ void peer_new_boot(struct peer *peer);
 struct peer_volume *peer_volume(struct peer *peer, const char *id);
 struct peer_name *peer_name(struct peer *peer, const char *name);
 void peer_claim(struct peer *peer, const char *name, const char *volume_id);
+struct peer_name *peer_name_of(struct peer *peer, int kind, const char *name);
+void peer_claim_of(struct peer *peer, int kind, const char *name, const char *id);
+struct peer_snapshot *peer_snapshot(struct peer *peer, const char *id);
+size_t peer_count_snapshots(struct peer *peer);
 void peer_add_volume(struct peer *peer, const char *id, const char *name, uint64_t size_bytes);
 size_t peer_count_volumes(struct peer *peer);
