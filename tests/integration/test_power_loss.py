@@ -4,7 +4,7 @@ writes down what it is told (tests/faults/disk_journal.h), and is made anew as a
 system is sound, the server starts, each operation that was answered stands, the one that was not is whole or not there,
 and each block holds what was flushed or something newer.
 
-MOORING_SEED reproduces history and cuts. MOORING_HOURS: new histories for so long."""
+MOORING_SEED reproduces history and cuts. tests/faults/test_power_loss_long.py goes on with new histories for hours."""
 import copy
 import os
 import pathlib
@@ -219,7 +219,7 @@ class History:
         for _ in range(self.choice.randrange(1, 6)):
             block, fua = self.choice.randrange(BLOCKS), self.choice.random() < 0.2
             self.number += 1
-            initiator.wait(initiator.write(block, block_of(self.number), fua=fua))
+            answered(initiator, lambda block=block, fua=fua: initiator.write(block, block_of(self.number), fua=fua))
             blocks[block] = [self.number] if fua else blocks.get(block, [0]) + [self.number]
             written.append(f"{block}={self.number}{'!' if fua else ''}")
             if len(written) < 5 and self.choice.random() < 0.5:
@@ -231,7 +231,7 @@ class History:
         if not volume:
             return None
         initiator, blocks = self.session(volume), self.blocks[f"volumes/{volume.volume_id}/data"]
-        initiator.wait(initiator.command(bytes([0x35]) + bytes(15)))
+        answered(initiator, lambda: initiator.command(bytes([0x35]) + bytes(15)))
         for block in blocks:
             blocks[block] = blocks[block][-1:]
         return volume.volume_id
@@ -250,6 +250,15 @@ def power_login(target, volume, node, granted):
                                     name=f"iqn.2026-11.storage.mooring:node:{node}")
     initiator.login(f"iqn.2026-11.storage.mooring:{volume.volume_id}", granted.chap_name, granted.chap_secret)
     return initiator
+
+
+def answered(initiator, send):
+    """Sends a command, once more after a unit attention (the volume has grown)."""
+    status, _, sense = initiator.wait(send())
+    if status == 0x02 and sense[2] & 0xF == 6:
+        status, _, sense = initiator.wait(send())
+    if status:
+        raise AssertionError(f"a command ended with status 0x{status:02x}, sense {sense.hex()}")
 
 
 def view(target):
@@ -346,11 +355,11 @@ def one_history(choice, operations, cuts):
               flush=True)
 
 
-def power_loss_of_a_history(choice):
+def power_loss_of_a_history(choice, hours):
     missing = power_loss.needs()
     if missing:
         raise harness.Skip(f"{missing} is not here")
-    end = time.monotonic() + float(os.environ.get("MOORING_HOURS", 0)) * 3600
+    end = time.monotonic() + hours * 3600
     one_history(choice, OPERATIONS, CUTS)
     while time.monotonic() < end:
         seed = choice.randrange(1 << 31)
@@ -358,9 +367,9 @@ def power_loss_of_a_history(choice):
         one_history(random.Random(seed), 200, 40)
 
 
-def main():
+def main(hours=0.0):
     suite = harness.Suite()
-    suite.run("power_loss", power_loss_of_a_history, clusters.seeded())
+    suite.run("power_loss", power_loss_of_a_history, clusters.seeded(), hours)
     return suite.finish()
 
 
