@@ -130,12 +130,25 @@ int loop_device_create(const char *file, uint32_t block_size_bytes, bool read_on
     return r;
 }
 
+/* Detached already, but for its users: the kernel does it when the last one closes it. */
+static bool is_going(int number)
+{
+    char path[64], text[4] = "";
+    snprintf(path, sizeof path, "/sys/block/loop%d/loop/autoclear", number);
+    _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+    return fd >= 0 && read(fd, text, sizeof text - 1) > 0 && text[0] == '1';
+}
+
+/* It is opened once only: what a user had not flushed when he closed it is written by whoever closes it last,
+ * and after LOOP_CLR_FD the kernel would refuse that write if it were us. */
 int loop_device_clear(const char *path, const char *file, struct error *err)
 {
     char backing[ATTRIBUTE_MAX];
     int number = loop_number(path, "/dev/loop");
     if (number < 0 || !backing_file(number, backing) || !str_equal(backing, file))
         return 0;
+    if (is_going(number))
+        return error_set(err, E_BUSY, "%s is still in use", path);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return error_errno(err, errno, "%s", path);
