@@ -8,6 +8,7 @@ import sys
 import uuid
 
 import harness
+import raw_iscsi
 
 MIB = 1 << 20
 
@@ -40,7 +41,7 @@ def csi_messages(scratch):
 
 
 class Csi:
-    """A client: csi.CreateVolume(name=…, …) → response, of whichever service has the method."""
+    """A client: csi.CreateVolume(name=…, …) → response, of whichever service has the method; of a stream, a list."""
 
     def __init__(self, scratch, endpoint):
         self.messages = csi_messages(scratch)
@@ -65,11 +66,14 @@ class Csi:
         service, method = self._services[name]
         request = getattr(self.messages, method.input_type.name)
         response = getattr(self.messages, method.output_type.name)
-        call = self._channel.unary_unary(f"/{service}/{name}", request_serializer=request.SerializeToString,
-                                         response_deserializer=response.FromString)
+        streams = service.endswith(".SnapshotMetadata")
+        make = self._channel.unary_stream if streams else self._channel.unary_unary
+        call = make(f"/{service}/{name}", request_serializer=request.SerializeToString,
+                    response_deserializer=response.FromString)
 
         def invoke(timeout_s=30, wait_for_ready=False, **fields):
-            return call(request(**fields), timeout=timeout_s, wait_for_ready=wait_for_ready)
+            answer = call(request(**fields), timeout=timeout_s, wait_for_ready=wait_for_ready)
+            return list(answer) if streams else answer
 
         return invoke
 
@@ -186,14 +190,27 @@ class Stack:
     def volumes(self, target):
         return list(target.controller.ListVolumes().volumes)
 
-    def claim_of(self, target, name):
+    def claim_of(self, target, name, kind="NAME_VOLUME"):
         """Whose claim of a name stands on a server: asked with an id that nobody makes, and taken back."""
-        probe = f"{target.server_id}.{0:016x}"
-        holder = target.controller.ClaimName(name=name, volume_id=probe).volume_id
+        probe = {"NAME_VOLUME": f"{target.server_id}.{0:016x}", "NAME_SNAPSHOT": f"{target.server_id}.s-{0:016x}",
+                 "NAME_GROUP": f"g-{0:016x}"}[kind]
+        holder = target.controller.ClaimName(name=name, volume_id=probe, kind=kind).volume_id
         if holder != probe:
             return holder
-        target.controller.ReleaseName(name=name, volume_id=probe)
+        target.controller.ReleaseName(name=name, volume_id=probe, kind=kind)
         return None
+
+    def session(self, volume_id, node_id):
+        """An iSCSI session of the attachment (raw_iscsi.Initiator); the caller closes it."""
+        target = self.target_of(volume_id)
+        held = target.node(node_id).GetAttachment(volume_id=volume_id, node_id=node_id)
+        initiator = raw_iscsi.Initiator(target.portal, isid=raw_iscsi.random_isid(),
+                                        name=f"iqn.2026-11.storage.mooring:node:{node_id}")
+        initiator.login(held.target_name, held.chap_name, held.chap_secret)
+        return initiator
+
+    def snapshots(self, target, **fields):
+        return list(target.controller.ListSnapshots(**fields).snapshots)
 
 
 def equal(actual, expected, what=""):
