@@ -110,7 +110,7 @@ unsigned snapshot_progress_percent(const struct snapshot *snapshot)
 {
     unsigned percent;
 
-    if (atomic_load(&snapshot->state) == SNAPSHOT_READY)
+    if (atomic_load(&snapshot->state) == SNAPSHOT_READY || !snapshot->copy)
         return 100;
     percent = copy_progress_percent(snapshot->copy);
     return percent < 100 ? percent : 99; /* whole, but not durable yet */

@@ -83,5 +83,7 @@ int store_copy_begin(struct store *store, const struct volume_record *spec, stru
                      struct snapshot *snapshot, struct copy **ret, struct error *err);
 /* As snapshot_wait(); the volume is found by its id then. The copy goes on when nobody waits. */
 int copy_wait(struct copy *copy, uint64_t until_ms, struct error *err);
+/* Is this volume being made of another? [any] */
+bool store_copy_under_way(struct store *store, const char *volume_id);
 unsigned copy_progress_percent(const struct copy *copy); /* [any] */
 struct copy *copy_unref(struct copy *copy);              /* returns NULL; NULL is allowed */

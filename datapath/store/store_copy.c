@@ -190,6 +190,15 @@ int store_copy_begin(struct store *store, const struct volume_record *spec, stru
     return r;
 }
 
+bool store_copy_under_way(struct store *store, const char *volume_id)
+{
+    struct copy *copy = copy_find(store, volume_id);
+    bool under_way = copy != NULL;
+
+    copy_unref(copy);
+    return under_way;
+}
+
 /* ---- what becomes of it ---- */
 
 int store_volume_copied(struct copy *copy, struct error *err)

@@ -132,6 +132,7 @@ int server_new(struct server **ret, const struct settings *settings, struct erro
         .command_window = (uint32_t)settings->commands_per_session_max,
     };
     job_table_init(&server->jobs);
+    hold_table_init(&server->holds);
     health_init(&server->health, server);
     int code = id_boot_new(server->boot_id);
     if (code)
@@ -186,6 +187,7 @@ int server_start(struct server *server, struct store *store, struct error *err)
     if (code)
         return code;
     server_close_lobby(server);
+    hold_table_start(&server->holds, server->reactors[0]->loop);
     atomic_store(&server->state, SERVER_READY);
     return reactor_accept(server->reactors[0], err);
 }
@@ -194,6 +196,7 @@ void server_stop(struct server *server)
 {
     atomic_store(&server->state, SERVER_STOPPING);
     server_close_lobby(server);
+    hold_table_stop(&server->holds);
     for (unsigned i = 0; i < server->reactors_count; i++)
         reactor_stop_begin(server->reactors[i]);
     job_table_wait_empty(&server->jobs);
@@ -215,6 +218,7 @@ struct server *server_free(struct server *server)
     for (unsigned i = 0; i < server->listeners_count; i++)
         fd_close(server->listeners[i]);
     job_table_done(&server->jobs);
+    hold_table_done(&server->holds);
     health_done(&server->health);
     free(server->reactors);
     free(server);

@@ -16,6 +16,7 @@
 #include "datapath/iscsi/login.h"
 #include "datapath/store/store.h"
 #include "datapath/target/health.h"
+#include "datapath/target/holds.h"
 #include "datapath/target/job.h"
 #include "datapath/target/settings.h"
 
@@ -44,6 +45,7 @@ struct server {
     struct iscsi_login_config login_config;
     struct job_table jobs;
     struct health health;
+    struct hold_table holds;
 };
 
 /* Listen on the portals and open the lobby. The settings outlive the server. */

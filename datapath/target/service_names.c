@@ -65,9 +65,21 @@ int service_check_claim(struct storage_service *storage, enum name_kind kind, co
 /* What holds the name here, in words; NULL when nothing does. */
 static const char *service_name_holder(struct store *store, enum name_kind kind, const char *holder_id)
 {
-    struct volume *volume = kind == NAME_VOLUME ? store_volume_find(store, holder_id) : NULL;
-    volume_unref(volume);
-    return volume ? "volume" : NULL;
+    switch (kind) {
+    case NAME_VOLUME: {
+        struct volume *volume = store_volume_find(store, holder_id);
+        volume_unref(volume);
+        return volume || store_copy_under_way(store, holder_id) ? "volume" : NULL;
+    }
+    case NAME_SNAPSHOT: {
+        struct snapshot *snapshot = store_snapshot_find(store, holder_id);
+        snapshot_unref(snapshot);
+        return snapshot ? "snapshot" : NULL;
+    }
+    case NAME_GROUP:
+        return service_group_has_snapshots(store, holder_id) ? "a snapshot of group" : NULL;
+    }
+    return NULL;
 }
 
 /* A claim on the holder's own server lives as long as the holder. */

@@ -71,7 +71,6 @@ int service_create_volume(struct rpc_call *call, const ProtobufCMessage *request
     struct volume_parameter parameters[VOLUME_PARAMETERS_MAX];
     struct volume_record spec;
     struct volume *volume;
-    (void)call;
     int code = service_check_volume_id(storage, create->volume_id, err);
     if (code)
         return code;
@@ -79,7 +78,9 @@ int service_create_volume(struct rpc_call *call, const ProtobufCMessage *request
         return error_set(err, E_INVALID_ARGUMENT, "a volume has at most %d parameters",
                          VOLUME_PARAMETERS_MAX);
     code = service_volume_spec(create, parameters, &spec, err);
-    if (code == 0)
+    if (code == 0 && (create->source_volume_id[0] || create->source_snapshot_id[0]))
+        code = service_create_copy(storage, call, create, &spec, &volume, err);
+    else if (code == 0)
         code = service_create_claimed(storage, &spec, &volume, err);
     if (code)
         return code;
@@ -124,9 +125,12 @@ int service_get_volume(struct rpc_call *call, const ProtobufCMessage *request, P
         return code;
     if (code == 0) {
         answer->volume = service_volume_of(context, volume, err);
+        code = answer->volume ? 0 : err->code;
+        if (code == 0 && get->want_exclusive && !node)
+            code = volume_exclusive_bytes(volume, &answer->volume->exclusive_bytes, err);
         volume_unref(volume);
-        if (!answer->volume)
-            return err->code;
+        if (code)
+            return code;
     }
     /* A node does not even learn whether another's volume is there. */
     if (node && (!answer->volume || !service_attached_to(answer->volume, peer->id)))

@@ -11,8 +11,6 @@
 #include "datapath/target/job.h"
 #include "datapath/target/server.h"
 
-#define SERVICE_THREADS 24
-
 /* Waiting for a drain holds a thread. */
 _Static_assert(JOB_WAITERS_MAX < SERVICE_THREADS, "some threads never wait for a job");
 
@@ -58,17 +56,6 @@ static const struct service_right {
     {"ClearWriteFailed", ROLE_O},
 };
 
-/* A call of the contract that this build does not serve yet: who may not make it is told so all the same. */
-static int service_not_served(struct rpc_call *call, const ProtobufCMessage *request,
-                              ProtobufCMessage *response, void *context, struct error *err)
-{
-    (void)call;
-    (void)response;
-    (void)context;
-    return error_set(err, E_UNIMPLEMENTED, "%s is not served by this version of mooring-target",
-                     request->descriptor->short_name);
-}
-
 static const struct rpc_method changing[] = {
     {"ClaimName", service_claim_name, false},
     {"ReleaseName", service_release_name, false},
@@ -82,15 +69,15 @@ static const struct rpc_method changing[] = {
     {"ClearWriteFailed", service_clear_write_failed, false},
     {"ExpandVolume", service_expand_volume, false},
     {"ModifyVolume", service_modify_volume, false},
-    {"CreateSnapshot", service_not_served, false},
-    {"DeleteSnapshot", service_not_served, false},
-    {"CommitSnapshots", service_not_served, false},
+    {"CreateSnapshot", service_create_snapshot, false},
+    {"DeleteSnapshot", service_delete_snapshot, false},
+    {"CommitSnapshots", service_commit_snapshots, false},
 };
 
 static const struct rpc_method looking[] = {
     {"GetVolume", service_get_volume, false},         {"ListVolumes", service_list_volumes, false},
     {"GetAttachment", service_get_attachment, false}, {"ListSessions", service_list_sessions, false},
-    {"GetSnapshot", service_not_served, false},       {"ListSnapshots", service_not_served, false},
+    {"GetSnapshot", service_get_snapshot, false},     {"ListSnapshots", service_list_snapshots, false},
 };
 
 static const struct rpc_method prompt[] = {
@@ -109,12 +96,12 @@ static const struct rpc_method fences[] = {
 
 /* A hold ends by itself: what ends it, or makes it, waits for nothing else. */
 static const struct rpc_method holds[] = {
-    {"HoldVolumes", service_not_served, false},
-    {"ReleaseVolumes", service_not_served, false},
+    {"HoldVolumes", service_hold_volumes, false},
+    {"ReleaseVolumes", service_release_volumes, false},
 };
 
 static const struct rpc_method streams[] = {
-    {"ListExtents", service_not_served, true},
+    {"ListExtents", service_list_extents, true},
 };
 
 /* Each group has threads of its own, so that what one of them waits for, be it a disk that does not answer,

@@ -5,6 +5,8 @@
  */
 #pragma once
 
+#include <stdatomic.h>
+
 #include "common/error.h"
 #include "datapath/store/snapshot.h"
 #include "datapath/store/store.h"
@@ -18,6 +20,8 @@ struct job;
 
 #define SERVICE_NAME_LOCKS 64
 #define STORAGE_SERVICES 7 /* the one of the .proto, in parts that have threads of their own */
+#define SERVICE_THREADS 24 /* for calls that change something */
+#define COPY_WAITERS_MAX 6 /* calls that wait for a copy: one more is told at once how far it is */
 #define FENCES_MAX 8       /* that run at once */
 
 struct fence_call {
@@ -32,6 +36,7 @@ struct storage_service {
     pthread_mutex_t name_locks[SERVICE_NAME_LOCKS];
     pthread_mutex_t fences_lock;
     struct fence_call fences[FENCES_MAX]; /* that run */
+    atomic_uint copy_waiters;
     struct rpc_service services[STORAGE_SERVICES];
 };
 
@@ -115,6 +120,10 @@ int service_release_volumes(struct rpc_call *call, const ProtobufCMessage *reque
                             ProtobufCMessage *response, void *context, struct error *err);
 int service_commit_snapshots(struct rpc_call *call, const ProtobufCMessage *request,
                              ProtobufCMessage *response, void *context, struct error *err);
+/* CreateVolume out of the source that the request names; a reference. */
+int service_create_copy(struct storage_service *storage, struct rpc_call *call,
+                        const Mooring__Storage__V1__CreateVolumeRequest *create, struct volume_record *spec,
+                        struct volume **ret, struct error *err);
 int service_list_extents(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
                          void *context, struct error *err);
 
