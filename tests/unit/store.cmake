@@ -2,15 +2,19 @@ foreach(part decide record)
   mooring_test(store_${part}_test SOURCES ${PROJECT_SOURCE_DIR}/tests/unit/store_${part}_test.c DEPENDS mooring_store)
 endforeach()
 # On a real XFS; skipped by name where none can be made.
-foreach(part change faults make open pool threads)
+foreach(part change make open pool threads)
   mooring_test(store_${part}_test
     SOURCES ${PROJECT_SOURCE_DIR}/tests/unit/store_${part}_test.c ${PROJECT_SOURCE_DIR}/tests/unit/store_fixture.c
     DEPENDS mooring_store)
 endforeach()
 # The same, with commands on a loop.
-foreach(part snapshot)
+foreach(part copy extents snapshot)
   mooring_test(store_${part}_test
     SOURCES ${PROJECT_SOURCE_DIR}/tests/unit/store_${part}_test.c ${PROJECT_SOURCE_DIR}/tests/unit/store_fixture.c
-            ${PROJECT_SOURCE_DIR}/tests/unit/store_io.c
+            ${PROJECT_SOURCE_DIR}/tests/unit/store_bench.c ${PROJECT_SOURCE_DIR}/tests/unit/store_io.c
     DEPENDS mooring_store)
 endforeach()
+mooring_test(store_faults_test
+  SOURCES ${PROJECT_SOURCE_DIR}/tests/unit/store_faults_test.c ${PROJECT_SOURCE_DIR}/tests/unit/store_fixture.c
+          ${PROJECT_SOURCE_DIR}/tests/unit/store_strike.c
+  DEPENDS mooring_store)

@@ -13,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -22,101 +21,10 @@
 #include "datapath/store/attach.h"
 #include "datapath/store/fence.h"
 #include "datapath/store/pool/pool_internal.h"
+#include "datapath/store/snapshot.h"
 #include "datapath/store/store_internal.h"
 #include "tests/unit/store_fixture.h"
-
-/* ---- system calls that fail, or kill, when it is their turn ---- */
-
-static struct {
-    bool armed;
-    int calls;   /* so far */
-    int turn;    /* the call that fails; 0: none */
-    int errnum;  /* what it fails with; 0: it kills the process */
-    bool struck; /* it did */
-    char trace[256];
-    size_t traced;
-} faults;
-
-/* Count a call; its letter goes to the trace. -1 with errno set when it is its turn to fail. */
-static int strike(char letter, int fd, const void *buffer, size_t length)
-{
-    if (!faults.armed)
-        return 0;
-    if (letter != 'o' && faults.traced < sizeof(faults.trace) - 1)
-        faults.trace[faults.traced++] = letter;
-    if (++faults.calls != faults.turn)
-        return 0;
-    faults.struck = true;
-    if (faults.errnum == 0) {
-        if (buffer) /* die in the middle of the write */
-            syscall(SYS_write, fd, buffer, length / 2);
-        kill(getpid(), SIGKILL);
-    }
-    errno = faults.errnum;
-    return -1;
-}
-
-int openat(int dir_fd, const char *path, int flags, ...)
-{
-    va_list arguments;
-    mode_t mode;
-
-    va_start(arguments, flags);
-    mode = flags & O_CREAT ? va_arg(arguments, mode_t) : 0;
-    va_end(arguments);
-    return strike('o', -1, NULL, 0) < 0 ? -1 : (int)syscall(SYS_openat, dir_fd, path, flags, mode);
-}
-
-ssize_t write(int fd, const void *buffer, size_t length)
-{
-    return strike('w', fd, buffer, length) < 0 ? -1 : syscall(SYS_write, fd, buffer, length);
-}
-
-int fsync(int fd)
-{
-    struct stat status = {0};
-
-    fstat(fd, &status);
-    return strike(S_ISDIR(status.st_mode) ? 'd' : 'f', -1, NULL, 0) < 0 ? -1 : (int)syscall(SYS_fsync, fd);
-}
-
-int renameat(int from_fd, const char *from, int to_fd, const char *to)
-{
-    return strike('r', -1, NULL, 0) < 0 ? -1 : (int)syscall(SYS_renameat2, from_fd, from, to_fd, to, 0);
-}
-
-int renameat2(int from_fd, const char *from, int to_fd, const char *to, unsigned flags)
-{
-    return strike('R', -1, NULL, 0) < 0 ? -1 : (int)syscall(SYS_renameat2, from_fd, from, to_fd, to, flags);
-}
-
-int unlinkat(int dir_fd, const char *path, int flags)
-{
-    return strike('u', -1, NULL, 0) < 0 ? -1 : (int)syscall(SYS_unlinkat, dir_fd, path, flags);
-}
-
-int mkdirat(int dir_fd, const char *path, mode_t mode)
-{
-    return strike('m', -1, NULL, 0) < 0 ? -1 : (int)syscall(SYS_mkdirat, dir_fd, path, mode);
-}
-
-int ftruncate(int fd, off_t length)
-{
-    return strike('t', -1, NULL, 0) < 0 ? -1 : (int)syscall(SYS_ftruncate, fd, length);
-}
-
-int fallocate(int fd, int mode, off_t offset, off_t length)
-{
-    return strike('a', -1, NULL, 0) < 0 ? -1 : (int)syscall(SYS_fallocate, fd, mode, offset, length);
-}
-
-static void arm(int turn, int errnum)
-{
-    memset(&faults, 0, sizeof(faults));
-    faults.turn = turn;
-    faults.errnum = errnum;
-    faults.armed = true;
-}
+#include "tests/unit/store_strike.h"
 
 /* ---- operations ---- */
 
@@ -224,6 +132,89 @@ static int run_write_failed(struct store *store, struct error *err)
     return r;
 }
 
+/* A volume with a MiB of data. */
+static void prepare_data(struct store *store)
+{
+    static char bytes[1 << 20];
+    char path[ID_VOLUME_MAX + 16], id[ID_VOLUME_MAX + 1];
+    int fd;
+
+    assert_int_equal(run_create(store, NULL), E_OK);
+    snprintf(path, sizeof(path), "%s/" POOL_DATA_FILE, fixture_id(1, id));
+    fd = openat(store->backend->volumes_fd, path, O_WRONLY | O_CLOEXEC);
+    memset(bytes, 'x', sizeof(bytes));
+    assert_int_equal(write(fd, bytes, sizeof(bytes)), sizeof(bytes));
+    close(fd);
+}
+
+#define SNAPSHOT FIXTURE_SERVER ".s-0000000000000001"
+
+static int run_snapshot(struct store *store, struct error *err)
+{
+    struct snapshot_record spec = {.id = SNAPSHOT, .group_id = "g-0000000000000001"};
+    char id[ID_VOLUME_MAX + 1];
+    struct volume *volume = store_volume_find(store, fixture_id(1, id));
+    struct snapshot *snapshot = NULL;
+    int r = store_snapshot_create(store, volume, &spec, &snapshot, err);
+
+    if (r == E_OK)
+        r = snapshot_wait(snapshot, UINT64_MAX, err);
+    snapshot_unref(snapshot);
+    volume_unref(volume);
+    return r;
+}
+
+static void prepare_snapshot(struct store *store)
+{
+    prepare_data(store);
+    assert_int_equal(run_snapshot(store, NULL), E_OK);
+}
+
+static int run_held(struct store *store, struct error *err)
+{
+    struct snapshot *snapshot = store_snapshot_find(store, SNAPSHOT);
+    int r = snapshot_mark_held(snapshot, err);
+
+    snapshot_unref(snapshot);
+    return r;
+}
+
+static void prepare_held(struct store *store)
+{
+    prepare_snapshot(store);
+    assert_int_equal(run_held(store, NULL), E_OK);
+}
+
+static int run_commit(struct store *store, struct error *err)
+{
+    struct snapshot *snapshot = store_snapshot_find(store, SNAPSHOT);
+    int r = snapshot_commit(snapshot, err);
+
+    snapshot_unref(snapshot);
+    return r;
+}
+
+static int run_delete_snapshot(struct store *store, struct error *err)
+{
+    return store_snapshot_delete(store, SNAPSHOT, err);
+}
+
+static int run_restore(struct store *store, struct error *err)
+{
+    struct volume_record spec = spec_of(3, false);
+    struct snapshot *snapshot = store_snapshot_find(store, SNAPSHOT);
+    struct copy *copy = NULL;
+    int r;
+
+    spec.size_bytes *= 2;
+    r = store_copy_begin(store, &spec, NULL, snapshot, &copy, err);
+    if (r == E_OK && copy)
+        r = copy_wait(copy, UINT64_MAX, err);
+    copy_unref(copy);
+    snapshot_unref(snapshot);
+    return r;
+}
+
 static int fence_edit(struct node_record *record, void *context, struct error *err)
 {
     (void)context;
@@ -262,59 +253,28 @@ static const struct operation operations[] = {
     {"expand thick", prepare_thick, run_expand_thick, "afwfrd", "mtawfrdR", false},
     {"write-failed", prepare_volume, run_write_failed, "wfrd", "mtawfrdR", false},
     {"delete", prepare_volume, run_delete, "Rd", "mtawfrdR", true},
+    {"snapshot", prepare_data, run_snapshot, "mtstfwfrdRd", "mtawfrdRs", true},
+    {"hold in a group", prepare_snapshot, run_held, "wfrd", "mtawfrdRs", true},
+    {"commit of a group", prepare_held, run_commit, "wfrd", "mtawfrdRs", true},
+    {"restore", prepare_snapshot, run_restore, "mtsttfwfrdRd", "mtawfrdRs", true},
+    {"delete a snapshot", prepare_snapshot, run_delete_snapshot, "Rd", "mtawfrdR", true},
     {"fence", prepare_volume, run_fence, "wfrd", "mtawfrdR", false},
     {"claim a name", prepare_nothing, run_claim, "wfrd", "mtawfrdR", false},
     {"release a name", prepare_claim, run_release, "ud", "mtawfrdRu", false},
 };
 
-/* ---- what a pool holds, as text ---- */
-
-static void print_volume(FILE *out, struct volume *volume)
+/* They stay open once they are: no descriptor too many, and no call of the operation's. */
+static void open_images(struct store *store)
 {
-    struct volume_record record;
-
-    assert_int_equal(volume_snapshot_record(volume, &record), 0);
-    fprintf(out, "volume %s %s %" PRIu64 " %d %d, epoch %" PRIu64 ", %zu attached\n", record.id, record.name,
-            record.size_bytes, record.thick, record.write_failed, record.epoch_last,
-            record.attachments_count);
-    volume_record_done(&record);
-}
-
-static void print_nodes(FILE *out, struct store *store)
-{
-    struct node_record *records;
-    size_t count;
-
-    assert_int_equal(store_node_list(store, &records, &count, NULL), E_OK);
-    for (size_t i = 0; i < count; i++) {
-        fprintf(out, "node %s %d\n", records[i].id, records[i].fenced);
-        node_record_done(&records[i]);
-    }
-    free(records);
-}
-
-/* As a new process finds it. */
-static char *state_after_reopening(struct fixture *fixture)
-{
-    struct store *store = fixture_open(fixture);
-    _cleanup_free_ char *listing = fixture_listing(fixture);
-    char after[ID_VOLUME_MAX + 1] = "", *text = NULL;
-    struct store_capacity capacity;
+    char after[ID_VOLUME_MAX + 1] = "";
     struct volume *volume;
-    size_t size;
-    FILE *out = open_memstream(&text, &size);
+    struct image *image;
 
-    assert_int_equal(store_capacity(store, &capacity, NULL), E_OK);
     while ((volume = store_volume_next(store, after))) {
         str_copy(after, sizeof(after), volume_id(volume));
-        print_volume(out, volume);
+        assert_int_equal(volume_image(volume, &image, NULL), E_OK);
         volume_unref(volume);
     }
-    print_nodes(out, store);
-    fprintf(out, "%" PRIu64 " promised\n%s", capacity.promised_bytes, listing);
-    fclose(out);
-    store_close(store);
-    return text;
 }
 
 static struct store *prepared(struct fixture *fixture, const struct operation *operation)
@@ -324,6 +284,7 @@ static struct store *prepared(struct fixture *fixture, const struct operation *o
     fixture_empty(fixture);
     store = fixture_open(fixture);
     operation->prepare(store);
+    open_images(store);
     return store;
 }
 
@@ -338,14 +299,14 @@ static struct states states_of(struct fixture *fixture, const struct operation *
     struct store *store;
 
     store_close(prepared(fixture, operation));
-    states.before = state_after_reopening(fixture);
+    states.before = fixture_state(fixture);
     store = prepared(fixture, operation);
-    arm(0, 0);
+    strike_arm(0, 0);
     assert_int_equal(operation->run(store, NULL), E_OK);
-    faults.armed = false;
-    states.calls = faults.calls;
+    strike_disarm();
+    states.calls = strike_state.calls;
     store_close(store);
-    states.after = state_after_reopening(fixture);
+    states.after = fixture_state(fixture);
     assert_string_not_equal(states.before, states.after);
     return states;
 }
@@ -375,19 +336,19 @@ static void calls_are_in_order(void **state)
 
     for (size_t i = 0; i < ARRAY_SIZE(operations); i++) {
         struct store *store = prepared(fixture, &operations[i]);
-        char made[sizeof(faults.trace)] = "";
+        char made[sizeof(strike_state.trace)] = "";
         size_t count = 0;
 
-        arm(0, 0);
+        strike_arm(0, 0);
         assert_int_equal(operations[i].run(store, NULL), E_OK);
-        faults.armed = false;
-        for (size_t j = 0; j < faults.traced; j++) {
-            if (strchr(operations[i].of, faults.trace[j]))
-                made[count++] = faults.trace[j];
+        strike_disarm();
+        for (size_t j = 0; j < strike_state.traced; j++) {
+            if (strchr(operations[i].of, strike_state.trace[j]))
+                made[count++] = strike_state.trace[j];
         }
         store_close(store);
         if (!str_equal(made, operations[i].order))
-            fail_msg("%s made %s (all: %s), not %s", operations[i].name, made, faults.trace,
+            fail_msg("%s made %s (all: %s), not %s", operations[i].name, made, strike_state.trace,
                      operations[i].order);
     }
 }
@@ -401,11 +362,11 @@ static void fail_once(struct fixture *fixture, const struct operation *operation
     _cleanup_error_ struct error err = {0};
     _cleanup_free_ char *found = NULL;
 
-    arm(turn, errnum);
+    strike_arm(turn, errnum);
     r = operation->run(store, &err);
-    faults.armed = false;
-    assert_true(faults.struck);
-    assert_int_equal(open_descriptors(), descriptors);
+    strike_disarm();
+    assert_true(strike_state.struck);
+    assert_true(open_descriptors() <= descriptors); /* fewer: a deleted volume's image */
     if (r != E_OK && r != (errnum == ENOSPC ? E_NO_SPACE : -errnum) && r != -errnum)
         fail_msg("%s, call %d: %s, %s", operation->name, turn, error_name(r), error_text(&err));
     if (retry) {
@@ -414,7 +375,7 @@ static void fail_once(struct fixture *fixture, const struct operation *operation
             fail_msg("%s, again after call %d failed: %s", operation->name, turn, error_text(&err));
     }
     store_close(store);
-    found = state_after_reopening(fixture);
+    found = fixture_state(fixture);
     if (!str_equal(found, states->before) && r != E_OK && operation->undone)
         fail_msg("%s, call %d failed, was not undone:\n%s", operation->name, turn, found);
     if (!str_equal(found, states->after) && (r == E_OK || !str_equal(found, states->before)))
@@ -456,7 +417,8 @@ static void die_once(struct fixture *fixture, const struct operation *operation,
 
         if (store_open(&store, &fixture->options, NULL) != E_OK)
             _exit(99);
-        arm(turn, 0);
+        open_images(store);
+        strike_arm(turn, 0);
         _exit(operation->run(store, NULL) == E_OK ? 0 : 98);
     }
     assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -464,7 +426,7 @@ static void die_once(struct fixture *fixture, const struct operation *operation,
         assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
     else
         assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-    found = state_after_reopening(fixture);
+    found = fixture_state(fixture);
     if (!str_equal(found, states->after) && (turn > states->calls || !str_equal(found, states->before)))
         fail_msg("%s, killed at call %d:\n%s", operation->name, turn, found);
 }
@@ -504,22 +466,22 @@ static void opening_fails_anywhere(void **state)
     int failures = 0;
 
     store_close(prepared(fixture, &operation));
-    expected = state_after_reopening(fixture);
+    expected = fixture_state(fixture);
     for (int turn = 1;; turn++) {
         _cleanup_free_ char *found = NULL;
         int descriptors = open_descriptors(), r;
 
         litter(fixture);
-        arm(turn, EIO);
+        strike_arm(turn, EIO);
         r = store_open(&store, &fixture->options, NULL);
-        faults.armed = false;
+        strike_disarm();
         if (r == E_OK)
             store_close(store);
         failures += r != E_OK;
         assert_int_equal(open_descriptors(), descriptors);
-        found = state_after_reopening(fixture);
+        found = fixture_state(fixture);
         assert_string_equal(found, expected);
-        if (!faults.struck)
+        if (!strike_state.struck)
             break;
         if (r != E_OK)
             assert_int_equal(r, -EIO);
@@ -535,15 +497,15 @@ static void making_fails_anywhere(void **state)
     struct store_options options = {.path = path, .server_id = FIXTURE_SERVER};
     int failures = 0, pool_fd = open(fixture->pool, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-    for (int turn = 1; turn == 1 || faults.struck; turn++) {
+    for (int turn = 1; turn == 1 || strike_state.struck; turn++) {
         char uuid[37] = "", again[37] = "";
         struct store *store;
         int r, repeated;
 
         assert_int_equal(mkdir(path, 0700), 0);
-        arm(turn, EIO);
+        strike_arm(turn, EIO);
         r = store_pool_create(path, FIXTURE_SERVER, uuid, NULL);
-        faults.armed = false;
+        strike_disarm();
         failures += r != E_OK;
         repeated = store_pool_create(path, FIXTURE_SERVER, again, NULL);
         assert_true(repeated == E_EXISTS || (r != E_OK && repeated == E_OK));
@@ -568,9 +530,9 @@ static void unsaved_mark_is_carried(void **state)
     char id[ID_VOLUME_MAX + 1];
     struct volume *volume;
 
-    arm(3, EIO);
+    strike_arm(3, EIO);
     assert_int_equal(run_write_failed(store, NULL), -EIO);
-    faults.armed = false;
+    strike_disarm();
     assert_int_equal(run_attach(store, NULL), E_OK);
     store_close(store);
     store = fixture_open(fixture);

@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,7 @@
 #include "datapath/store/fence.h"
 #include "datapath/store/pool/pool_internal.h"
 #include "datapath/store/pool/pool_make.h"
+#include "datapath/store/snapshot.h"
 
 #define IMAGE_BYTES (UINT64_C(512) << 20)
 
@@ -216,4 +218,70 @@ uint64_t fixture_generation(struct volume *volume)
     generation = record.record_generation;
     volume_record_done(&record);
     return generation;
+}
+
+/* ---- what a pool holds, as text ---- */
+
+static void print_volume(FILE *out, struct volume *volume)
+{
+    struct volume_record record;
+
+    assert_int_equal(volume_snapshot_record(volume, &record), 0);
+    fprintf(out, "volume %s %s %" PRIu64 " %d %d, epoch %" PRIu64 ", %zu attached\n", record.id, record.name,
+            record.size_bytes, record.thick, record.write_failed, record.epoch_last,
+            record.attachments_count);
+    volume_record_done(&record);
+}
+
+static void print_snapshots(FILE *out, struct store *store)
+{
+    char after[ID_SNAPSHOT_MAX + 1] = "";
+    struct snapshot *snapshot;
+
+    while ((snapshot = store_snapshot_next(store, after))) {
+        struct snapshot_record record;
+
+        snapshot_copy_record(snapshot, &record);
+        str_copy(after, sizeof(after), record.id);
+        fprintf(out, "snapshot %s of %s, %d %d, %u %%\n", record.id, record.source_volume_id, record.held,
+                record.provisional, snapshot_progress_percent(snapshot));
+        snapshot_unref(snapshot);
+    }
+}
+
+static void print_nodes(FILE *out, struct store *store)
+{
+    struct node_record *records;
+    size_t count;
+
+    assert_int_equal(store_node_list(store, &records, &count, NULL), E_OK);
+    for (size_t i = 0; i < count; i++) {
+        fprintf(out, "node %s %d\n", records[i].id, records[i].fenced);
+        node_record_done(&records[i]);
+    }
+    free(records);
+}
+
+char *fixture_state(struct fixture *fixture)
+{
+    struct store *store = fixture_open(fixture);
+    _cleanup_free_ char *listing = fixture_listing(fixture);
+    char after[ID_VOLUME_MAX + 1] = "", *text = NULL;
+    struct store_capacity capacity;
+    struct volume *volume;
+    size_t size;
+    FILE *out = open_memstream(&text, &size);
+
+    assert_int_equal(store_capacity(store, &capacity, NULL), E_OK);
+    while ((volume = store_volume_next(store, after))) {
+        str_copy(after, sizeof(after), volume_id(volume));
+        print_volume(out, volume);
+        volume_unref(volume);
+    }
+    print_snapshots(out, store);
+    print_nodes(out, store);
+    fprintf(out, "%" PRIu64 " promised\n%s", capacity.promised_bytes, listing);
+    fclose(out);
+    store_close(store);
+    return text;
 }

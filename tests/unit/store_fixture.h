@@ -56,3 +56,6 @@ struct volume *fixture_create(struct store *store, const struct volume_record *s
 /* Register the node, so that it may attach. */
 void fixture_register(struct store *store, const char *node_id);
 uint64_t fixture_generation(struct volume *volume); /* of its record */
+
+/* All that the pool holds, as text, as a new process finds it. No store may be open; free() it. */
+char *fixture_state(struct fixture *fixture);

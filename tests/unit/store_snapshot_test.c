@@ -19,112 +19,10 @@
 #include "common/time.h"
 #include "datapath/store/snapshot.h"
 #include "datapath/store/store_internal.h"
-#include "tests/unit/store_fixture.h"
-#include "tests/unit/store_io.h"
+#include "tests/unit/store_bench.h"
 
 #define SIZE (8 * MIB)
-#define RANGE (64 * KIB)
 #define EMPTY_POOL "lock\nnames/\nnodes/\npool.json\nsnapshots/\ntrash/\nvolumes/\n"
-
-/* ---- a volume in use ---- */
-
-struct bench {
-    struct fixture *fixture;
-    struct store *store;
-    struct volume *volume;
-    struct image *image;
-    struct test_loop loop;
-};
-
-static void bench_open(struct bench *bench, void **state, uint64_t size_bytes)
-{
-    struct volume_record spec = fixture_spec(1);
-
-    bench->fixture = fixture_ready(state);
-    spec.size_bytes = size_bytes;
-    fixture_empty(bench->fixture);
-    shares_allow(-1);
-    shares_reset();
-    bench->store = fixture_open(bench->fixture);
-    bench->volume = fixture_create(bench->store, &spec);
-    assert_int_equal(volume_image(bench->volume, &bench->image, NULL), E_OK);
-    test_loop_start(&bench->loop);
-}
-
-static void bench_close(struct bench *bench)
-{
-    shares_allow(-1);
-    test_loop_stop(&bench->loop);
-    volume_unref(bench->volume);
-    store_close(bench->store);
-}
-
-static void bench_reopen(struct bench *bench)
-{
-    test_loop_stop(&bench->loop);
-    volume_unref(bench->volume);
-    store_close(bench->store);
-    bench->store = fixture_open(bench->fixture);
-    bench->volume = store_volume_find(bench->store, FIXTURE_SERVER ".0000000000000001");
-    assert_non_null(bench->volume);
-    assert_int_equal(volume_image(bench->volume, &bench->image, NULL), E_OK);
-    test_loop_start(&bench->loop);
-}
-
-static void bench_write(struct bench *bench, uint64_t offset, uint64_t length, int byte)
-{
-    for (uint64_t done = 0; done < length; done += MIN(length - done, (uint64_t)IMAGE_IO_MAX))
-        test_io_run(&bench->loop, bench->image, IMAGE_WRITE, offset + done,
-                    MIN(length - done, (uint64_t)IMAGE_IO_MAX), byte, NULL);
-}
-
-static struct snapshot_record snapshot_spec(unsigned n)
-{
-    struct snapshot_record spec = {0};
-
-    snprintf(spec.id, sizeof(spec.id), FIXTURE_SERVER ".s-%016x", n);
-    snprintf(spec.name, sizeof(spec.name), "snapshot-%u", n);
-    return spec;
-}
-
-static struct snapshot *bench_snapshot(struct bench *bench, unsigned n)
-{
-    struct snapshot_record spec = snapshot_spec(n);
-    struct snapshot *snapshot = NULL;
-    struct error err = {0};
-
-    if (store_snapshot_create(bench->store, bench->volume, &spec, &snapshot, &err) != E_OK)
-        fail_msg("snapshot: %s", error_text(&err));
-    return snapshot;
-}
-
-static void wait_ready(struct snapshot *snapshot)
-{
-    struct error err = {0};
-
-    if (snapshot_wait(snapshot, time_now_ms() + 60000, &err) != E_OK)
-        fail_msg("snapshot: %s", error_text(&err));
-    assert_int_equal(snapshot_progress_percent(snapshot), 100);
-}
-
-/* The bytes of <pool>/<kind>/<id>/data, past the page cache; free() them. */
-static char *data_of(const struct fixture *fixture, const char *kind, const char *id, size_t *ret_size)
-{
-    struct stat status;
-    char path[256], *data;
-    int fd;
-
-    snprintf(path, sizeof(path), "%s/%s/%s/data", fixture->pool, kind, id);
-    fd = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
-    assert_true(fd >= 0);
-    assert_int_equal(fstat(fd, &status), 0);
-    data = aligned_alloc(4096, ROUND_UP((size_t)status.st_size, 4096));
-    assert_non_null(data);
-    assert_int_equal(pread(fd, data, ROUND_UP((size_t)status.st_size, 4096), 0), status.st_size);
-    close(fd);
-    *ret_size = (size_t)status.st_size;
-    return data;
-}
 
 /* ---- what it holds ---- */
 
@@ -139,11 +37,11 @@ static void it_holds_the_bytes_of_its_moment(void **state)
     bench_open(&bench, state, SIZE);
     for (unsigned i = 0; i < 40; i++)
         bench_write(&bench, (uint64_t)(i * 97 % 2048) * 4096, 4096, 'a' + (int)i % 26);
-    expected = data_of(bench.fixture, "volumes", volume_id(bench.volume), &size);
+    expected = bench_data(bench.fixture, "volumes", volume_id(bench.volume), &size);
     snapshot = bench_snapshot(&bench, 1);
     bench_write(&bench, 0, SIZE, 'Z'); /* all of it, while it is being shared */
-    wait_ready(snapshot);
-    found = data_of(bench.fixture, "snapshots", FIXTURE_SERVER ".s-0000000000000001", &size);
+    bench_wait_ready(snapshot);
+    found = bench_data(bench.fixture, "snapshots", FIXTURE_SERVER ".s-0000000000000001", &size);
     assert_int_equal(size, SIZE);
     assert_memory_equal(found, expected, SIZE);
     assert_int_equal(snapshot_copy_record(snapshot, &record), 0);
@@ -158,7 +56,7 @@ static void it_holds_the_bytes_of_its_moment(void **state)
     assert_int_equal(snapshot_progress_percent(again), 100);
     assert_int_equal(snapshot_wait(again, 0, NULL), E_OK);
     free(found);
-    found = data_of(bench.fixture, "snapshots", FIXTURE_SERVER ".s-0000000000000001", &size);
+    found = bench_data(bench.fixture, "snapshots", FIXTURE_SERVER ".s-0000000000000001", &size);
     assert_memory_equal(found, expected, SIZE);
     snapshot_unref(again);
     assert_int_equal(store_snapshot_delete(bench.store, record.id, NULL), E_OK);
@@ -213,9 +111,9 @@ static void no_write_is_there_without_what_it_depends_on(void **state)
         size_t size;
 
         after = atomic_load(&chain.asked);
-        wait_ready(snapshot);
+        bench_wait_ready(snapshot);
         snapshot_copy_record(snapshot, &record);
-        data = data_of(bench.fixture, "snapshots", record.id, &size);
+        data = bench_data(bench.fixture, "snapshots", record.id, &size);
         memcpy(&a, data + chain.a, sizeof(a));
         memcpy(&b, data + chain.b, sizeof(b));
         free(data);
@@ -264,7 +162,7 @@ static void a_change_waits_for_its_own_range_alone(void **state)
     assert_true(snapshot_progress_percent(snapshot) > 0 && snapshot_progress_percent(snapshot) < 100);
     test_io_run(&bench.loop, bench.image, IMAGE_WRITE, SIZE - RANGE, 4096, 'z', NULL); /* not again */
     shares_allow(-1);
-    wait_ready(snapshot);
+    bench_wait_ready(snapshot);
     snapshot_unref(snapshot);
     bench_close(&bench);
 }
@@ -292,8 +190,8 @@ static void each_kind_of_change_waits(void **state)
     shares_allow(-1);
     for (unsigned i = 0; i < 4; i++)
         assert_int_equal(test_io_end(late[i], NULL), 0);
-    wait_ready(snapshot);
-    data = data_of(bench.fixture, "snapshots", FIXTURE_SERVER ".s-0000000000000001", &size);
+    bench_wait_ready(snapshot);
+    data = bench_data(bench.fixture, "snapshots", FIXTURE_SERVER ".s-0000000000000001", &size);
     for (size_t i = 0; i < size; i++)
         assert_int_equal(data[i], 'x');
     free(data);
@@ -369,7 +267,7 @@ static void deleting_stops_the_copying(void **state)
 static void repeats_differences_and_limits(void **state)
 {
     struct snapshot *snapshots[STORE_COPIES_MAX], *again = NULL;
-    struct snapshot_record spec = snapshot_spec(0);
+    struct snapshot_record spec = bench_snapshot_spec(0);
     struct bench bench;
 
     bench_open(&bench, state, SIZE);
@@ -382,7 +280,7 @@ static void repeats_differences_and_limits(void **state)
     snapshot_unref(again);
     str_copy(spec.name, sizeof(spec.name), "other");
     assert_int_equal(store_snapshot_create(bench.store, bench.volume, &spec, &again, NULL), E_EXISTS);
-    spec = snapshot_spec(99);
+    spec = bench_snapshot_spec(99);
     assert_int_equal(store_snapshot_create(bench.store, bench.volume, &spec, &again, NULL), E_BUSY);
     assert_null(store_snapshot_find(bench.store, spec.id));
     spec.name[0] = '\0';
@@ -395,13 +293,13 @@ static void repeats_differences_and_limits(void **state)
     for (unsigned i = 0; i < STORE_COPIES_MAX; i++) {
         struct snapshot_record record;
 
-        wait_ready(snapshots[i]);
+        bench_wait_ready(snapshots[i]);
         snapshot_copy_record(snapshots[i], &record);
         assert_int_equal(record.sequence, i + 1);
         snapshot_unref(snapshots[i]);
     }
     assert_int_equal(volume_mark_write_failed(bench.volume, NULL), E_OK);
-    spec = snapshot_spec(99);
+    spec = bench_snapshot_spec(99);
     assert_int_equal(store_snapshot_create(bench.store, bench.volume, &spec, &again, NULL), E_PRECONDITION);
     bench_close(&bench);
 }

@@ -15,8 +15,30 @@
 #include <unistd.h>
 
 #include "common/cleanup.h"
+#include "common/log.h"
 #include "common/size.h"
 #include "common/strings.h"
+
+/* Its times tell when it was in use, which is as good for whoever copies files by them. */
+static void image_touch(const struct backend_image *image)
+{
+    if (image->timeless && futimens(image->fd, NULL) < 0)
+        log_debug("%s: the data file's times: %s", image->id, error_name(-errno));
+}
+
+static void image_make_timeless(struct backend_image *image, int dir_fd)
+{
+    int fd = pool_open_timeless(dir_fd, image->fd);
+
+    if (fd < 0) {
+        log_debug("%s: writes move the data file's times: %s", image->id, error_name(fd));
+        return;
+    }
+    close(image->fd);
+    image->fd = fd;
+    image->timeless = true;
+    image_touch(image);
+}
 
 static int open_image(struct backend *backend, int entries_fd, const char *id, uint64_t size_bytes, int mode,
                       struct backend_image **ret, struct error *err)
@@ -39,6 +61,8 @@ static int open_image(struct backend *backend, int entries_fd, const char *id, u
         return error_errno(err, ENOMEM, "%s: image", id);
     image->fd = TAKE_FD(fd);
     str_copy(image->id, sizeof(image->id), id);
+    if (mode == O_RDWR)
+        image_make_timeless(image, dir_fd);
     *ret = image;
     return 0;
 }
@@ -59,6 +83,7 @@ void pool_image_close(struct backend_image *image)
 {
     if (!image)
         return;
+    image_touch(image);
     close(image->fd);
     free(image);
 }

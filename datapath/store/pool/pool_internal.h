@@ -179,10 +179,18 @@ int pool_direct_granularity(int fd, uint32_t *ret_bytes, struct error *err);
 /* Have XFS allocate the empty file in pieces of size_bytes. Returns -errno. */
 int pool_set_extent_hint(int fd, uint32_t size_bytes);
 
+/*
+ * Open the file behind fd, which is in dir_fd's directory, once more, such that writes leave its times alone.
+ * To move them is a transaction, for which an asynchronous write goes to a worker thread, and all that come
+ * meanwhile as well. The new descriptor, or -errno: it takes CAP_SYS_ADMIN.
+ */
+int pool_open_timeless(int dir_fd, int fd);
+
 /* ---- pool_image.c ---- */
 
 struct backend_image {
     int fd;
+    bool timeless; /* writes do not move the file's times */
     char id[ID_SNAPSHOT_MAX + 1];
 };
 

@@ -1,14 +1,17 @@
 /*
  * What the pool asks of XFS beyond POSIX. The ioctls' shapes are restated here, since the distribution's
  * xfslibs-dev is not needed for anything else: Linux, fs/xfs/libxfs/xfs_fs.h (XFS_IOC_FSGEOMETRY_V1,
- * XFS_IOC_DIOINFO) and include/uapi/linux/fs.h (FS_IOC_FSSETXATTR). No state; blocks.
+ * XFS_IOC_DIOINFO, XFS_IOC_FD_TO_HANDLE, XFS_IOC_OPEN_BY_HANDLE) and include/uapi/linux/fs.h
+ * (FS_IOC_FSSETXATTR). No state; blocks.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/magic.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/statfs.h>
+#include <unistd.h>
 
 #include "common/cleanup.h"
 #include "datapath/store/pool/pool_internal.h"
@@ -35,6 +38,19 @@ struct xfs_direct {
 #define XFS_DIRECT _IOR('X', 30, struct xfs_direct)
 
 _Static_assert(sizeof(struct xfs_geometry) == 112, "the kernel's size of it is part of the ioctl's number");
+
+struct xfs_handle_request {
+    uint32_t fd;
+    const char *path;
+    uint32_t open_flags;
+    void *given;
+    uint32_t given_size;
+    void *made;
+    uint32_t *made_size;
+};
+#define XFS_FD_TO_HANDLE _IOWR('X', 106, struct xfs_handle_request)
+#define XFS_OPEN_BY_HANDLE _IOWR('X', 107, struct xfs_handle_request)
+#define XFS_HANDLE_MAX 64
 
 static const char *file_system_name(long magic)
 {
@@ -97,4 +113,23 @@ int pool_set_extent_hint(int fd, uint32_t size_bytes)
     attributes.fsx_xflags |= FS_XFLAG_EXTSIZE;
     attributes.fsx_extsize = size_bytes;
     return ioctl(fd, FS_IOC_FSSETXATTR, &attributes) < 0 ? -errno : 0;
+}
+
+int pool_open_timeless(int dir_fd, int fd)
+{
+    uint8_t handle[XFS_HANDLE_MAX];
+    uint32_t size = sizeof(handle);
+    struct xfs_handle_request name = {.fd = (uint32_t)fd, .made = handle, .made_size = &size};
+    struct xfs_handle_request again = {.fd = (uint32_t)dir_fd, .given = handle};
+    int flags = fcntl(fd, F_GETFL), timeless;
+
+    if (flags < 0 || ioctl(fd, XFS_FD_TO_HANDLE, &name) < 0)
+        return -errno;
+    again.given_size = size;
+    again.open_flags = (uint32_t)flags;
+    timeless = ioctl(dir_fd, XFS_OPEN_BY_HANDLE, &again);
+    if (timeless < 0)
+        return -errno;
+    fcntl(timeless, F_SETFD, FD_CLOEXEC);
+    return timeless;
 }
