@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "common/error.h"
+#include "node/access_mode.h"
 #include "node/config.h"
 #include "node/stage_record.h"
 #include "node/storage.h"
@@ -28,7 +29,7 @@ struct stage_request {
     const char *staging_path;
     uint64_t epoch; /* of the publish context: the attachment that this staging is for */
     bool block;
-    bool single;               /* SINGLE_NODE_SINGLE_WRITER */
+    enum access_mode access_mode;
     const char *fs_type;       /* "" : FILESYSTEM_DEFAULT for a blank volume, what is found otherwise */
     const char *mount_options; /* comma-separated */
     const char *mkfs_options;
@@ -51,6 +52,7 @@ struct publish_request {
     const char *volume_id;
     const char *staging_path;
     const char *target_path;
+    enum access_mode access_mode;
     bool block;
     bool readonly;
 };

@@ -25,6 +25,24 @@ static const struct stage_publish *publish_find(const struct stage_record *recor
     return NULL;
 }
 
+/* The spec's second table: what a second call on this node gets. */
+static int publish_check_mode(const struct publish_request *request, const struct stage_record *record,
+                              const struct stage_publish *published, struct error *err)
+{
+    bool one_path = record->single || access_mode_is_one_path((enum access_mode)record->access_mode);
+
+    if (record->access_mode && record->access_mode != request->access_mode)
+        return error_set(err, published ? E_EXISTS : E_PRECONDITION,
+                         "volume %s is staged with access mode %s, not %s", request->volume_id,
+                         access_mode_name((enum access_mode)record->access_mode),
+                         access_mode_name(request->access_mode));
+    if (!published && one_path && record->publishes_count)
+        return error_set(err, E_PRECONDITION,
+                         "volume %s is published at %s, and its access mode allows one path only",
+                         request->volume_id, record->publishes[0].target_path);
+    return 0;
+}
+
 static int publish_check(const struct publish_request *request, const struct stage_record *record,
                          struct error *err)
 {
@@ -42,13 +60,12 @@ static int publish_check(const struct publish_request *request, const struct sta
             "volume %s: a device node cannot be made read-only for one path alone; publish the volume "
             "read-only to this node instead",
             request->volume_id);
+    int r = publish_check_mode(request, record, published, err);
+    if (r)
+        return r;
     if (published && published->readonly != request->readonly)
         return error_set(err, E_EXISTS, "volume %s is published at %s %s", request->volume_id,
                          request->target_path, published->readonly ? "read-only" : "writable");
-    if (!published && record->single && record->publishes_count)
-        return error_set(err, E_PRECONDITION,
-                         "volume %s is published at %s, and its access mode allows one path only",
-                         request->volume_id, record->publishes[0].target_path);
     return 0;
 }
 

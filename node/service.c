@@ -25,8 +25,6 @@
 #define SERVICE_TIMEOUT_DEFAULT_MS 60000
 #define SERVICE_TIMEOUT_MARGIN_MS 200 /* to answer in time with words */
 
-#define SINGLE_WRITER CSI__V1__VOLUME_CAPABILITY__ACCESS_MODE__MODE__SINGLE_NODE_SINGLE_WRITER
-
 /* ---- what requests have in common ---- */
 
 int service_require(const char *value, const char *field, struct error *err)
@@ -52,6 +50,11 @@ int service_require_path(const char *path, const char *field, struct error *err)
     return r;
 }
 
+bool service_is_block(const Csi__V1__VolumeCapability *capability)
+{
+    return capability->access_type_case == CSI__V1__VOLUME_CAPABILITY__ACCESS_TYPE_BLOCK;
+}
+
 int service_require_capability(const Csi__V1__VolumeCapability *capability, struct error *err)
 {
     if (!capability)
@@ -60,12 +63,14 @@ int service_require_capability(const Csi__V1__VolumeCapability *capability, stru
         return error_set(err, E_INVALID_ARGUMENT, "volume_capability.access_type is missing");
     if (!capability->access_mode || !capability->access_mode->mode)
         return error_set(err, E_INVALID_ARGUMENT, "volume_capability.access_mode is missing");
+    int mode = capability->access_mode->mode;
+    if (mode < 0 || mode >= ACCESS_MODES)
+        return error_set(err, E_INVALID_ARGUMENT, "volume_capability.access_mode %d is not known", mode);
+    if (!service_is_block(capability) && access_mode_is_shared_writer((enum access_mode)mode))
+        return error_set(err, E_PRECONDITION,
+                         "access mode %s is for block volumes: ext4 and xfs are file systems of one host",
+                         access_mode_name((enum access_mode)mode));
     return 0;
-}
-
-bool service_is_block(const Csi__V1__VolumeCapability *capability)
-{
-    return capability->access_type_case == CSI__V1__VOLUME_CAPABILITY__ACCESS_TYPE_BLOCK;
 }
 
 unsigned service_timeout_ms(struct rpc_call *call)
@@ -197,7 +202,7 @@ static int service_stage(struct rpc_call *call, const ProtobufCMessage *message,
     stage.mount_options = options;
     stage.mkfs_options = mkfs ? mkfs : "";
     stage.block = service_is_block(request->volume_capability);
-    stage.single = request->volume_capability->access_mode->mode == SINGLE_WRITER;
+    stage.access_mode = (enum access_mode)request->volume_capability->access_mode->mode;
     stage.deadline_ms = time_now_ms() + service_timeout_ms(call);
     return stage_volume(context, &stage, err);
 }
@@ -240,6 +245,7 @@ static int service_publish(struct rpc_call *call, const ProtobufCMessage *messag
         .volume_id = request->volume_id,
         .staging_path = request->staging_target_path,
         .target_path = request->target_path,
+        .access_mode = (enum access_mode)request->volume_capability->access_mode->mode,
         .block = service_is_block(request->volume_capability),
         .readonly = request->readonly,
     };

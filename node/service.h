@@ -15,6 +15,7 @@ int service_require(const char *value, const char *field, struct error *err);
 int service_require_volume(const char *volume_id,
                            struct error *err); /* E_NOT_FOUND when it is no id of ours */
 int service_require_path(const char *path, const char *field, struct error *err);
+/* And E_PRECONDITION for an access mode that a mounted volume cannot have. */
 int service_require_capability(const Csi__V1__VolumeCapability *capability, struct error *err);
 
 bool service_is_block(const Csi__V1__VolumeCapability *capability);

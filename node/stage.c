@@ -116,9 +116,10 @@ static int stage_check_same(const struct stage_request *request, const struct st
     if (*request->fs_type && *record->fs_type && !str_equal(record->fs_type, request->fs_type))
         return error_set(err, E_EXISTS, "volume %s is staged with %s, not %s", request->volume_id,
                          record->fs_type, request->fs_type);
-    if (record->single != request->single)
-        return error_set(err, E_EXISTS, "volume %s is staged %s SINGLE_NODE_SINGLE_WRITER",
-                         request->volume_id, record->single ? "with" : "without");
+    if (record->access_mode && record->access_mode != request->access_mode)
+        return error_set(err, E_EXISTS, "volume %s is staged with access mode %s, not %s", request->volume_id,
+                         access_mode_name((enum access_mode)record->access_mode),
+                         access_mode_name(request->access_mode));
     if (!str_equal(record->mount_options, request->mount_options))
         return error_set(err, E_EXISTS, "volume %s is staged with the mount options \"%s\", not \"%s\"",
                          request->volume_id, record->mount_options, request->mount_options);
@@ -208,6 +209,12 @@ static int stage_attachment(struct node *node, const struct stage_request *reque
                       ", but the attachment is of epoch %" PRIu64 "%s: publish the volume again",
                       request->volume_id, request->epoch, attachment.epoch,
                       attachment.removing ? " and is being removed" : "");
+    if (!r && access_mode_is_reader(request->access_mode) && !attachment.readonly)
+        r = error_set(
+            err, E_PRECONDITION,
+            "volume %s is published to this node for writing, and access mode %s only reads: publish "
+            "it with that mode",
+            request->volume_id, access_mode_name(request->access_mode));
     if (r) {
         storage_attachment_done(&attachment);
         return r;
@@ -229,7 +236,8 @@ static int stage_record_begin(struct node *node, const struct stage_request *req
     record->lease_ms = request->lease_ms;
     record->sessions = request->sessions;
     record->block = request->block;
-    record->single = request->single;
+    record->single = request->access_mode == ACCESS_MODE_SINGLE_NODE_SINGLE_WRITER;
+    record->access_mode = request->access_mode;
     record->readonly = attachment->readonly;
     record->staging_path = strdup(request->staging_path);
     record->fs_type = strdup(request->block ? "" : request->fs_type);

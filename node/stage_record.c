@@ -114,6 +114,7 @@ static int stage_record_read_attach(json_t *object, struct stage_record *record,
     if ((r = record_get_optional_string(object, "attach", &attach, err)) ||
         (r = record_get_optional_uint64(object, "path_timeout_ms", &record->path_timeout_ms, err)) ||
         (r = record_get_optional_uint64(object, "lease_ms", &record->lease_ms, err)) ||
+        (r = record_get_optional_uint64(object, "access_mode", &record->access_mode, err)) ||
         (r = record_get_optional_uint64(object, "sessions", &record->sessions, err)))
         return r;
     if (!str_copy(record->attach, sizeof(record->attach), attach))
@@ -188,14 +189,14 @@ int stage_record_save(const char *state_dir, const struct stage_record *record, 
         json_array_append_new(publishes,
                               json_pack("{s:s, s:b}", "target_path", record->publishes[i].target_path,
                                         "readonly", record->publishes[i].readonly));
-    object =
-        json_pack("{s:s, s:s, s:I, s:I, s:I, s:s, s:I, s:b, s:b, s:b, s:b, s:s, s:s, s:s, s:o}", "volume_id",
-                  record->volume_id, "attach", record->attach, "path_timeout_ms",
-                  (json_int_t)record->path_timeout_ms, "lease_ms", (json_int_t)record->lease_ms, "sessions",
-                  (json_int_t)record->sessions, "boot_id", record->boot_id, "epoch",
-                  (json_int_t)record->epoch, "block", record->block, "readonly", record->readonly, "single",
-                  record->single, "complete", record->complete, "staging_path", record->staging_path,
-                  "fs_type", record->fs_type, "mount_options", record->mount_options, "publishes", publishes);
+    object = json_pack("{s:s, s:s, s:I, s:I, s:I, s:s, s:I, s:b, s:b, s:b, s:I, s:b, s:s, s:s, s:s, s:o}",
+                       "volume_id", record->volume_id, "attach", record->attach, "path_timeout_ms",
+                       (json_int_t)record->path_timeout_ms, "lease_ms", (json_int_t)record->lease_ms,
+                       "sessions", (json_int_t)record->sessions, "boot_id", record->boot_id, "epoch",
+                       (json_int_t)record->epoch, "block", record->block, "readonly", record->readonly,
+                       "single", record->single, "access_mode", (json_int_t)record->access_mode, "complete",
+                       record->complete, "staging_path", record->staging_path, "fs_type", record->fs_type,
+                       "mount_options", record->mount_options, "publishes", publishes);
     if (!object)
         return error_set(err, E_INVALID_ARGUMENT, "volume %s: a path or option is not UTF-8",
                          record->volume_id);

@@ -28,7 +28,8 @@ struct stage_record {
     uint64_t epoch;
     bool block;                     /* volumeMode Block: no file system of ours */
     bool readonly;                  /* the attachment is */
-    bool single;                    /* SINGLE_NODE_SINGLE_WRITER: one target path only */
+    bool single;                    /* SINGLE_NODE_SINGLE_WRITER, for builds that know no access_mode */
+    uint64_t access_mode;           /* node/access_mode.h; 0 in records of before it */
     bool complete;                  /* staging got to its end */
     char attach[STAGE_ATTACH_SIZE]; /* the way that was chosen: "fuse", "ublk" or "iscsi" (node/attach_way.h)
                                      */

@@ -79,7 +79,7 @@ class Background:
 class Volume:
     """A volume made by CreateVolume, and the publish context of its newest attachment."""
 
-    def __init__(self, stack, size=64 * MIB, block=False, mode="SINGLE_NODE_WRITER", fs_type="", flags=(), **parameters):
+    def __init__(self, stack, size=64 * MIB, block=False, mode="SINGLE_NODE_MULTI_WRITER", fs_type="", flags=(), **parameters):
         self.stack, self.csi = stack, stack.controller.csi
         self.capability = self.csi.capability(mode, block=block, fs_type=fs_type)
         if flags:
