@@ -37,7 +37,7 @@ static bool parse_bandwidth(const char *text, uint64_t *ret)
 
 static bool parse_burst(const char *text, uint64_t *ret)
 {
-    return parse_number(text, ret) && *ret >= 1 && *ret <= BURST_MAX;
+    return parse_number(text, ret) && *ret <= BURST_MAX;
 }
 
 static const struct limit_rule {
@@ -47,7 +47,8 @@ static const struct limit_rule {
 } rules[LIMIT_COUNT] = {
     [LIMIT_BANDWIDTH] = {"bandwidthLimit", parse_bandwidth,
                          "0 (none), or bytes a second from 1MiB to 1024TiB, with KiB, MiB, GiB or TiB"},
-    [LIMIT_BURST] = {"burstSeconds", parse_burst, "a whole number from 1 to 3600"},
+    [LIMIT_BURST] = {"burstSeconds", parse_burst,
+                     "a whole number from 0 (a tenth of a second's worth) to 3600"},
     [LIMIT_IOPS] = {"iopsLimit", parse_iops, "0 (none), or a whole number from 10 to 1000000000"},
 };
 
@@ -105,12 +106,12 @@ int limits_parse(const void *entries, size_t count, struct limits *limits, struc
 static uint64_t standing_value(const Mooring__Storage__V1__Limits *standing, enum limit limit)
 {
     if (!standing)
-        return limit == LIMIT_BURST ? 1 : 0;
+        return 0;
     switch (limit) {
     case LIMIT_BANDWIDTH:
         return standing->bytes_per_s;
     case LIMIT_BURST:
-        return MAX(standing->burst_s, 1u);
+        return standing->burst_s;
     case LIMIT_IOPS:
         return standing->iops;
     case LIMIT_COUNT:

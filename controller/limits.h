@@ -14,7 +14,7 @@
 
 enum limit {
     LIMIT_BANDWIDTH, /* "bandwidthLimit": bytes a second; 0: unlimited */
-    LIMIT_BURST,     /* "burstSeconds" */
+    LIMIT_BURST,     /* "burstSeconds"; 0: the server's own */
     LIMIT_IOPS,      /* "iopsLimit"; 0: unlimited */
     LIMIT_COUNT,
 };

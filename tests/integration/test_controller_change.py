@@ -75,7 +75,7 @@ def test_expand_no_space(stack):
 
 def limits_of(stack, volume_id):
     limits = stack.target_of(volume_id).controller.GetVolume(volume_id=volume_id).volume.limits
-    return limits.iops, limits.bytes_per_s, max(limits.burst_s, 1)
+    return limits.iops, limits.bytes_per_s, limits.burst_s
 
 
 def modify(csi, volume_id, **parameters):
@@ -90,7 +90,7 @@ def test_modify_refused(stack):
     status("INVALID_ARGUMENT", modify, csi, volume_id, iops="100", contains='"iops"')
     status("INVALID_ARGUMENT", modify, csi, volume_id, fsType="xfs", contains='"fsType"')
     for key, value in (("iopsLimit", "9"), ("iopsLimit", "many"), ("bandwidthLimit", "1000"),
-                       ("bandwidthLimit", "20MB"), ("burstSeconds", "0"), ("burstSeconds", "-1")):
+                       ("bandwidthLimit", "20MB"), ("burstSeconds", "3601"), ("burstSeconds", "-1")):
         status("INVALID_ARGUMENT", modify, csi, volume_id, **{key: value}, contains=f'"{value}"')
     status("INVALID_ARGUMENT", modify, csi, volume_id, iopsLimit="1" * 5000, contains="mutable_parameters")
     status("NOT_FOUND", modify, csi, MISSING, iopsLimit="100")
@@ -103,7 +103,7 @@ def test_modify(stack):
     needs(stack, "limits")
     csi = stack.a.csi
     volume_id = csi.create("modify").volume_id
-    equal(limits_of(stack, volume_id), (0, 0, 1), "unlimited")
+    equal(limits_of(stack, volume_id), (0, 0, 0), "unlimited")
     modify(csi, volume_id, iopsLimit="500", burstSeconds="3")
     equal(limits_of(stack, volume_id), (500, 0, 3), "set")
     modify(csi, volume_id, iopsLimit="500", burstSeconds="3")
@@ -120,7 +120,7 @@ def test_create_limited(stack):
     csi = stack.a.csi
     wanted = {"parameters": {"iopsLimit": "100", "bandwidthLimit": "10MiB"}, "mutable_parameters": {"iopsLimit": "200"}}
     volume_id = csi.create("limited", **wanted).volume_id
-    equal(limits_of(stack, volume_id), (200, 10 * MIB, 1), "mutable_parameters take precedence")
+    equal(limits_of(stack, volume_id), (200, 10 * MIB, 0), "mutable_parameters take precedence")
     equal(csi.create("limited", **wanted).volume_id, volume_id, "a repeat")
     burst = csi.create("burst", parameters={"burstSeconds": "5"}).volume_id
     equal(csi.create("burst", parameters={"burstSeconds": "5"}).volume_id, burst, "a repeat with a burst of nothing")

@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """mooring-controller as a CO sees it: CSI's Identity and Controller services, each required field and each row of the
 error tables, by Python's grpcio, over real storage servers (root is needed for their pools)."""
+import re
 import sys
 
 import controller_stack
@@ -106,6 +107,18 @@ def test_create_parameters(stack):
            volume_capabilities=[csi.capability(block=False, fs_type="ext4")])
     status("INVALID_ARGUMENT", csi.create, "x", parameters={"mkfsOptions": "x" * 5000}, contains="parameters")
     status("INVALID_ARGUMENT", csi.create, "x", mutable_parameters={"iops": "5"}, contains="iops")
+
+
+def test_parameters_documented(stack):
+    """The parameters that an unknown one is refused with, against the two places that describe them."""
+    text = status("INVALID_ARGUMENT", stack.a.csi.create, "x", parameters={"no-such": ""})
+    real = set(re.search(r"the parameters are: ([A-Za-z, ]+)", text)[1].split(", "))
+    page = (harness.ROOT / "docs" / "volumes.md").read_text().split("## Parameters")[1].split("\n### ")[0]
+    equal(set(re.findall(r"^\| `(\w+)`", page, re.MULTILINE)), real, "docs/volumes.md")
+    page = (harness.ROOT / "docs" / "man" / "mooring-controller.8").read_text()
+    page = page.split(".SH STORAGECLASS PARAMETERS")[1].split(".SH ")[0]
+    equal({word for line in re.findall(r"^\.TP\n\.B (.*)$", page, re.MULTILINE)
+           for word in re.findall(r"(?:^|\\fB)(\w+)(?=\\fR|$)", line)}, real, "mooring-controller(8)")
 
 
 def test_create_modes(stack):
@@ -320,7 +333,7 @@ def test_capacity(stack):
 
 
 TESTS = [test_identity, test_capabilities, test_create_required, test_create_size, test_create_repeat,
-         test_create_parameters, test_create_modes, test_create_topology, test_delete,
+         test_create_parameters, test_parameters_documented, test_create_modes, test_create_topology, test_delete,
          test_publish_required, test_publish, test_publish_readers, test_publish_no_secret, test_unpublish,
          test_validate, test_get_volume, test_list, test_capacity]
 

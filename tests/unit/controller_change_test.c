@@ -234,8 +234,9 @@ static void test_limits_text(void **state)
         {"bandwidthLimit", "1048575", E_INVALID_ARGUMENT},
         {"bandwidthLimit", "1025TiB", E_INVALID_ARGUMENT},
         {"bandwidthLimit", "20MB", E_INVALID_ARGUMENT},
-        {"burstSeconds", "1", E_OK},
-        {"burstSeconds", "0", E_INVALID_ARGUMENT},
+        {"burstSeconds", "0", E_OK},
+        {"burstSeconds", "3600", E_OK},
+        {"burstSeconds", "1s", E_INVALID_ARGUMENT},
         {"burstSeconds", "3601", E_INVALID_ARGUMENT},
         {"iops", "100", E_INVALID_ARGUMENT},
     };
