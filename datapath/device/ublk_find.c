@@ -76,17 +76,29 @@ int ublk_find(uint64_t mark, struct ublksrv_ctrl_dev_info *ret_info, struct erro
     return error_set(err, E_NOT_FOUND, "no ublk device of this volume");
 }
 
+/* Until the driver has put a dead server away, which it says to a successor only, a stop would cancel its
+ * commands a second time: before Linux 7.1, a use after free. */
+static void wait_until_put_away(uint32_t id, unsigned wait_ms)
+{
+    _cleanup_error_ struct error err = {0};
+    if (ublk_control_recover_begin(id, wait_ms, &err))
+        log_warning("%s: it is stopped all the same", error_text(&err));
+}
+
 /* A server that is dead, but not yet seen to be, would hold up who stops its device; one that is not dead
  * serves its users. */
 static int wait_for_death(uint32_t id, unsigned wait_ms, struct error *err)
 {
     uint64_t deadline_ms = time_now_ms() + wait_ms;
     struct ublksrv_ctrl_dev_info info;
-    while (ublk_control_info(id, &info, NULL) == 0 && info.state == UBLK_S_DEV_LIVE) {
+    int r;
+    while ((r = ublk_control_info(id, &info, NULL)) == 0 && info.state == UBLK_S_DEV_LIVE) {
         if (time_now_ms() >= deadline_ms)
             return error_set(err, E_BUSY, "/dev/ublkb%u is still served by process %d", id, info.ublksrv_pid);
         poll(NULL, 0, PAUSE_MS);
     }
+    if (r == 0 && info.state == UBLK_S_DEV_QUIESCED)
+        wait_until_put_away(id, wait_ms);
     return 0;
 }
 

@@ -40,8 +40,10 @@ static const struct bad_kernels table[] = {
      "Ubuntu's 6.17.0-10xx kernels crash when a ublk device is added "
      "(https://bugs.launchpad.net/bugs/2154635, "
      "https://github.com/longhorn/longhorn/issues/13509)"},
-    {VERSION(6, 18, 4), VERSION(6, 18, 6), NULL,
-     "Linux 6.18.4 and 6.18.5 crash when a ublk device is added (fixed in 6.18.6; "
+    {VERSION(6, 18, 3), VERSION(6, 18, 6), NULL,
+     "Linux 6.18.3 to 6.18.5 can crash: a partition table is read of a device that may be gone; 6.18.4 and "
+     "6.18.5 do crash when a device is added (both fixed in 6.18.6; "
+     "https://lore.kernel.org/linux-block/20260109121454.278336-1-ming.lei@redhat.com/, "
      "https://github.com/zabbly/linux/issues/52)"},
     {VERSION(6, 12, 23), VERSION(6, 13, 0), NULL,
      "Linux 6.12 cancels the commands of a server's successor for those of the server that died, and its end "

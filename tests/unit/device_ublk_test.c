@@ -420,17 +420,27 @@ static void test_stopping_is_no_surprise(void **state)
 static void test_kernels(void **state)
 {
     (void)state;
-    static const char *const good[] = {"6.18.3", "6.18.6", "6.18.44-fc-v595", "6.19.0", "7.0.4+deb13-amd64",
+    static const char *const good[] = {"6.18.6", "6.18.44-fc-v595", "6.19.0", "7.0.4+deb13-amd64",
                                        "7.1",    "unknown"};
-    static const char *const bad[] = {"5.14.0-570.el9",   "6.1.0-28-amd64",
-                                      "6.4.16",           "6.5.0",
-                                      "6.6.141.1",        "6.7.0-68.fc38",
-                                      "6.8.0-1052-azure", "6.12.22",
-                                      "6.12.69",          "6.12.95+deb12-amd64",
-                                      "6.13.12",          "6.14.6",
-                                      "6.15.0",           "6.17.0-1015-azure",
-                                      "6.17.13",          "6.18.2",
-                                      "6.18.4-arch1-1",   "6.18.5"};
+    static const char *const bad[] = {"5.14.0-570.el9",
+                                      "6.1.0-28-amd64",
+                                      "6.4.16",
+                                      "6.5.0",
+                                      "6.6.141.1",
+                                      "6.7.0-68.fc38",
+                                      "6.8.0-1052-azure",
+                                      "6.12.22",
+                                      "6.12.69",
+                                      "6.12.95+deb12-amd64",
+                                      "6.13.12",
+                                      "6.14.6",
+                                      "6.15.0",
+                                      "6.17.0-1015-azure",
+                                      "6.17.13",
+                                      "6.18.2",
+                                      "6.18.3",
+                                      "6.18.4-arch1-1",
+                                      "6.18.5"};
     for (size_t i = 0; i < ARRAY_SIZE(good); i++)
         if (ublk_kernels_problem(good[i]))
             fail_msg("%s: %s", good[i], ublk_kernels_problem(good[i]));
