@@ -472,6 +472,21 @@ static void test_group_not_held(void **state)
     group_done(&group);
 }
 
+/* Until a group is made its members are nobody's: they may go again. */
+static void test_group_provisional(void **state)
+{
+    struct fixture *fixture = *state;
+    Mooring__Storage__V1__Snapshot *snapshot = NULL;
+    char *members[] = {(char *)"s1.s-1111111100000001"};
+    char id[ID_VOLUME_MAX + 1];
+    struct group group;
+
+    leave(&fixture->peers[0], members[0], VOLUME_1, GROUP_ID, true, true);
+    assert_int_equal(snapshot_find(&fixture->a, members[0], fixture_soon(), &snapshot, NULL), E_NOT_FOUND);
+    assert_int_equal(make_clone(fixture, "c", NULL, members[0], 0, id, NULL), E_NOT_FOUND);
+    assert_int_equal(group_get(&fixture->a, GROUP_ID, members, 1, fixture_soon(), &group, NULL), E_NOT_FOUND);
+}
+
 /* A server is away when a group that stands is asked for again: nothing of it may be touched. */
 static void test_group_stands_while_server_away(void **state)
 {
@@ -526,6 +541,7 @@ int main(void)
         TEST(test_group_attempts),
         TEST(test_group_held_is_committed),
         TEST(test_group_not_held),
+        TEST(test_group_provisional),
         TEST(test_group_stands_while_server_away),
         TEST(test_group_waits),
     };
