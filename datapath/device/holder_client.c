@@ -53,7 +53,10 @@ static int packet_receive(int connection, char text[HOLDER_MESSAGE_MAX + 1], int
                              .msg_iovlen = 1,
                              .msg_control = control.space,
                              .msg_controllen = sizeof control.space};
-    ssize_t length = recvmsg(connection, &message, MSG_CMSG_CLOEXEC);
+    ssize_t length;
+    do /* what a thread's io_uring has still to do interrupts a wait that has a limit, without any signal */
+        length = recvmsg(connection, &message, MSG_CMSG_CLOEXEC);
+    while (length < 0 && errno == EINTR);
     if (length <= 0)
         return length < 0 ? -errno : -ECONNRESET;
     text[length] = '\0';

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -330,6 +331,40 @@ static void test_signal_with_a_device(void **state)
     fd_close(connection);
 }
 
+static volatile sig_atomic_t interruptions;
+
+static void interrupted(int number)
+{
+    (void)number;
+    interruptions++;
+}
+
+/* A signal stands in for what interrupts a wait that has a time limit: the end of an io_uring of this thread.
+ */
+static void test_interrupted(void **state)
+{
+    struct fixture *fixture = *state;
+    int connection = connect_now(fixture, 5000), fd = -1;
+    struct sigaction action = {.sa_handler = interrupted}, before;
+    assert_true(connection >= 0);
+    sigaction(SIGALRM, &action, &before);
+    kill(fixture->holder, SIGSTOP);
+    struct itimerval often = {{0, 5000}, {0, 5000}};
+    setitimer(ITIMER_REAL, &often, NULL);
+    pid_t waker = fork();
+    if (waker == 0) {
+        nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
+        _exit(kill(fixture->holder, SIGCONT));
+    }
+    int r = holder_client_get(connection, "log", &fd, NULL);
+    setitimer(ITIMER_REAL, &(struct itimerval){0}, NULL);
+    sigaction(SIGALRM, &before, NULL);
+    assert_int_equal(reap(waker), 0);
+    assert_int_equal(r, E_NOT_FOUND);
+    assert_true(interruptions > 0);
+    fd_close(connection);
+}
+
 static void test_second_holder_is_refused(void **state)
 {
     struct fixture *fixture = *state;
@@ -378,6 +413,7 @@ int main(void)
         TEST(test_signal_with_a_live_block_device),
         TEST(test_signal_without_a_mount),
         TEST(test_signal_with_a_device),
+        TEST(test_interrupted),
         TEST(test_second_holder_is_refused),
         cmocka_unit_test(test_under_300_lines),
     };
