@@ -101,6 +101,51 @@ def test_volume_life(stack, cli):
     cli.run("volume", "clear-failed", volume_id, expect=NOT_FOUND)
 
 
+def test_snapshots(stack, cli):
+    volume_id = cli.json("volume", "create", "photographed", "--size", "8MiB")["volume_id"]
+    cli.run("snapshot", "create", "nobody", "s", expect=NOT_FOUND)
+    made = cli.json("snapshot", "create", "photographed", "monday")
+    snapshot_id = made["snapshot_id"]
+    equal((made["source_volume_id"], made["size_bytes"], made["state"]), (volume_id, 8 * MIB, "ready"), "made")
+    equal(cli.json("snapshot", "create", volume_id, "monday")["snapshot_id"], snapshot_id, "again")
+    other = cli.json("volume", "create", "another", "--size", "8MiB")["volume_id"]
+    cli.run("snapshot", "create", "another", "monday", expect=STATE)
+    listed = cli.json("snapshot", "list")
+    equal([(row["snapshot_id"], row["name"]) for row in listed], [(snapshot_id, "monday")], "list")
+    equal(cli.json("snapshot", "list", f"--volume={other}"), [], "another's")
+    cli.run("snapshot", "list", contains="monday")
+    shown = cli.json("snapshot", "show", snapshot_id)
+    equal((shown["name"], shown["state"], shown["exclusive_bytes"]), ("monday", "ready", 0), "show")
+    for words in (("snapshot", "show", "monday"), ("snapshot", "delete", volume_id),
+                  ("volume", "create", "v", "--from=monday"), ("volume", "create", "v")):
+        cli.run(*words, expect=USAGE)
+    restored = cli.json("volume", "create", "restored", f"--from={snapshot_id}")
+    equal(restored["size_bytes"], 8 * MIB, "the source's size")
+    clone = cli.json("volume", "create", "cloned", f"--from={volume_id}", "--size=16MiB")
+    equal((clone["size_bytes"], clone["volume_id"].split(".")[0]), (16 * MIB, volume_id.split(".", maxsplit=1)[0]), "clone")
+    cli.run("volume", "create", "small", f"--from={volume_id}", "--size=4MiB", "--limit=4MiB", expect=LIMIT)
+    cli.run("snapshot", "delete", snapshot_id)
+    cli.run("snapshot", "delete", snapshot_id)
+    cli.run("snapshot", "show", snapshot_id, expect=NOT_FOUND)
+    cli.run("volume", "create", "late", f"--from={snapshot_id}", expect=NOT_FOUND)
+    for one in (volume_id, other, restored["volume_id"], clone["volume_id"]):
+        cli.run("volume", "delete", one)
+
+
+def test_changes(stack, cli):
+    volume_id = cli.json("volume", "create", "changing", "--size", "8MiB")["volume_id"]
+    equal(cli.json("volume", "expand", "changing", "24MiB"),
+          {"volume_id": volume_id, "size_bytes": 24 * MIB, "node_expansion_required": True}, "expand")
+    equal(cli.json("volume", "expand", volume_id, "8MiB")["size_bytes"], 24 * MIB, "never smaller")
+    cli.run("volume", "expand", "changing", "1TiB", expect=LIMIT)
+    cli.run("volume", "expand", "changing", "tall", expect=USAGE)
+    cli.run("volume", "modify", "changing", "iopsLimit=500", "bandwidthLimit=10MiB")
+    cli.run("volume", "modify", "changing", "fsType=xfs", expect=USAGE, contains="fsType")
+    cli.run("volume", "modify", "changing", "iopsLimit", expect=USAGE, contains="PARAMETER=VALUE")
+    cli.run("volume", "modify", "nobody", "iopsLimit=5", expect=NOT_FOUND)
+    cli.run("volume", "delete", volume_id)
+
+
 def test_no_node(stack, cli):
     """mount and unmount without a node service: nothing is attached."""
     volume_id = cli.json("volume", "create", "unmounted", "--size", "1MiB")["volume_id"]
@@ -146,6 +191,9 @@ def test_mount(stack, cli):
         cli.run("volume", "mount", "mounted", *places)
         equal(cli.json("volume", "show", volume_id)["content"], "data", "formatted")
         cli.run("session", "list", contains="node-m")
+        cli.run("volume", "expand", "mounted", "128MiB", "--target", target)
+        grown = os.statvfs(target)
+        assert grown.f_blocks * grown.f_frsize > 100 * MIB, grown
         rows = {row["check"]: row for row in cli.json("node", "check")}
         assert rows["attach=auto takes"]["detail"] in ("ublk", "fuse"), rows
         for way in ("ublk", "fuse"):
@@ -277,8 +325,8 @@ def test_tls(stack, cli):
     cli.run("tls", "issue", "operator", "--dir", folder, expect=STATE)
 
 
-TESTS = [test_usage, test_config, test_volume_life, test_no_node, test_mount, test_pools, test_fence, test_fence_partial, test_retry,
-         test_lists_partial, test_roles, test_tls]
+TESTS = [test_usage, test_config, test_volume_life, test_snapshots, test_changes, test_no_node, test_mount, test_pools,
+         test_fence, test_fence_partial, test_retry, test_lists_partial, test_roles, test_tls]
 
 
 def main():
