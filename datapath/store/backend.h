@@ -80,6 +80,9 @@ struct backend_ops {
     int (*snapshot_open)(struct backend *backend, const struct snapshot_record *record,
                          struct backend_image **ret, struct error *err);
     void (*image_close)(struct backend_image *image);
+    /* Of a volume whose image nobody opens for that: lists ask it of each, also while the disk is busy. */
+    int (*volume_used)(struct backend *backend, const char *volume_id, uint64_t *ret_bytes,
+                       struct error *err);
     int (*image_used)(struct backend_image *image, uint64_t *ret_bytes, struct error *err);
     int (*image_extent)(struct backend_image *image, uint64_t offset, uint64_t length, bool *ret_mapped,
                         uint64_t *ret_length);

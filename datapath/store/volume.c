@@ -156,47 +156,53 @@ int volume_image(struct volume *volume, struct image **ret, struct error *err)
     return r;
 }
 
-/* Ask `ask` of the data file, opened for that alone. */
-static int volume_ask(struct volume *volume,
-                      int (*ask)(struct backend_image *image, uint64_t *ret_bytes, struct error *err),
-                      uint64_t *ret_bytes, struct error *err)
+/* What went wrong with its files, or that they are gone. */
+static int volume_failed(struct volume *volume, int r, struct error *err)
 {
-    const struct backend_ops *ops = volume->store->ops;
-    struct volume_record record = {0};
-    struct backend_image *image;
-    int r;
+    bool deleted;
 
+    pthread_mutex_lock(&volume->record_lock); /* a delete that took the files marks it before it lets go */
+    deleted = volume_deleted(volume);
+    pthread_mutex_unlock(&volume->record_lock);
+    return deleted ? error_set(err, E_NOT_FOUND, "volume %s was deleted", volume->id) : r;
+}
+
+static int volume_check_there(const struct volume *volume, struct error *err)
+{
     if (volume_deleted(volume))
         return error_set(err, E_NOT_FOUND, "volume %s was deleted", volume->id);
-    r = volume_check_readable(volume, err);
-    if (r != E_OK)
-        return r;
-    if (volume_snapshot_record(volume, &record) < 0)
-        return error_errno(err, ENOMEM, "cannot tell the space used by volume %s", volume->id);
-    r = ops->image_open(volume->store->backend, &record, &image, err);
-    volume_record_done(&record);
-    if (r != E_OK) {
-        bool deleted;
-
-        pthread_mutex_lock(
-            &volume->record_lock); /* a delete that took the files marks it before it lets go */
-        deleted = volume_deleted(volume);
-        pthread_mutex_unlock(&volume->record_lock);
-        return deleted ? error_set(err, E_NOT_FOUND, "volume %s was deleted", volume->id) : r;
-    }
-    r = ask(image, ret_bytes, err);
-    ops->image_close(image);
-    return r;
+    return volume_check_readable(volume, err);
 }
 
 int volume_used_bytes(struct volume *volume, uint64_t *ret_bytes, struct error *err)
 {
-    return volume_ask(volume, volume->store->ops->image_used, ret_bytes, err);
+    const struct store *store = volume->store;
+    int r = volume_check_there(volume, err);
+
+    if (r != E_OK)
+        return r;
+    r = store->ops->volume_used(store->backend, volume->id, ret_bytes, err);
+    return r == E_OK ? r : volume_failed(volume, r, err);
 }
 
 int volume_exclusive_bytes(struct volume *volume, uint64_t *ret_bytes, struct error *err)
 {
-    return volume_ask(volume, volume->store->ops->image_exclusive, ret_bytes, err);
+    const struct backend_ops *ops = volume->store->ops;
+    struct volume_record record = {0};
+    struct backend_image *image;
+    int r = volume_check_there(volume, err);
+
+    if (r != E_OK)
+        return r;
+    if (volume_snapshot_record(volume, &record) < 0)
+        return error_errno(err, ENOMEM, "cannot tell the space of volume %s", volume->id);
+    r = ops->image_open(volume->store->backend, &record, &image, err);
+    volume_record_done(&record);
+    if (r != E_OK)
+        return volume_failed(volume, r, err);
+    r = ops->image_exclusive(image, ret_bytes, err);
+    ops->image_close(image);
+    return r;
 }
 
 /* ---- the operation slot ---- */

@@ -299,6 +299,45 @@ static void an_odd_end_is_copied_too(void **state)
     bench_close(&bench);
 }
 
+/* XFS takes a direct write to a part of a block that is shared through its cache. */
+static void a_part_of_a_shared_block_is_copied_too(void **state)
+{
+    struct volume_record odd = fixture_spec(4);
+    struct snapshot_record taken[2] = {bench_snapshot_spec(1), bench_snapshot_spec(2)};
+    struct snapshot *snapshots[2];
+    struct volume *volume;
+    struct image *image;
+    struct bench bench;
+    char *data;
+    size_t size;
+
+    bench_open(&bench, state, MIB);
+    odd.block_size_bytes = 512;
+    volume = fixture_create(bench.store, &odd);
+    assert_int_equal(volume_image(volume, &image, NULL), E_OK);
+    test_io_run(&bench.loop, image, IMAGE_WRITE, 0, 8192, 'x', NULL);
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(store_snapshot_create(bench.store, volume, &taken[i], &snapshots[i], NULL), E_OK);
+        bench_wait_ready(snapshots[i]);
+        test_io_run(&bench.loop, image, IMAGE_WRITE, 4096 + 512 * i, 512, 'y', NULL);
+        test_io_run(&bench.loop, image, IMAGE_WRITE, 65536 + 512 * i, 512, 'z', NULL);
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        data = bench_data(bench.fixture, "snapshots", taken[i].id, &size);
+        for (size_t at = 0; at < size; at += 512) {
+            int byte = at < 8192 ? 'x' : 0;
+
+            if (i == 1 && (at == 4096 || at == 65536))
+                byte = at == 4096 ? 'y' : 'z';
+            assert_int_equal(data[at], byte);
+        }
+        free(data);
+        snapshot_unref(snapshots[i]);
+    }
+    volume_unref(volume);
+    bench_close(&bench);
+}
+
 static void a_thick_copy_has_its_space(void **state)
 {
     struct volume_record spec = copy_spec(2, SIZE + MIB);
@@ -410,6 +449,7 @@ int main(void)
         cmocka_unit_test(space_is_told_as_it_is),
         cmocka_unit_test(space_that_is_not_there_is_not_promised),
         cmocka_unit_test(an_odd_end_is_copied_too),
+        cmocka_unit_test(a_part_of_a_shared_block_is_copied_too),
         cmocka_unit_test(a_thick_copy_has_its_space),
         cmocka_unit_test(a_hold_holds_changes_alone),
         cmocka_unit_test(a_group_is_held_then_committed),

@@ -15,6 +15,8 @@
 #include <cmocka.h>
 
 #include "common/cleanup.h"
+#include "common/size.h"
+#include "common/time.h"
 
 /* ---- the loop ---- */
 
@@ -46,6 +48,7 @@ static void io_done(struct image_io *image_io, int result)
 
     pthread_mutex_lock(&io->lock);
     io->done = true;
+    io->ended_ns = time_now_ns();
     io->result = result;
     pthread_cond_broadcast(&io->changed);
     pthread_mutex_unlock(&io->lock);
@@ -55,6 +58,7 @@ static void io_submit(struct loop_message *message)
 {
     struct test_io *io = container_of(message, struct test_io, message);
 
+    io->began_ns = time_now_ns();
     image_submit(io->image, loop_current(), &io->io);
 }
 
@@ -75,7 +79,7 @@ struct test_io *test_io_start(struct test_loop *on, struct image *image, enum im
                                .epoch = 1,
                                .generation = 1};
     if (verb == IMAGE_READ || verb == IMAGE_WRITE) {
-        io->buffer = aligned_alloc(IMAGE_ALIGN, length);
+        io->buffer = aligned_alloc(IMAGE_ALIGN, ROUND_UP(length, IMAGE_ALIGN));
         assert_non_null(io->buffer);
         if (buffer && verb == IMAGE_WRITE)
             memcpy(io->buffer, buffer, length);
@@ -98,15 +102,24 @@ bool test_io_is_done(struct test_io *io)
     return done;
 }
 
-int test_io_end(struct test_io *io, void *ret_buffer)
+uint64_t test_io_wait(struct test_io *io)
 {
-    int result;
+    uint64_t took_ns;
 
     pthread_mutex_lock(&io->lock);
     while (!io->done)
         pthread_cond_wait(&io->changed, &io->lock);
-    result = io->result;
+    took_ns = io->ended_ns - io->began_ns;
     pthread_mutex_unlock(&io->lock);
+    return took_ns;
+}
+
+int test_io_end(struct test_io *io, void *ret_buffer)
+{
+    int result;
+
+    test_io_wait(io);
+    result = io->result;
     if (ret_buffer && io->io.verb == IMAGE_READ)
         memcpy(ret_buffer, io->buffer, io->io.length);
     pthread_mutex_destroy(&io->lock);
@@ -131,6 +144,7 @@ static struct {
     int waiting, count;
     uint64_t offsets[SHARES_MAX];
     int fail_index, fail_errnum;
+    uint64_t longest_ns;
 } door = {
     .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER, .allowed = -1, .fail_index = -1};
 
@@ -157,6 +171,16 @@ static int pass(uint64_t offset)
     return errnum;
 }
 
+static void took(uint64_t ns)
+{
+    int saved = errno;
+
+    pthread_mutex_lock(&door.lock);
+    door.longest_ns = MAX(door.longest_ns, ns);
+    pthread_mutex_unlock(&door.lock);
+    errno = saved;
+}
+
 int ioctl(int fd, unsigned long request, ...)
 {
     va_list arguments;
@@ -168,10 +192,26 @@ int ioctl(int fd, unsigned long request, ...)
     va_end(arguments);
     if (request == FICLONERANGE)
         errnum = pass(((const struct file_clone_range *)argument)->src_offset);
-    if (errnum == 0)
-        return (int)syscall(SYS_ioctl, fd, request, argument);
+    if (errnum == 0) {
+        uint64_t began_ns = time_now_ns();
+        int r = (int)syscall(SYS_ioctl, fd, request, argument);
+
+        if (request == FICLONERANGE)
+            took(time_now_ns() - began_ns);
+        return r;
+    }
     errno = errnum;
     return -1;
+}
+
+uint64_t shares_longest_ns(void)
+{
+    uint64_t longest_ns;
+
+    pthread_mutex_lock(&door.lock);
+    longest_ns = door.longest_ns;
+    pthread_mutex_unlock(&door.lock);
+    return longest_ns;
 }
 
 void shares_allow(int count)
@@ -194,6 +234,7 @@ void shares_reset(void)
 {
     pthread_mutex_lock(&door.lock);
     door.count = 0;
+    door.longest_ns = 0;
     door.fail_index = -1;
     pthread_mutex_unlock(&door.lock);
 }

@@ -27,6 +27,7 @@ struct test_io {
     pthread_cond_t changed;
     bool done;
     int result;
+    uint64_t began_ns, ended_ns;
     void *buffer;
 };
 
@@ -35,6 +36,8 @@ struct test_io *test_io_start(struct test_loop *on, struct image *image, enum im
                               uint64_t offset, uint64_t length, int byte, const void *buffer);
 bool test_io_is_done(struct test_io *io);
 int test_io_end(struct test_io *io, void *ret_buffer); /* waits, frees */
+
+uint64_t test_io_wait(struct test_io *io); /* returns how long it took, in ns; test_io_end() is still due */
 
 /* Start, wait, and have it be 0. */
 void test_io_run(struct test_loop *on, struct image *image, enum image_verb verb, uint64_t offset,
@@ -49,5 +52,6 @@ void shares_allow(int count);
 void shares_wait(int count); /* until that many were let through since shares_reset(), or wait at the door */
 void shares_reset(void);
 int shares_count(void);                  /* done */
+uint64_t shares_longest_ns(void);        /* that one took */
 uint64_t shares_offset(int index);       /* of each */
 void shares_fail(int index, int errnum); /* have that one fail; -1: none */

@@ -240,13 +240,29 @@ static void a_failure_leaves_nothing_and_lets_all_go(void **state)
     bench_close(&bench);
 }
 
+/* What was answered before the cut may be lost: the snapshot would have holes that nobody knows of. */
+static void a_disk_that_lost_writes_makes_no_snapshot(void **state)
+{
+    struct snapshot *snapshot;
+    struct bench bench;
+
+    bench_open(&bench, state, SIZE);
+    bench_write(&bench, 0, SIZE, 'x');
+    shares_allow(0);
+    snapshot = bench_snapshot(&bench, 1);
+    assert_int_equal(volume_mark_write_failed(bench.volume, NULL), E_OK);
+    shares_allow(-1);
+    assert_int_equal(snapshot_wait(snapshot, UINT64_MAX, NULL), E_PRECONDITION);
+    assert_null(store_snapshot_find(bench.store, FIXTURE_SERVER ".s-0000000000000001"));
+    snapshot_unref(snapshot);
+    bench_close(&bench);
+}
+
 static void deleting_stops_the_copying(void **state)
 {
     struct bench bench;
     struct snapshot *snapshot;
-    pthread_t thread;
 
-    (void)thread;
     bench_open(&bench, state, SIZE);
     for (uint64_t offset = 0; offset < SIZE; offset += RANGE)
         bench_write(&bench, offset, 4096, 'x');
@@ -304,6 +320,78 @@ static void repeats_differences_and_limits(void **state)
     bench_close(&bench);
 }
 
+/* ---- how long a change waits ---- */
+
+#define DEPTH 16u
+#define ROUNDS_MAX 4000u
+
+struct waits {
+    double ms[DEPTH * ROUNDS_MAX];
+    size_t count;
+};
+
+static int compare_ms(const void *a, const void *b)
+{
+    double left = *(const double *)a, right = *(const double *)b;
+
+    return (left > right) - (left < right);
+}
+
+static void waits_print(const char *when, struct waits *waits)
+{
+    assert_true(waits->count > 0);
+    qsort(waits->ms, waits->count, sizeof(double), compare_ms);
+    print_message("%s: %zu writes, median %.2f ms, 99 %% %.2f ms, longest %.2f ms\n", when, waits->count,
+                  waits->ms[waits->count / 2], waits->ms[waits->count * 99 / 100],
+                  waits->ms[waits->count - 1]);
+}
+
+/* 4 KiB anywhere, DEPTH at once, until the snapshot is ready, or for so many rounds. */
+static void write_at_random(struct bench *bench, struct snapshot *until, unsigned rounds, struct waits *waits)
+{
+    unsigned seed = 7, blocks = (unsigned)(volume_size_bytes(bench->volume) / 4096);
+
+    while (rounds-- > 0 && (!until || snapshot_progress_percent(until) < 100)) {
+        struct test_io *ios[DEPTH];
+
+        for (unsigned i = 0; i < DEPTH; i++)
+            ios[i] = test_io_start(&bench->loop, bench->image, IMAGE_WRITE,
+                                   (uint64_t)((unsigned)rand_r(&seed) % blocks) * 4096, 4096, 'w', NULL);
+        for (unsigned i = 0; i < DEPTH; i++) {
+            waits->ms[waits->count++] = (double)test_io_wait(ios[i]) / 1e6;
+            assert_int_equal(test_io_end(ios[i], NULL), 0);
+        }
+    }
+}
+
+/* Every second block of 4 KiB is a hole: as many extents as there can be. Printed, not judged. */
+static void the_wait_is_told(void **state)
+{
+    struct waits *before = calloc(1, sizeof(*before)), *amid = calloc(1, sizeof(*amid));
+    struct snapshot *snapshot;
+    struct bench bench;
+    uint64_t began_ms;
+
+    assert_true(before && amid);
+    bench_open(&bench, state, 64 * MIB);
+    bench_write(&bench, 0, 64 * MIB, 'x');
+    for (uint64_t offset = 0; offset < 64 * MIB; offset += 8192)
+        test_io_run(&bench.loop, bench.image, IMAGE_UNMAP, offset, 4096, 0, NULL);
+    write_at_random(&bench, NULL, 20, before);
+    began_ms = time_now_ms();
+    snapshot = bench_snapshot(&bench, 1);
+    write_at_random(&bench, snapshot, ROUNDS_MAX, amid);
+    bench_wait_ready(snapshot);
+    waits_print("no snapshot", before);
+    waits_print("8192 extents being shared", amid);
+    print_message("ready after %" PRIu64 " ms; the longest of %d calls that share took %.2f ms\n",
+                  time_now_ms() - began_ms, shares_count(), (double)shares_longest_ns() / 1e6);
+    free(before);
+    free(amid);
+    snapshot_unref(snapshot);
+    bench_close(&bench);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -312,8 +400,10 @@ int main(void)
         cmocka_unit_test(a_change_waits_for_its_own_range_alone),
         cmocka_unit_test(each_kind_of_change_waits),
         cmocka_unit_test(a_failure_leaves_nothing_and_lets_all_go),
+        cmocka_unit_test(a_disk_that_lost_writes_makes_no_snapshot),
         cmocka_unit_test(deleting_stops_the_copying),
         cmocka_unit_test(repeats_differences_and_limits),
+        cmocka_unit_test(the_wait_is_told),
     };
 
     return cmocka_run_group_tests(tests, fixture_setup, fixture_teardown);

@@ -211,6 +211,7 @@ const struct backend_ops pool_backend = {
     .image_open = pool_image_open,
     .snapshot_open = pool_snapshot_open,
     .image_close = pool_image_close,
+    .volume_used = pool_volume_used,
     .image_used = pool_image_used,
     .image_extent = pool_image_extent,
     .image_exclusive = pool_image_exclusive,

@@ -64,7 +64,7 @@ static int walk_fill(struct walk *walk)
         return 0;
     map->fm_start = walk->next;
     map->fm_length = walk->limit - walk->next;
-    map->fm_flags = FIEMAP_FLAG_SYNC; /* XFS has a direct write to a part of a shared block in its cache */
+    map->fm_flags = FIEMAP_FLAG_SYNC; /* what is in the page cache only looks unwritten */
     if (ioctl(walk->fd, FS_IOC_FIEMAP, map) < 0)
         return -errno;
     if (map->fm_mapped_extents < map->fm_extent_count) {

@@ -9,6 +9,7 @@
 #include "datapath/store/pool/pool_internal.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -86,6 +87,18 @@ void pool_image_close(struct backend_image *image)
     image_touch(image);
     close(image->fd);
     free(image);
+}
+
+int pool_volume_used(struct backend *backend, const char *volume_id, uint64_t *ret_bytes, struct error *err)
+{
+    char path[ID_VOLUME_MAX + sizeof("/" POOL_DATA_FILE)];
+    struct stat stat;
+
+    snprintf(path, sizeof(path), "%s/%s", volume_id, POOL_DATA_FILE);
+    if (fstatat(backend->volumes_fd, path, &stat, AT_SYMLINK_NOFOLLOW) < 0)
+        return error_errno(err, errno, "volume %s: space used", volume_id);
+    *ret_bytes = (uint64_t)stat.st_blocks * 512;
+    return 0;
 }
 
 int pool_image_used(struct backend_image *image, uint64_t *ret_bytes, struct error *err)

@@ -199,6 +199,7 @@ int pool_snapshot_open(struct backend *backend, const struct snapshot_record *re
 int pool_image_open(struct backend *backend, const struct volume_record *record, struct backend_image **ret,
                     struct error *err);
 void pool_image_close(struct backend_image *image);
+int pool_volume_used(struct backend *backend, const char *volume_id, uint64_t *ret_bytes, struct error *err);
 int pool_image_used(struct backend_image *image, uint64_t *ret_bytes, struct error *err);
 int pool_image_extent(struct backend_image *image, uint64_t offset, uint64_t length, bool *ret_mapped,
                       uint64_t *ret_length);
