@@ -19,6 +19,7 @@
 #include "common/size.h"
 #include "datapath/device/fuse_answer.h"
 #include "datapath/device/resident.h"
+#include "datapath/device/softirq.h"
 
 #define BATCH 32
 
@@ -296,6 +297,22 @@ static void slot_settling(struct request *request, int result)
     slot_settle(container_of(request, struct fuse_request, request), result);
 }
 
+static void settle_run(struct loop_message *message)
+{
+    struct fuse_frontend *frontend = container_of(message, struct fuse_frontend, settle);
+    frontend->settle_posted = false;
+    frontend->softirqs(frontend->softirq_fd);
+}
+
+/* The block device's users are told once the batch's answers are given. */
+static void settle_later(struct fuse_frontend *frontend)
+{
+    if (frontend->settle_posted)
+        return;
+    frontend->settle_posted = true;
+    loop_post(frontend->loop, &frontend->settle);
+}
+
 static void slot_done(struct request *request, int result)
 {
     struct fuse_request *slot = container_of(request, struct fuse_request, request);
@@ -314,6 +331,7 @@ static void slot_done(struct request *request, int result)
         slot_answer(slot, result, NULL, 0);
         break;
     }
+    settle_later(frontend);
     fuse_frontend_resume(frontend, 0);
 }
 
@@ -456,6 +474,9 @@ int fuse_frontend_init(struct fuse_frontend *frontend, struct loop *loop, const 
     *frontend = (struct fuse_frontend){.loop = loop, .state = state, .requests = requests, .log = log};
     frontend->buffers = buffers;
     frontend->request_known = fuse_answer_known;
+    frontend->settle.run = settle_run;
+    frontend->softirqs = softirq_run;
+    frontend->softirq_fd = -1;
     frontend->table = calloc(FUSE_LEDGER_SIZE, sizeof *frontend->table);
     if (!frontend->table)
         return error_errno(err, ENOMEM, "no memory for the table of requests");
@@ -464,6 +485,7 @@ int fuse_frontend_init(struct fuse_frontend *frontend, struct loop *loop, const 
         fuse_frontend_done(frontend);
         return r;
     }
+    frontend->softirq_fd = softirq_open();
     for (int i = 0; i < FUSE_CHANNELS; i++)
         frontend->channels[i] =
             (struct fuse_channel){.frontend = frontend, .fd = -1, .poll = {.done = channel_readable}};
@@ -474,6 +496,7 @@ void fuse_frontend_done(struct fuse_frontend *frontend)
 {
     free(frontend->table);
     frontend->table = frontend->free = NULL;
+    frontend->softirq_fd = fd_close(frontend->softirq_fd);
 }
 
 void fuse_frontend_set_ledger(struct fuse_frontend *frontend, struct fuse_ledger *ledger)

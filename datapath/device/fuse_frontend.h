@@ -56,6 +56,10 @@ struct fuse_frontend {
     struct fuse_request *claimed; /* a predecessor's: each is taken up before anything is read */
     struct fuse_ledger *ledger;
     bool (*request_known)(int fd, uint64_t unique); /* fuse_answer_known(), but for tests */
+    void (*softirqs)(int fd);                       /* softirq_run(), but for tests */
+    int softirq_fd;
+    struct loop_message settle; /* after a batch's answers */
+    bool settle_posted;
     bool running;
     struct fuse_agreement agreement;
     unsigned in_flight;

@@ -300,6 +300,33 @@ static void test_read(void **state)
     assert_true(replay_log_empty(&fixture->log));
 }
 
+static unsigned settled;
+
+static void count_settled(int fd)
+{
+    assert_true(fd >= 0);
+    settled++;
+}
+
+/* Users of the loop device learn of a batch's answers at its end, once: see softirq.h. */
+static void test_answers_are_settled(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture->frontend.softirqs = count_settled;
+    settled = 0;
+    ask_read(fixture, 38, 0, BLOCK);
+    ask_write(fixture, 40, 0, 'w', BLOCK);
+    run(fixture);
+    assert_int_equal(settled, 0);
+    fake_answer(0, SCSI_STATUS_GOOD);
+    fake_answer(1, SCSI_STATUS_GOOD);
+    assert_int_equal(settled, 0); /* in time for both */
+    run(fixture);
+    assert_int_equal(settled, 1);
+    assert_int_equal(answer(fixture), BLOCK);
+    assert_int_equal(answer(fixture), sizeof(struct fuse_write_out));
+}
+
 static void test_resent_unique_is_echoed(void **state)
 {
     struct fixture *fixture = *state;
@@ -444,6 +471,7 @@ int main(void)
         TEST(test_metadata),
         TEST(test_write),
         TEST(test_read),
+        TEST(test_answers_are_settled),
         TEST(test_resent_unique_is_echoed),
         TEST(test_refused_writes),
         TEST(test_fsync_and_fallocate),
