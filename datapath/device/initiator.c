@@ -413,6 +413,8 @@ void initiator_start(struct initiator *initiator)
 bool initiator_send(struct initiator *initiator, struct scsi_task *task, iscsi_command_cb done,
                     void *private_data)
 {
+    initiator->queued++;
+    initiator->queued_data |= task->xfer_dir == SCSI_XFER_WRITE;
     return initiator->iscsi && iscsi_scsi_command_async(initiator->iscsi, (int)initiator->state->lun, task,
                                                         done, NULL, private_data) == 0;
 }
@@ -424,18 +426,30 @@ static void socket_cork(int fd, int on)
     setsockopt(fd, IPPROTO_TCP, TCP_CORK, &on, sizeof on);
 }
 
+/* But for one command without data there is nothing to hold it for. */
+static int session_write(struct initiator *initiator)
+{
+    bool alone = initiator->queued == 1 && !initiator->queued_data && !initiator->poll_out_armed;
+    int fd = iscsi_get_fd(initiator->iscsi);
+    initiator->queued = 0;
+    initiator->queued_data = false;
+    initiator->in_service = true;
+    if (!alone)
+        socket_cork(fd, 1);
+    int r = iscsi_service(initiator->iscsi, POLLOUT);
+    if (!alone)
+        socket_cork(fd, 0);
+    initiator->in_service = false;
+    return r;
+}
+
 void initiator_kick(struct initiator *initiator)
 {
     if (!initiator->iscsi || initiator->in_service || initiator->broken)
         return;
     bool connected = initiator->phase != INITIATOR_CONNECTING;
     if (connected && (iscsi_which_events(initiator->iscsi) & POLLOUT)) {
-        int fd = iscsi_get_fd(initiator->iscsi);
-        initiator->in_service = true;
-        socket_cork(fd, 1);
-        int r = iscsi_service(initiator->iscsi, POLLOUT);
-        socket_cork(fd, 0);
-        initiator->in_service = false;
+        int r = session_write(initiator);
         if (r < 0 || initiator->broken) {
             initiator_drop(initiator, loss_words(initiator));
             if (initiator->iscsi)

@@ -53,6 +53,8 @@ struct initiator {
     bool broken;          /* give this session up as soon as libiscsi returns */
     bool announce_up;     /* up() is due as soon as libiscsi returns */
     bool fatal, stopping; /* no further attempt */
+    unsigned queued;      /* commands since the last kick */
+    bool queued_data;     /* one of them at least writes */
     uint64_t phase_since_ms, heard_ms, nop_sent_ms;
     uint64_t reached_ms, probe_sent_ms; /* of the lease; time also counts while the host is suspended */
     bool probe_in_flight;
