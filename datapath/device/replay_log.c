@@ -53,20 +53,30 @@ static uint64_t mix(uint64_t sum, uint64_t word)
     return sum ^ (sum >> 29);
 }
 
-/* Four lanes, so that the multiplications overlap. */
+static uint64_t word_at(const uint8_t *bytes)
+{
+    uint64_t word;
+    memcpy(&word, bytes, sizeof word);
+    return word;
+}
+
+/* Four lanes, so that the multiplications overlap; in variables of their own, so that none is in memory. */
 static uint64_t bytes_checksum(const uint8_t *bytes, uint64_t length)
 {
-    uint64_t lanes[4] = {1, 2, 3, 4}, words[4];
-    for (; length >= sizeof words; bytes += sizeof words, length -= sizeof words) {
-        memcpy(words, bytes, sizeof words);
-        for (int i = 0; i < 4; i++)
-            lanes[i] = mix(lanes[i], words[i]);
+    uint64_t a = 1, b = 2, c = 3, d = 4;
+    uint8_t rest[4 * sizeof(uint64_t)] = {0};
+    for (; length >= sizeof rest; bytes += sizeof rest, length -= sizeof rest) {
+        a = mix(a, word_at(bytes));
+        b = mix(b, word_at(bytes + 8));
+        c = mix(c, word_at(bytes + 16));
+        d = mix(d, word_at(bytes + 24));
     }
-    memset(words, 0, sizeof words);
-    memcpy(words, bytes, length);
-    for (int i = 0; i < 4; i++)
-        lanes[i] = mix(lanes[i], words[i]);
-    return mix(mix(mix(mix(length, lanes[0]), lanes[1]), lanes[2]), lanes[3]);
+    memcpy(rest, bytes, length);
+    a = mix(a, word_at(rest));
+    b = mix(b, word_at(rest + 8));
+    c = mix(c, word_at(rest + 16));
+    d = mix(d, word_at(rest + 24));
+    return mix(mix(mix(mix(length, a), b), c), d);
 }
 
 static uint64_t entry_checksum(const struct replay_entry *entry, uint64_t position)
