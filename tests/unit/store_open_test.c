@@ -327,6 +327,36 @@ static void leftovers_are_swept(void **state)
     fixture_assert_listing(fixture, before);
 }
 
+/* The volume's data file becomes 3 MiB, written to at that offset; its size once the pool was opened. */
+static off_t opened_with_longer_data(struct fixture *fixture, const char *id, off_t written, const char *text)
+{
+    struct stat status;
+    char path[256];
+
+    snprintf(path, sizeof(path), "%s/volumes/%s/data", fixture->pool, id);
+    _cleanup_fd_ int fd = open(path, O_RDWR | O_CLOEXEC);
+    assert_true(fd >= 0 && fallocate(fd, 0, 0, 3 << 20) == 0);
+    assert_int_equal(pwrite(fd, text, strlen(text), written), strlen(text));
+    store_close(fixture_open(fixture));
+    assert_int_equal(fstat(fd, &status), 0);
+    return status.st_size;
+}
+
+/* A growth that was cut off is taken back; but not where a record that is older than the data says less. */
+static void what_was_written_beyond_the_record_stays(void **state)
+{
+    struct fixture *fixture = fixture_ready(state);
+    struct volume_record spec = fixture_spec(1);
+    struct store *store;
+
+    fixture_empty(fixture);
+    store = fixture_open(fixture);
+    volume_unref(fixture_create(store, &spec));
+    store_close(store);
+    assert_int_equal(opened_with_longer_data(fixture, spec.id, (1 << 20) - 4, "last"), 1 << 20);
+    assert_int_equal(opened_with_longer_data(fixture, spec.id, (3 << 20) - 4, "last"), 3 << 20);
+}
+
 /* ---- many ---- */
 
 /* As the pool has it on disk, without its syncs. */
@@ -397,6 +427,7 @@ int main(void)
         cmocka_unit_test(unreadable_volume_is_kept_apart),
         cmocka_unit_test(unreadable_data_is_kept_apart),
         cmocka_unit_test(leftovers_are_swept),
+        cmocka_unit_test(what_was_written_beyond_the_record_stays),
         cmocka_unit_test(lists_many_in_order),
     };
 

@@ -66,6 +66,28 @@ static int check_data(json_t *object, uint64_t found_bytes, struct error *err)
     return r;
 }
 
+/*
+ * A growth that was cut off before its record: nothing was ever written to what it had added, so that goes.
+ * Where something was, this record is the older one, of a backup perhaps, and all stays.
+ */
+static void drop_unrecorded_growth(struct loading *loading, const char *id, json_t *object,
+                                   uint64_t found_bytes)
+{
+    off_t size = (off_t)json_integer_value(json_object_get(object, "size_bytes"));
+    char path[PATH_BYTES];
+
+    if (loading->snapshots || found_bytes <= (uint64_t)size)
+        return;
+    snprintf(path, sizeof(path), "%s/" POOL_DATA_FILE, id);
+    _cleanup_fd_ int fd = openat(loading->dir_fd, path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    if (fd >= 0 && lseek(fd, size, SEEK_DATA) < 0 && errno == ENXIO && ftruncate(fd, size) == 0)
+        log_info("pool %s, volume %s: took back %" PRIu64 " bytes of a growth that was cut off",
+                 loading->backend->path, id, found_bytes - (uint64_t)size);
+    else
+        log_warning("pool %s, volume %s: its data file is longer than its record says: left as it is",
+                    loading->backend->path, id);
+}
+
 static int load_record(struct loading *loading, const char *id, const struct data *data, struct error *err)
 {
     _cleanup_json_ json_t *object = NULL;
@@ -91,7 +113,10 @@ static int load_record(struct loading *loading, const char *id, const struct dat
     if (r == E_OK && loading->snapshots &&
         json_object_set_new(object, "allocated_bytes", json_integer((json_int_t)data->allocated_bytes)) < 0)
         r = error_errno(err, ENOMEM, "cannot read a record");
-    return r == E_OK ? loading->visit(object, loading->context, err) : r;
+    if (r != E_OK)
+        return r;
+    drop_unrecorded_growth(loading, id, object, data->size_bytes);
+    return loading->visit(object, loading->context, err);
 }
 
 static int load_entry(const char *name, void *context, struct error *err)
