@@ -161,8 +161,8 @@ def lifted_at_once(target):
     assert outstanding > 100, f"{outstanding} commands are under way"
     modify(volume, iops=100000)
     answer_all(session, waiting)
-    modify(volume, iops=1)
-    waiting = [session.read(number, 1) for number in range(60)]
+    modify(volume, bytes_per_s=1024)  # the first one goes, and has the second one wait for four minutes
+    waiting = [session.read(number, 64) for number in range(60)]
     modify(volume)
     answer_all(session, waiting)
     session.close()
@@ -241,6 +241,7 @@ def main():
         suite.run("lifted-at-once", lifted_at_once, target)
         suite.run("drains", drains, target)
         suite.run("exit-status", lambda: expect(target.stop(), 0, "exit status"))
+        target.stop()  # also when only some tests run: the next one has its pool
         small = harness.Target(scratch, tls, pool, loops=1, limits={"buffer_bytes_per_loop": 8 * MIB})
         suite.run("neighbours", neighbours, small)
         suite.run("exit-status-again", lambda: expect(small.stop(), 0, "exit status"))

@@ -302,6 +302,56 @@ def joined(target):
     expect(made.made.size_bytes, 64 * MIB, "the other copy")
 
 
+def frozen_copy(target, pool, volume):
+    """The fields of a CreateVolume whose copying was caught half-way by a freeze of the pool, and its first caller."""
+    for delay_ms in range(0, 400, 4):
+        copy_id = f"{target.server_id}.{secrets.token_hex(8)}"
+        fields = dict(volume_id=copy_id, name=f"stuck-{copy_id[-16:]}", size_bytes=64 * MIB, source_volume_id=volume.id)
+        target.controller.ClaimName(name=fields["name"], volume_id=copy_id)
+        first = threading.Thread(target=lambda: status_of(target.controller.CreateVolume, timeout_s=60, **fields))
+        first.start()
+        time.sleep(delay_ms / 1000)
+        harness.run("/usr/sbin/fsfreeze", "--freeze", pool.path)
+        if status_of(target.controller.GetVolume, volume_id=copy_id) == "NOT_FOUND" and \
+                status_of(target.controller.CreateVolume, timeout_s=1, **fields) == "ABORTED":
+            return fields, first
+        harness.run("/usr/sbin/fsfreeze", "--unfreeze", pool.path)
+        first.join()
+        target.controller.DeleteVolume(volume_id=copy_id)
+    raise harness.Skip("no copy was caught half-way")
+
+
+def stuck(target, pool):
+    """A copy that cannot go on: callers are told by their deadline how far it is, few of them wait, its name stays, and other
+    calls are served."""
+    c, volume, other = target.controller, Volume(target, 64 * MIB), Volume(target)
+    scattered(volume, 3000)
+    operator, node = target.operator, other.attach("n5")
+    with ready(node) as session:
+        read(session, 0)
+    fields, first = frozen_copy(target, pool, volume)
+    copy_id, statuses = fields["volume_id"], []
+    try:
+        calls = [threading.Thread(target=lambda: statuses.append(status_of(c.CreateVolume, timeout_s=60, **fields)))
+                 for _ in range(10)]
+        for one in calls:
+            one.start()
+        harness.wait_until(lambda: len(statuses) >= 4, "the answers to those that may not wait")
+        expect(set(statuses), {"ABORTED"}, "what they say")
+        expect(status_of(c.ReleaseName, name=fields["name"], volume_id=copy_id), "FAILED_PRECONDITION",
+               "the release of its name meanwhile")
+        expect(status_of(c.GetVolume, volume_id=copy_id), "NOT_FOUND", "what is not made yet")
+        expect(status_of(operator.GetVolume, volume_id=volume.id), "OK", "GetVolume of its source")
+        with ready(node) as session:
+            read(session, 0)
+    finally:
+        harness.run("/usr/sbin/fsfreeze", "--unfreeze", pool.path)
+    for one in [first, *calls]:
+        one.join()
+    expect(set(statuses), {"ABORTED", "OK"}, "what those say who waited")
+    expect(status_of(c.CreateVolume, **fields), "OK", "a repeat")
+
+
 def deletions(target):
     """Sources and copies are deleted at any moment: nothing is left, and names can be released."""
     c, rng = target.controller, random.Random(7)
@@ -340,12 +390,14 @@ def main():
     suite = harness.Suite()
     with harness.Scratch() as scratch:
         tls = harness.Tls(scratch)
-        target = harness.Target(scratch, tls, harness.Pool(scratch), loops=3)
+        pool = harness.Pool(scratch, size="2GiB")
+        target = harness.Target(scratch, tls, pool, loops=3)
         features = set(target.controller.GetServer().features)
         expect({"snapshots", "group-snapshots"} <= features, True, f"features {features}")
         for name, function in (("life", life), ("errors", errors), ("lists", lists), ("beside-writes", beside_writes),
                                ("copies", copies), ("exclusive", exclusive), ("joined", joined), ("deletions", deletions)):
             suite.run(name, function, target)
+        suite.run("stuck", stuck, target, pool)
         suite.run("exit-status", lambda: expect(target.stop(), 0, "exit status"))
     return suite.finish()
 
