@@ -14,13 +14,13 @@
 #include "common/io.h"
 #include "common/size.h"
 #include "common/strings.h"
+#include "node/mkfs_command.h"
 #include "node/process.h"
 
 #define FILESYSTEM_PROBE_BYTES                                                                               \
     (8 * MIB) /* at either end: where every signature that libblkid knows begins                             \
                */
 #define FILESYSTEM_PROBE_STEP MIB
-#define FILESYSTEM_OPTIONS_MAX 32
 
 bool filesystem_supported(const char *fs_type)
 {
@@ -134,49 +134,33 @@ int filesystem_is_free(const char *device, struct error *err)
     return error_errno(err, errno, "cannot open %s", device);
 }
 
-/* argv of mkfs; words is cut up and stays referred to. */
-static int filesystem_mkfs_argv(const char *argv[FILESYSTEM_OPTIONS_MAX + 8], const char *device,
-                                const char *fs_type, char *words, struct error *err)
+/* One that cannot be asked has its own words for why when it is to make something. */
+static bool filesystem_has_new_xfs(const char *fs_type)
 {
-    bool xfs = str_equal(fs_type, "xfs");
-    char *saved = NULL;
-    size_t count = 0;
+    const char *argv[] = {"mkfs.xfs", "-V", NULL};
+    _cleanup_free_ char *output = NULL;
+    int status;
 
-    argv[count++] = xfs ? "mkfs.xfs" : "mkfs.ext4";
-    argv[count++] = "-q";
-    argv[count++] = xfs ? "-K" : "-E"; /* the volume is blank: nothing to discard */
-    if (!xfs)
-        argv[count++] = "nodiscard";
-    for (char *word = strtok_r(words, " ", &saved); word; word = strtok_r(NULL, " ", &saved)) {
-        if (count == FILESYSTEM_OPTIONS_MAX + 4)
-            return error_set(err, E_INVALID_ARGUMENT, "mkfsOptions has more than %d words",
-                             FILESYSTEM_OPTIONS_MAX);
-        argv[count++] = word;
-    }
-    argv[count++] = device;
-    argv[count] = NULL;
-    return 0;
+    return str_equal(fs_type, "xfs") && process_run(argv, NULL, &status, &output, NULL) == 0 && !status &&
+           mkfs_command_is_new_xfs(output);
 }
 
 int filesystem_make(const char *device, const char *fs_type, const char *options,
                     const struct process_watch *watch, struct error *err)
 {
-    const char *argv[FILESYSTEM_OPTIONS_MAX + 8];
-    _cleanup_free_ char *words = strdup(options);
+    _cleanup_mkfs_command_ struct mkfs_command command = {0};
     _cleanup_free_ char *output = NULL;
     int status;
 
-    if (!words)
-        return error_errno(err, ENOMEM, "cannot format %s", device);
-    int r = filesystem_mkfs_argv(argv, device, fs_type, words, err);
+    int r = mkfs_command_init(&command, device, fs_type, options, filesystem_has_new_xfs(fs_type), err);
     if (!r)
         r = filesystem_forget_cache(device, err);
     if (!r)
-        r = process_run(argv, watch, &status, &output, err);
+        r = process_run(command.argv, watch, &status, &output, err);
     if (r || status == 0)
         return r;
-    return error_set(err, *options ? E_INVALID_ARGUMENT : -EIO, "%s of %s failed with status %d: %s", argv[0],
-                     device, status, output);
+    return error_set(err, *options ? E_INVALID_ARGUMENT : -EIO, "%s of %s failed with status %d: %s",
+                     command.argv[0], device, status, output);
 }
 
 int filesystem_check(const char *device, const char *fs_type, struct error *err)

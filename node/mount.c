@@ -12,6 +12,7 @@
 #include "common/log.h"
 #include "common/strings.h"
 
+#define MOUNTS_MAX 256
 #define MOUNT_STACK_MAX 32 /* mounts on top of one another at one path, before we give up */
 
 void mount_info_done(struct mount_info *info)
@@ -78,6 +79,12 @@ static int mount_explain(struct libmnt_context *context, int result, const char 
     int code = mnt_context_syscall_called(context) ? mnt_context_get_syscall_errno(context) : 0;
     if (code == EBUSY)
         return error_set(err, E_PRECONDITION, "%s: it is in use: %s", what, words);
+    if (code == EUCLEAN)
+        return error_set(
+            err, E_PRECONDITION,
+            "%s: the file system is damaged and needs repair by hand (`e2fsck -f` or `xfs_repair` "
+            "on the attached volume): %s",
+            what, words);
     if (code == EINVAL || result == -EINVAL)
         return error_set(err, E_INVALID_ARGUMENT, "%s: %s (see the kernel's log)", what, words);
     return error_set(err, code ? -code : -EIO, "%s: %s", what, words);
@@ -215,4 +222,36 @@ int mount_remove_lazily(const char *path, const struct mount_owner *owner, struc
     }
     error_move(err, &why);
     return r;
+}
+
+/* The path of one that is left, on the heap; NULL when there is none. */
+static char *mount_find_of(const struct mount_owner *owner)
+{
+    struct libmnt_table *table = mnt_new_table_from_file("/proc/self/mountinfo");
+    struct libmnt_iter *iter = mnt_new_iter(MNT_ITER_BACKWARD);
+    struct libmnt_fs *fs;
+    char *path = NULL;
+
+    while (table && iter && !path && mnt_table_next_fs(table, iter, &fs) == 0) {
+        if (owner->owns(owner, mnt_fs_get_devno(fs)) && mnt_fs_get_target(fs))
+            path = strdup(mnt_fs_get_target(fs));
+    }
+    mnt_free_iter(iter);
+    mnt_unref_table(table);
+    return path;
+}
+
+int mount_remove_everywhere(const struct mount_owner *owner, struct error *err)
+{
+    for (unsigned i = 0; i < MOUNTS_MAX; i++) {
+        _cleanup_free_ char *path = mount_find_of(owner);
+        if (!path)
+            return 0;
+        log_warning("volume %s: %s is still mounted from a staging that nobody knows: it is detached",
+                    owner->volume_id, path);
+        int r = mount_remove_top(path, MNT_DETACH, err);
+        if (r)
+            return r;
+    }
+    return error_set(err, E_PRECONDITION, "volume %s has more than %d mounts", owner->volume_id, MOUNTS_MAX);
 }

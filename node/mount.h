@@ -26,7 +26,7 @@ void mount_info_done(struct mount_info *info);
 int mount_find(const char *path, struct mount_info *ret_info, struct error *err);
 
 /* Mount a block device's file system. options: comma-separated, may be "". What mount(8) would refuse is
- * E_INVALID_ARGUMENT with its words. */
+ * E_INVALID_ARGUMENT with its words; a damaged file system is E_PRECONDITION. */
 int mount_device(const char *device, const char *path, const char *fs_type, const char *options,
                  bool readonly, struct error *err);
 
@@ -46,6 +46,10 @@ bool mount_is_of(const struct mount_info *info, const struct mount_owner *owner)
 /* Unmount what the owner (NULL: anyone) has mounted at path. E_PRECONDITION, naming the path, while it is in
  * use, and where another's mount is on top. */
 int mount_remove(const char *path, const struct mount_owner *owner, struct error *err);
+
+/* Every mount of the file systems that lie on the owner's device, wherever it is: detached. For a volume
+ * whose staging nobody knows any more. */
+int mount_remove_everywhere(const struct mount_owner *owner, struct error *err);
 
 /* The same at any price, for a staging whose device is gone: detached where it is in use; what others mounted
  * stays. */

@@ -165,6 +165,18 @@ static int stage_earlier(struct node *node, const struct stage_request *request,
     return r ? r : stage_check_lost(node, record, err);
 }
 
+static int stage_forget(struct node *node, const char *volume_id, struct error *err)
+{
+    const struct mount_owner owner = attach_owner(&node->config, volume_id, false);
+
+    int r = attach_kill(&node->config, volume_id, err); /* then no unmounting waits */
+    if (!r)
+        r = mount_remove_everywhere(&owner, err);
+    if (!r)
+        r = attach_sweep(&node->config, volume_id, err);
+    return r ? r : stage_record_remove(node->config.state_dir, volume_id, err);
+}
+
 static void stage_sweep_one(const char *volume_id, void *context)
 {
     _cleanup_stage_record_ struct stage_record record = {0};
@@ -173,9 +185,7 @@ static void stage_sweep_one(const char *volume_id, void *context)
 
     int r = stage_record_load(node->config.state_dir, volume_id, &record, &err);
     if (r == E_NOT_FOUND) { /* the note of whose it is went first, or was never written: nobody can use it */
-        r = attach_sweep(&node->config, volume_id, &err);
-        if (!r)
-            r = stage_record_remove(node->config.state_dir, volume_id, &err);
+        r = stage_forget(node, volume_id, &err);
     } else if (!r && !str_equal(record.boot_id, node->config.boot_id))
         r = stage_tear_down(node, &record, &err);
     else if (!r)

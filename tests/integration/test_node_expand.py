@@ -58,6 +58,7 @@ def grows_online(stack, kind, size, larger):
     with open(filler, "wb") as file:
         for _ in range(larger[-1] // MIB * 3 // 4):
             file.write(os.urandom(4096) * 256)
+        file.flush()
         os.fsync(file.fileno())
     node.unpublish(volume)
     harness.run("umount", node.staging(volume))

@@ -96,6 +96,7 @@ def test_server_away(stack):
 def write_and_sync(path):
     with open(path, "wb") as file:
         file.write(os.urandom(MIB))
+        file.flush()
         os.fsync(file.fileno())
 
 

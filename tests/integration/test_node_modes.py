@@ -29,6 +29,7 @@ def filled(stack, block):
     path = target if block else target / "file"
     with open(path, "r+b" if block else "wb") as file:
         file.write(b"d" * 4096)
+        file.flush()
         os.fsync(file.fileno())
     node.leave(volume)
     return volume
