@@ -29,9 +29,9 @@ static int bench_save(struct backend *backend, const struct volume_record *recor
 static const struct backend_ops bench_ops = {
     .name = "bench",
     .volume_save = bench_save,
+    .volume_used = pool_volume_used,
     .image_open = pool_image_open,
     .image_close = pool_image_close,
-    .image_used = pool_image_used,
     .image_extent = pool_image_extent,
     .image_discard_all = pool_image_discard_all,
     .image_start = pool_image_start,
