@@ -1,6 +1,6 @@
 /*
- * TEST UNIT READY, READ CAPACITY(16), VPD pages 00, B0, B2, C0, one after the other. Owns its one task. Runs
- * on the device's loop; called by device.c at each login.
+ * TEST UNIT READY, READ CAPACITY(16), VPD pages 00, 80, B0, B2, C0, one after the other. Owns its one task.
+ * Runs on the device's loop; called by device.c at each login.
  */
 #include "datapath/device/identify.h"
 
@@ -31,7 +31,7 @@ static uint64_t get_u64(const uint8_t *at)
     return (uint64_t)get_u32(at) << 32 | get_u32(at + 4);
 }
 
-/* ---- pages: SBC-4 sections 5.20, 6.6.4, 6.6.7; SPC-5 section 7.7.16 ---- */
+/* ---- pages: SPC-5 section 7.7.18; SBC-4 sections 5.20, 6.6.4, 6.6.7; SPC-5 section 7.7.16 ---- */
 
 bool identify_parse_capacity(const uint8_t *data, size_t length, struct volume_limits *limits)
 {
@@ -44,6 +44,13 @@ bool identify_parse_capacity(const uint8_t *data, size_t length, struct volume_l
     limits->size_bytes = blocks * limits->block_size_bytes;
     limits->transfer_max_bytes = TRANSFER_MAX;
     return true;
+}
+
+bool identify_is_volume(const uint8_t *page, size_t length, const char *volume_id)
+{
+    size_t id_length = strlen(volume_id);
+    return length >= 4 && page[1] == 0x80 && (size_t)(page[2] << 8 | page[3]) == id_length &&
+           length >= 4 + id_length && memcmp(page + 4, volume_id, id_length) == 0;
 }
 
 void identify_parse_limits(const uint8_t *page, size_t length, struct volume_limits *limits)
@@ -73,6 +80,7 @@ void identify_parse_provisioning(const uint8_t *page, size_t length, struct volu
 static void parse_pages(struct identify *identify, const uint8_t *page, size_t length)
 {
     for (size_t i = 4; i < length; i++) {
+        identify->has_serial_page |= page[i] == 0x80;
         identify->has_limits_page |= page[i] == 0xB0;
         identify->has_provisioning_page |= page[i] == 0xB2;
         identify->has_boot_id_page |= page[i] == BOOT_ID_PAGE;
@@ -83,7 +91,10 @@ static void parse_pages(struct identify *identify, const uint8_t *page, size_t l
 
 static bool step_skipped(const struct identify *identify)
 {
-    return (identify->step == IDENTIFY_LIMITS && !identify->has_limits_page) ||
+    /* Another's target numbers its units as it likes. */
+    bool ours = identify->has_boot_id_page && identify->has_serial_page;
+    return (identify->step == IDENTIFY_SERIAL && !ours) ||
+           (identify->step == IDENTIFY_LIMITS && !identify->has_limits_page) ||
            (identify->step == IDENTIFY_PROVISIONING && !identify->has_provisioning_page) ||
            (identify->step == IDENTIFY_BOOT_ID && !identify->has_boot_id_page);
 }
@@ -105,6 +116,8 @@ static struct scsi_task *step_task(enum identify_step step)
         return scsi_create_task(16, capacity, SCSI_XFER_READ, 32);
     case IDENTIFY_PAGES:
         return inquiry(0x00);
+    case IDENTIFY_SERIAL:
+        return inquiry(0x80);
     case IDENTIFY_LIMITS:
         return inquiry(0xB0);
     case IDENTIFY_PROVISIONING:
@@ -135,6 +148,10 @@ static const char *step_take(struct identify *identify, const uint8_t *data, siz
     case IDENTIFY_PAGES:
         parse_pages(identify, data, length);
         limits->same_max_bytes = SAME_MAX;
+        break;
+    case IDENTIFY_SERIAL:
+        if (!identify_is_volume(data, length, state->volume_id))
+            return "the unit is another volume, by its serial number: nothing is sent to it";
         break;
     case IDENTIFY_LIMITS:
         identify_parse_limits(data, length, limits);
@@ -232,7 +249,8 @@ void identify_start(struct identify *identify)
     identify->step = IDENTIFY_READY;
     identify->running = true;
     identify->retries = 0;
-    identify->has_limits_page = identify->has_provisioning_page = identify->has_boot_id_page = false;
+    identify->has_limits_page = identify->has_provisioning_page = false;
+    identify->has_boot_id_page = identify->has_serial_page = false;
     identify->limits = (struct volume_limits){0};
     identify->boot_id[0] = '\0';
     identify_send(identify);

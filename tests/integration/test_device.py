@@ -84,6 +84,19 @@ def test_target_and_device_killed(scratch, target):
     assert read_direct(device.path, MIB, len(pattern)) == pattern
 
 
+def test_writes_leave_the_times_of_the_file(scratch, target):
+    """To move them is a transaction, behind which writes queue up. They tell when the volume was in use."""
+    device = Device(scratch, target)
+    path = target.pool.path / "volumes" / device.volume.id / "data"
+    write_direct(device.path, 0, bytes(4 * KIB), flush=True)
+    before = path.stat().st_mtime_ns
+    time.sleep(0.02)  # longer than the clock of file times stands
+    write_direct(device.path, 0, bytes(4 * KIB), flush=True)
+    assert path.stat().st_mtime_ns == before, "a write moved them"
+    assert device.end() == 0
+    harness.wait_until(lambda: path.stat().st_mtime_ns > before, "the volume's end moves them")
+
+
 def lose_unflushed(scratch, target, **config):
     """Answer a write, then lose it behind the target's back, as a power cut would: what the device reads then."""
     device = Device(scratch, target, **config)
@@ -475,6 +488,21 @@ def test_ublk_where_it_cannot_be(scratch, target):
     status = device.status()
     assert status["state"] == "failed" and status["error"] == check["ublk"]["why"], (status, check)
     harness.run(harness.program("mooring-device"), "--state", device.dir, "--remove")
+
+
+def test_another_volume_is_refused(scratch, target):
+    """The unit says whose it is: another volume's, under the right name, never becomes a block device."""
+    device = Device(scratch, target, start=False)
+    device.config["volume_id"] = device.volume.id[:-4] + "beef"
+    device.start_holder()
+    device.start_device()
+    harness.wait_until(lambda: "another volume" in device.status().get("error", ""), f"it says so: {device.status()}")
+    status = device.status()
+    assert (status["state"], status["block_device"]) == ("connecting", ""), status
+    device.kill()
+    device.config["volume_id"] = device.volume.id
+    device.start_device()
+    device.wait_state("ready")
 
 
 def test_bad_start(scratch, target):

@@ -118,6 +118,18 @@ static void test_capacity(void **state)
     assert_false(identify_parse_capacity(wraps, 32, &limits));
 }
 
+static void test_serial(void **state)
+{
+    const uint8_t page[] = {0, 0x80, 0, 5, 's', '1', '.', 'a', 'b'};
+    (void)state;
+    assert_true(identify_is_volume(page, sizeof page, "s1.ab"));
+    assert_false(identify_is_volume(page, sizeof page, "s1.ac"));
+    assert_false(identify_is_volume(page, sizeof page, "s1.a"));
+    assert_false(identify_is_volume(page, sizeof page, "s1.abc"));
+    assert_false(identify_is_volume(page, sizeof page - 1, "s1.ab")); /* cut off */
+    assert_false(identify_is_volume(page, 3, "s1.ab"));
+}
+
 static void test_limits_pages(void **state)
 {
     (void)state;
@@ -400,6 +412,7 @@ int main(void)
         cmocka_unit_test(test_login_status),
         cmocka_unit_test(test_answers),
         cmocka_unit_test(test_capacity),
+        cmocka_unit_test(test_serial),
         cmocka_unit_test(test_limits_pages),
         cmocka_unit_test(test_state),
         cmocka_unit_test(test_state_refused),
