@@ -226,6 +226,26 @@ def test_publish_readers(stack):
     csi.publish(volume_id, "node-a")
 
 
+def test_publish_modes(stack):
+    """Each mode on two nodes: who may be second, writing or reading."""
+    csi = stack.a.csi
+    second = {"MULTI_NODE_READER_ONLY": ("OK", "OK"), "MULTI_NODE_SINGLE_WRITER": ("FAILED_PRECONDITION", "OK"),
+              "MULTI_NODE_MULTI_WRITER": ("OK", "OK")}
+    for mode in MODES:
+        capability = csi.capability(mode)
+        for readonly, expected in zip((False, True), second.get(mode, ("FAILED_PRECONDITION",) * 2)):
+            volume_id = csi.create(f"mode-{mode}-{readonly}", volume_capabilities=[capability]).volume_id
+            first = csi.publish(volume_id, "node-a", volume_capability=capability).publish_context
+            equal(first["readonly"], str(mode.endswith("READER_ONLY")).lower(), f"{mode}: the first")
+            status(expected, csi.publish, volume_id, "node-b", volume_capability=capability, readonly=readonly)
+            csi.ControllerUnpublishVolume(volume_id=volume_id)
+            csi.DeleteVolume(volume_id=volume_id)
+    volume_id = csi.create("mode-mounted").volume_id
+    for mode in ("MULTI_NODE_SINGLE_WRITER", "MULTI_NODE_MULTI_WRITER"):
+        status("INVALID_ARGUMENT", csi.publish, volume_id, "node-a", contains="Block",
+               volume_capability=csi.capability(mode, block=False, fs_type="ext4"))
+
+
 def test_publish_no_secret(stack):
     csi = stack.a.csi
     volume_id = csi.create("no-secret").volume_id
@@ -334,7 +354,7 @@ def test_capacity(stack):
 
 TESTS = [test_identity, test_capabilities, test_create_required, test_create_size, test_create_repeat,
          test_create_parameters, test_parameters_documented, test_create_modes, test_create_topology, test_delete,
-         test_publish_required, test_publish, test_publish_readers, test_publish_no_secret, test_unpublish,
+         test_publish_required, test_publish, test_publish_readers, test_publish_modes, test_publish_no_secret, test_unpublish,
          test_validate, test_get_volume, test_list, test_capacity]
 
 

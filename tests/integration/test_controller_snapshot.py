@@ -403,28 +403,39 @@ def test_group_fails_whole(stack):
                                   snapshot_ids=[each.snapshot_id for each in one.snapshots])
 
 
-def test_group_controller_killed(stack):
-    """kill -9 anywhere in CreateVolumeGroupSnapshot: a repeat by the other controller comes to one group."""
-    needs(stack, "group-snapshots")
+def group_survives(stack, prefix, kill, restore):
+    """Kill something anywhere in CreateVolumeGroupSnapshot: a repeat by the other controller comes to one whole group."""
     seed = random.randrange(1 << 32)
     print(f"# seed {seed}")
     choice = random.Random(seed)
-    volumes = [stack.b.csi.create(f"killed-{zone}", parameters={"zone": zone}).volume_id for zone in "ab"]
-    for i in range(5):
-        call = threading.Thread(target=harness.status_of, args=(group, stack.a.csi, f"killed-{i}", volumes))
+    volumes = [stack.b.csi.create(f"{prefix}-{zone}", parameters={"zone": zone}).volume_id for zone in "ab"]
+    for i in range(4):
+        call = threading.Thread(target=harness.status_of, args=(group, stack.a.csi, f"{prefix}-{i}", volumes))
         call.start()
         time.sleep(choice.random() * 0.08)  # anywhere in the call; which place decides nothing
-        stack.a.kill()
+        kill()
         call.join()
-        one = settle(group, stack.b.csi, f"killed-{i}", volumes)
+        restore()
+        one = settle(group, stack.b.csi, f"{prefix}-{i}", volumes)
         members = {each.snapshot_id for each in one.snapshots}
         standing = {each.snapshot_id for target in stack.targets
                     for each in stack.snapshots(target, group_id=one.group_snapshot_id)}
         equal(standing, members, "what the servers have of the group")
         equal({each.source_volume_id for each in one.snapshots}, set(volumes), "the members' volumes")
-        stack.a.start()
-        stack.b.csi.DeleteVolumeGroupSnapshot(group_snapshot_id=one.group_snapshot_id, snapshot_ids=sorted(members))
-        nothing_left(stack, f"killed-{i}")
+        equal(one.ready_to_use, True, "ready")
+        settle(stack.b.csi.DeleteVolumeGroupSnapshot, group_snapshot_id=one.group_snapshot_id,
+               snapshot_ids=sorted(members))
+        nothing_left(stack, f"{prefix}-{i}")
+
+
+def test_group_controller_killed(stack):
+    needs(stack, "group-snapshots")
+    group_survives(stack, "killed", stack.a.kill, stack.a.start)
+
+
+def test_group_server_killed(stack):
+    needs(stack, "group-snapshots")
+    group_survives(stack, "lost", stack.targets[1].kill, stack.targets[1].start)
 
 
 # ---- SnapshotMetadata ----
@@ -503,7 +514,7 @@ def test_metadata_refused(stack):
 
 TESTS = [test_refused, test_create, test_create_topology, test_restore, test_source_refused, test_source_repeat, test_list,
          test_server_away, test_two_controllers, test_group_refused, test_group, test_group_fails_whole,
-         test_group_controller_killed, test_metadata, test_metadata_refused]
+         test_group_controller_killed, test_group_server_killed, test_metadata, test_metadata_refused]
 
 
 if __name__ == "__main__":
