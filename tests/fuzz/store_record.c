@@ -75,10 +75,21 @@ static void node_decide(struct node_record *record)
     node_record_done(&again);
 }
 
+static void snapshot_reread(const struct snapshot_record *record)
+{
+    struct snapshot_record again;
+    json_t *object;
+
+    check(snapshot_record_to_json(record, &object) == 0);
+    check(snapshot_record_from_json(object, &again, NULL) == E_OK);
+    json_decref(object);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     json_t *object = json_loadb((const char *)data, size, JSON_REJECT_DUPLICATES, NULL);
     struct volume_record volume = {0};
+    struct snapshot_record snapshot;
     struct node_record node = {0};
 
     if (volume_record_from_json(object, &volume, NULL) == E_OK) {
@@ -90,6 +101,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         node_decide(&node);
         node_record_done(&node);
     }
+    if (snapshot_record_from_json(object, &snapshot, NULL) == E_OK)
+        snapshot_reread(&snapshot);
     json_decref(object);
     return 0;
 }

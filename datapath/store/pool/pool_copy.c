@@ -5,6 +5,10 @@
  * Syncing the copy makes what it shares stable too, although the source was never synced: the blocks were
  * written before they could be shared, and the sync of the copy, whose extents are new, flushes the disk's
  * cache before its log.
+ *
+ * What is written over shared blocks goes where XFS's own hint puts it, pieces of 128 KiB: after random
+ * writes of 16 KiB, each page twice, 1728 extents were left of 128 MiB that had been shared, and 2841 with
+ * pieces of 1 MiB (never shared: 1641 with the hint of pool_image.c, 7297 without any).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -13,6 +17,7 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "common/cleanup.h"
@@ -20,24 +25,27 @@
 #include "common/strings.h"
 #include "datapath/store/pool/pool_internal.h"
 
-#define FILE_BLOCK UINT64_C(4096) /* a multiple of every block size that mkfs.xfs makes by itself */
-
 struct backend_copy {
     struct backend *backend;
     int source_fd; /* the source image's */
     int dir_fd, fd;
     uint64_t size_bytes;
+    uint64_t block_bytes; /* of the file system */
     char aside[POOL_TRASH_NAME_MAX];
     bool committed;
 };
 
 static int make_data(struct backend_copy *copy, const char *id, struct error *err)
 {
+    struct statvfs status;
     int r;
 
     copy->fd = openat(copy->dir_fd, POOL_DATA_FILE, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (copy->fd < 0)
         return pool_errno(err, errno, "create the data file of", id);
+    if (fstatvfs(copy->fd, &status) < 0)
+        return pool_errno(err, errno, "tell the blocks of", id);
+    copy->block_bytes = status.f_bsize;
     r = pool_set_extent_hint(copy->fd, POOL_EXTENT_HINT_BYTES);
     if (r < 0)
         return pool_errno(err, -r, "set the extent size of", id);
@@ -101,8 +109,8 @@ int pool_copy_share(struct backend_copy *copy, uint64_t offset, uint64_t end)
         .src_fd = copy->source_fd, .src_offset = offset, .src_length = end - offset, .dest_offset = offset};
 
     for (int tries = 0; ioctl(copy->fd, FICLONERANGE, &range) < 0; tries++) {
-        if (errno == EINVAL && tries == 0 && end % FILE_BLOCK != 0)
-            range.src_length = ROUND_UP(end, FILE_BLOCK) - offset;
+        if (errno == EINVAL && tries == 0 && end % copy->block_bytes != 0)
+            range.src_length = ROUND_UP(end, copy->block_bytes) - offset;
         else if (errno != EINTR)
             return errno == ENOSPC || errno == EDQUOT ? E_NO_SPACE : -errno;
     }
