@@ -16,30 +16,10 @@
 #include <unistd.h>
 
 #include "common/cleanup.h"
-#include "common/log.h"
 #include "common/size.h"
 #include "common/strings.h"
 
-/* Its times tell when it was in use, which is as good for whoever copies files by them. */
-static void image_touch(const struct backend_image *image)
-{
-    if (image->timeless && futimens(image->fd, NULL) < 0)
-        log_debug("%s: the data file's times: %s", image->id, error_name(-errno));
-}
-
-static void image_make_timeless(struct backend_image *image, int dir_fd)
-{
-    int fd = pool_open_timeless(dir_fd, image->fd);
-
-    if (fd < 0) {
-        log_debug("%s: writes move the data file's times: %s", image->id, error_name(fd));
-        return;
-    }
-    close(image->fd);
-    image->fd = fd;
-    image->timeless = true;
-    image_touch(image);
-}
+#define TIMES_MOVE_NS UINT64_C(1000000000)
 
 static int open_image(struct backend *backend, int entries_fd, const char *id, uint64_t size_bytes, int mode,
                       struct backend_image **ret, struct error *err)
@@ -60,10 +40,9 @@ static int open_image(struct backend *backend, int entries_fd, const char *id, u
     image = calloc(1, sizeof(*image));
     if (!image)
         return error_errno(err, ENOMEM, "%s: image", id);
+    image->timeless_fd = mode == O_RDWR ? pool_open_timeless(dir_fd, fd) : -1;
     image->fd = TAKE_FD(fd);
     str_copy(image->id, sizeof(image->id), id);
-    if (mode == O_RDWR)
-        image_make_timeless(image, dir_fd);
     *ret = image;
     return 0;
 }
@@ -84,7 +63,8 @@ void pool_image_close(struct backend_image *image)
 {
     if (!image)
         return;
-    image_touch(image);
+    if (image->timeless_fd >= 0)
+        close(image->timeless_fd);
     close(image->fd);
     free(image);
 }
@@ -156,6 +136,19 @@ int pool_image_discard_all(struct backend_image *image, struct error *err)
     return 0;
 }
 
+/* One write a second moves the file's times, for whoever copies files by them. */
+static int write_fd(struct backend_image *image, struct loop *loop)
+{
+    uint64_t now_ns = loop_now_ns(loop);
+
+    if (image->timeless_fd < 0)
+        return image->fd;
+    if (now_ns < atomic_load_explicit(&image->moved_ns, memory_order_relaxed) + TIMES_MOVE_NS)
+        return image->timeless_fd;
+    atomic_store_explicit(&image->moved_ns, now_ns, memory_order_relaxed);
+    return image->fd;
+}
+
 static void pool_image_start_data(struct backend_image *image, struct loop *loop, struct image_io *io)
 {
     int mode = FALLOC_FL_KEEP_SIZE;
@@ -165,7 +158,7 @@ static void pool_image_start_data(struct backend_image *image, struct loop *loop
         loop_readv(loop, &io->op, image->fd, &io->rest, 1, io->offset + io->progress, 0);
         return;
     case IMAGE_WRITE:
-        loop_writev(loop, &io->op, image->fd, &io->rest, 1, io->offset + io->progress,
+        loop_writev(loop, &io->op, write_fd(image, loop), &io->rest, 1, io->offset + io->progress,
                     io->fua ? LOOP_RWF_DSYNC : 0);
         return;
     case IMAGE_UNMAP:

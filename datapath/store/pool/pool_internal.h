@@ -190,7 +190,8 @@ int pool_open_timeless(int dir_fd, int fd);
 
 struct backend_image {
     int fd;
-    bool timeless; /* writes do not move the file's times */
+    int timeless_fd;           /* the same file, whose times writes through it leave alone; < 0: none */
+    _Atomic uint64_t moved_ns; /* when a write moved them last */
     char id[ID_SNAPSHOT_MAX + 1];
 };
 
