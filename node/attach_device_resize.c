@@ -45,7 +45,7 @@ static int attach_device_resize_look(const struct attach_files *paths, uint64_t 
         return error_set(err, E_PRECONDITION, "the storage server refused the device: %s", problem);
     if (!json_object_get(status, "size_bytes"))
         return error_set(err, E_PRECONDITION,
-                         "its mooring-device (version %s) cannot grow while it runs: mooring device upgrade "
+                         "its mooring-device (version %s) cannot grow while it runs: mooring node upgrade "
                          "replaces it in place",
                          version);
     *ret_asks = true;
