@@ -314,6 +314,7 @@ int store_capacity(struct store *store, struct store_capacity *ret, struct error
         .promised_bytes = store->promised_bytes,
         .free_bytes = promise_left(store, total, used, other),
         .volumes_count = store->volumes.count,
+        .snapshots_count = store->snapshots.count,
     };
     pthread_rwlock_unlock(&store->index_lock);
     return E_OK;

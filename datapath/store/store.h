@@ -49,6 +49,7 @@ struct store_capacity {
     uint64_t promised_bytes; /* sum of the volumes' sizes */
     uint64_t free_bytes;     /* what a new volume may still be promised */
     uint64_t volumes_count;
+    uint64_t snapshots_count;
 };
 int store_capacity(struct store *store, struct store_capacity *ret, struct error *err);
 const char *store_pool_uuid(const struct store *store); /* [any] */

@@ -73,6 +73,7 @@ int service_get_server(struct rpc_call *call, const ProtobufCMessage *request, P
     answer->free_bytes = capacity.free_bytes;
     answer->used_bytes = capacity.used_bytes;
     answer->volumes_count = capacity.volumes_count;
+    answer->snapshots_count = capacity.snapshots_count;
     answer->volume_size_max_bytes = VOLUME_SIZE_MAX;
     if (!answer->server_id || !answer->pool_uuid || !answer->boot_id || !answer->version ||
         service_features(answer) != 0 ||

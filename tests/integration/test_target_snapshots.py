@@ -159,6 +159,7 @@ def errors(target):
 def lists(target):
     volumes = [Volume(target) for _ in range(3)]
     snapshots = sorted((Snapshot(volume) for volume in volumes for _ in range(4)), key=lambda snapshot: snapshot.id)
+    expect(target.controller.GetServer().snapshots_count >= 12, True, "the server's count of snapshots")
     listed, after = [], ""
     while True:
         page = target.controller.ListSnapshots(after_snapshot_id=after, max_entries=5)
