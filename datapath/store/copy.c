@@ -101,7 +101,8 @@ static int share_next(struct copy *copy, uint64_t offset, uint64_t end, bool wan
     bool hole = false;
     int r = 0;
 
-    if (!wanted)
+    /* One range alone is not worth a look at its extents. */
+    if (end > image_copy_round(copy->ranges, offset, offset))
         r = ops->copy_plan(copy->backend, offset, end, *extents_max, &end, &hole);
     if (r != 0)
         return r;

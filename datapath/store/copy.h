@@ -24,8 +24,8 @@ struct image_copy *image_copy_free(struct image_copy *copy);      /* NULL is fin
 int image_copy_begin(struct image *image, struct image_copy *copy, struct error *err);
 void image_copy_end(struct image_copy *copy); /* nobody waits for it any more, whatever is shared */
 
-/* What to share next: a range that a change waits for (wanted), else as much as there is in a run. False
- * when all is shared. */
+/* What to share next: ranges that a change waits for (wanted), else as much as there is in a run. False when
+ * all is shared. */
 bool image_copy_next(struct image_copy *copy, uint64_t *ret_offset, uint64_t *ret_end, bool *ret_wanted);
 /* The last end of ranges up to end, at least one range after offset, which begins one. */
 uint64_t image_copy_round(const struct image_copy *copy, uint64_t offset, uint64_t end);

@@ -225,39 +225,48 @@ void image_copy_end(struct image_copy *copy)
     copy->image = NULL;
 }
 
-/* The first range that a change waits for, of the one that waits longest. */
-static bool next_wanted_locked(const struct image_copy *copy, uint64_t *ret_offset)
+/* The end of the ranges from `range` on, below limit, that are not shared: none is ever shared twice, since
+ * the source may have changed after the first time. */
+static uint64_t run_end(const struct image_copy *copy, uint64_t range, uint64_t limit)
 {
+    limit = MIN(limit, MIN(copy->ranges_count, range + RUN_MAX));
+    while (range < limit && !is_shared(copy, range))
+        range++;
+    return range;
+}
+
+/* What a change waits for: of the one that waits for the least, so that none waits for an UNMAP of all. */
+static bool next_wanted_locked(const struct image_copy *copy, uint64_t *ret_range, uint64_t *ret_end)
+{
+    uint64_t least = UINT64_MAX;
+
     for (const struct image_io *io = copy->image->gated.first; io; io = io->next) {
         uint64_t end = MIN(io->offset + io->length, copy->size_bytes);
         uint64_t found = first_unshared(copy, MIN(io->offset + io->progress, end), end);
 
-        if (found < end) {
-            *ret_offset = ROUND_DOWN(found, copy->range_bytes);
-            return true;
+        if (found < end && end - found < least) {
+            least = end - found;
+            *ret_range = found / copy->range_bytes;
+            *ret_end = (end + copy->range_bytes - 1) / copy->range_bytes;
         }
     }
-    return false;
+    return least != UINT64_MAX;
 }
 
 static bool next_locked(struct image_copy *copy, uint64_t *ret_offset, uint64_t *ret_end, bool *ret_wanted)
 {
-    uint64_t end;
+    uint64_t range, limit;
 
-    *ret_wanted = copy->image && next_wanted_locked(copy, ret_offset);
-    if (*ret_wanted) {
-        *ret_end = MIN(*ret_offset + copy->range_bytes, copy->size_bytes);
-        return true;
+    *ret_wanted = copy->image && next_wanted_locked(copy, &range, &limit);
+    if (!*ret_wanted) {
+        while (copy->cursor < copy->ranges_count && is_shared(copy, copy->cursor))
+            copy->cursor++;
+        range = copy->cursor;
+        limit = copy->ranges_count;
     }
-    while (copy->cursor < copy->ranges_count && is_shared(copy, copy->cursor))
-        copy->cursor++;
-    for (end = copy->cursor; end < copy->ranges_count && end - copy->cursor < RUN_MAX; end++) {
-        if (is_shared(copy, end))
-            break;
-    }
-    *ret_offset = copy->cursor * copy->range_bytes;
-    *ret_end = MIN(end * copy->range_bytes, copy->size_bytes);
-    return copy->cursor < copy->ranges_count;
+    *ret_offset = range * copy->range_bytes;
+    *ret_end = MIN(run_end(copy, range, limit) * copy->range_bytes, copy->size_bytes);
+    return range < copy->ranges_count;
 }
 
 bool image_copy_next(struct image_copy *copy, uint64_t *ret_offset, uint64_t *ret_end, bool *ret_wanted)
@@ -289,14 +298,14 @@ void image_copy_shared(struct image_copy *copy, uint64_t offset, uint64_t end)
 
 void image_copy_pause(struct image_copy *copy, uint64_t pause_ns)
 {
-    uint64_t until_ns = time_now_ns() + pause_ns, offset;
+    uint64_t until_ns = time_now_ns() + pause_ns, range, end;
     struct timespec until = {(time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u)};
     struct image *image = copy->image;
 
     if (!image)
         return;
     pthread_mutex_lock(&image->lock);
-    while (!next_wanted_locked(copy, &offset) &&
+    while (!next_wanted_locked(copy, &range, &end) &&
            pthread_cond_timedwait(&image->wanted, &image->lock, &until) == 0)
         ;
     pthread_mutex_unlock(&image->lock);

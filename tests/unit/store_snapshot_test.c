@@ -167,6 +167,40 @@ static void a_change_waits_for_its_own_range_alone(void **state)
     bench_close(&bench);
 }
 
+/* It would wait until all is shared, the UNMAP having come first. */
+static void a_small_change_does_not_wait_for_a_large_one(void **state)
+{
+    struct snapshot *snapshot;
+    struct test_io *large, *small;
+    struct bench bench;
+    char *data;
+    size_t size;
+
+    bench_open(&bench, state, SIZE);
+    for (uint64_t offset = 0; offset < SIZE; offset += 2 * 4096)
+        bench_write(&bench, offset, 4096, 'x');
+    shares_allow(0);
+    snapshot = bench_snapshot(&bench, 1);
+    shares_wait(1);
+    large = test_io_start(&bench.loop, bench.image, IMAGE_UNMAP, 0, SIZE, 0, NULL);
+    small = test_io_start(&bench.loop, bench.image, IMAGE_WRITE, SIZE - RANGE, 4096, 'y', NULL);
+    test_io_run(&bench.loop, bench.image, IMAGE_FLUSH, 0, 0, 0, NULL);
+    shares_allow(2);
+    assert_int_equal(test_io_end(small, NULL), 0);
+    assert_int_equal(shares_offset(1), SIZE - RANGE);
+    assert_false(test_io_is_done(large));
+    shares_allow(-1);
+    assert_int_equal(test_io_end(large, NULL), 0);
+    assert_true(shares_count() < (int)(SIZE / RANGE)); /* many ranges at once, for the large one too */
+    bench_wait_ready(snapshot);
+    data = bench_data(bench.fixture, "snapshots", FIXTURE_SERVER ".s-0000000000000001", &size);
+    for (size_t at = 0; at < size; at += 4096)
+        assert_int_equal(data[at], at % 8192 ? 0 : 'x');
+    free(data);
+    snapshot_unref(snapshot);
+    bench_close(&bench);
+}
+
 static void each_kind_of_change_waits(void **state)
 {
     static const enum image_verb verbs[] = {IMAGE_WRITE, IMAGE_UNMAP, IMAGE_WRITE_ZEROES};
@@ -398,6 +432,7 @@ int main(void)
         cmocka_unit_test(it_holds_the_bytes_of_its_moment),
         cmocka_unit_test(no_write_is_there_without_what_it_depends_on),
         cmocka_unit_test(a_change_waits_for_its_own_range_alone),
+        cmocka_unit_test(a_small_change_does_not_wait_for_a_large_one),
         cmocka_unit_test(each_kind_of_change_waits),
         cmocka_unit_test(a_failure_leaves_nothing_and_lets_all_go),
         cmocka_unit_test(a_disk_that_lost_writes_makes_no_snapshot),
