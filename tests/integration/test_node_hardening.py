@@ -155,6 +155,7 @@ def test_unstage_with_a_dead_device(stack):
     finally:
         stack.target.start()
     harness.wait_until(lambda: harness.status_of(node.unstage, volume) == "OK", "the volume is unstaged")
+    harness.wait_until(lambda: harness.status_of(volume.publish, node) == "OK", "the controller reaches the server again")
     node.use(volume)
     assert harness.run("dd", f"if={path}", "bs=4096", "skip=256", "count=1", "iflag=direct", "status=none"
                        ).stdout.startswith("keptkept"), "an answered write is lost"
