@@ -18,6 +18,7 @@
 #include "controller/service_parts.h"
 #include "controller/size_range.h"
 #include "controller/validate.h"
+#include "proto/field_limits.h"
 
 #define SERVICE_THREADS 16
 #define DEADLINE_DEFAULT_MS 60000 /* for a caller that set none: every call ends */
@@ -113,7 +114,7 @@ static int check_publish(const Csi__V1__ControllerPublishVolumeRequest *request,
     int r = request_string("volume_id", request->volume_id, err);
 
     if (r == E_OK)
-        r = request_string("node_id", request->node_id, err);
+        r = *request->node_id != '\0' ? E_OK : error_set(err, E_INVALID_ARGUMENT, "node_id is required");
     if (r == E_OK)
         r = request_capability(request->volume_capability, capability, err);
     if (r == E_OK && !id_node_valid(request->node_id))
@@ -386,6 +387,7 @@ static struct rpc_service part(struct controller *controller, const struct rpc_m
         .methods = list,
         .methods_count = count,
         .context = controller,
+        .check = field_limits_check,
         .threads = SERVICE_THREADS,
     };
 }

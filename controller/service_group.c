@@ -8,6 +8,7 @@
 #include "controller/response.h"
 #include "controller/service.h"
 #include "controller/service_parts.h"
+#include "proto/field_limits.h"
 
 #define GROUP_THREADS 4
 
@@ -133,6 +134,7 @@ struct rpc_service service_group(struct controller *controller)
         .methods = methods,
         .methods_count = ARRAY_SIZE(methods),
         .context = controller,
+        .check = field_limits_check,
         .threads = GROUP_THREADS,
     };
 }

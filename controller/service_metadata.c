@@ -15,6 +15,7 @@
 #include "controller/service.h"
 #include "controller/service_parts.h"
 #include "controller/snapshot.h"
+#include "proto/field_limits.h"
 
 #define METADATA_THREADS 4
 #define MESSAGE_TUPLES 4096         /* of one message, where the caller does not ask for fewer */
@@ -265,6 +266,7 @@ struct rpc_service service_metadata(struct controller *controller)
         .methods = methods,
         .methods_count = ARRAY_SIZE(methods),
         .context = controller,
+        .check = field_limits_check,
         .threads = METADATA_THREADS,
     };
 }

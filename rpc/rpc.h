@@ -79,6 +79,8 @@ struct rpc_service {
     /* Asked before each handler; a refusal is E_PERMISSION or E_UNAUTHENTICATED. NULL admits everyone. */
     int (*authorize)(const struct rpc_peer *peer, const char *method, const ProtobufCMessage *request,
                      void *context, struct error *err);
+    /* Asked after it: is the request within what the protocol allows? NULL takes every one. */
+    int (*check)(const ProtobufCMessage *request, struct error *err);
     unsigned
         threads; /* workers (and a completion queue) of this service alone, so that a slow one cannot hold up
                     another service's Probe; at most this many of its calls run at once; 0 means 4 */

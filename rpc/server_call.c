@@ -199,9 +199,13 @@ static int call_admit(struct rpc_call *call, const ProtobufCMessage *request, st
 {
     const struct rpc_service *spec = call->method->service->spec;
 
-    if (!spec->authorize)
-        return 0;
-    return spec->authorize(&call->peer, call->method->spec->name, request, spec->context, err);
+    int code = 0;
+
+    if (spec->authorize)
+        code = spec->authorize(&call->peer, call->method->spec->name, request, spec->context, err);
+    if (!code && spec->check)
+        code = spec->check(request, err);
+    return code;
 }
 
 static int call_handle(struct rpc_call *call, const ProtobufCMessage *request,
