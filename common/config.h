@@ -27,3 +27,12 @@ int config_load(const char *path, json_t **ret_object, struct error *err);
 /* Check object against keys and fill the values. where names file and place in errors. */
 int config_read(json_t *object, const char *where, const struct config_key *keys, size_t keys_count,
                 struct error *err);
+
+/* Where a CSI plugin listens: CSI_ENDPOINT of the environment, or what the configuration says. Borrowed.
+ * CSI 1.13, "CSI_ENDPOINT". */
+const char *config_csi_endpoint(const char *configured);
+
+/* An object of topology keys and segments in the shape that CSI demands (CSI 1.13, Topology):
+ * E_INVALID_ARGUMENT, naming the key, for one that is not, and for two keys that differ in letter case alone.
+ */
+int config_check_topology(json_t *topology, const char *where, struct error *err);

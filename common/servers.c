@@ -38,22 +38,6 @@ static bool address_valid(const char *address)
     return *end == '\0' && port > 0 && port < 65536;
 }
 
-static int check_topology(json_t *topology, const char *where, struct error *err)
-{
-    const char *key;
-    json_t *value;
-
-    json_object_foreach(topology, key, value)
-    {
-        if (!json_is_string(value) || *key == '\0')
-            return error_set(
-                err, E_INVALID_ARGUMENT,
-                "%s: \"topology\" must map names to strings, as {\"zone\": \"a\"}; \"%s\" does not", where,
-                key);
-    }
-    return E_OK;
-}
-
 static int read_server(json_t *object, const char *where, struct server_config *ret, struct error *err)
 {
     struct server_config server = {0};
@@ -82,7 +66,7 @@ static int read_server(json_t *object, const char *where, struct server_config *
             "%s: \"pool_uuid\" \"%s\" is not a UUID; `mooring pool create` printed it, and pool.json "
             "in the pool holds it",
             where, server.pool_uuid);
-    r = check_topology(server.topology, where, err);
+    r = server.topology ? config_check_topology(server.topology, where, err) : E_OK;
     if (r == E_OK)
         *ret = server;
     return r;

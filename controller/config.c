@@ -36,6 +36,7 @@ static int fill(struct controller_config *config, const char *path, struct error
     };
     int r = config_read(config->object, path, keys, ARRAY_SIZE(keys), err);
 
+    config->endpoint = config_csi_endpoint(config->endpoint);
     if (r == E_OK)
         r = server_list_read(servers, path, &config->servers, err);
     if (r == E_OK && tls) {

@@ -40,6 +40,12 @@ static int node_config_check(struct node_config *config, const char *path, struc
     if (!id_node_valid(config->node_id))
         return error_set(err, E_INVALID_ARGUMENT, "%s: node_id \"%s\" is not 1-%d of [a-z0-9.-]", path,
                          config->node_id, ID_NODE_MAX);
+    if (!str_starts_with(config->endpoint, "unix://"))
+        return error_set(err, E_INVALID_ARGUMENT,
+                         "%s: endpoint \"%s\" must be a unix socket, as unix:///run/mooring/node.sock", path,
+                         config->endpoint);
+    if (config->topology && config_check_topology(config->topology, path, err))
+        return E_INVALID_ARGUMENT;
     int r = place_parse(config->place_name, &config->place, err);
     if (r)
         return error_wrap(err, "%s: place", path);
@@ -89,6 +95,7 @@ int node_config_load(const char *path, struct node_config *ret, struct error *er
 
     if (!r)
         r = config_read(config.object, path, keys, ARRAY_SIZE(keys), err);
+    config.endpoint = config_csi_endpoint(config.endpoint);
     if (!r)
         r = node_config_check(&config, path, err);
     if (!r)

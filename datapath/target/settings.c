@@ -71,15 +71,6 @@ static int settings_read_limits(struct settings *settings, json_t *object, const
     return config_read(object, where ? where : path, keys, ARRAY_SIZE(keys), err);
 }
 
-static int settings_check_topology(json_t *topology, const char *path, struct error *err)
-{
-    const char *key;
-    json_t *value;
-    json_object_foreach(topology, key, value) if (!json_is_string(value)) return error_set(
-        err, E_INVALID_ARGUMENT, "%s: topology: \"%s\" must be a string", path, key);
-    return 0;
-}
-
 static int settings_read(struct settings *settings, const char *path, struct error *err)
 {
     json_t *tls = NULL, *portals = NULL, *advertise = NULL, *limits = NULL;
@@ -112,7 +103,7 @@ static int settings_read(struct settings *settings, const char *path, struct err
     if (code == 0 && limits)
         code = settings_read_limits(settings, limits, path, err);
     if (code == 0 && settings->topology)
-        code = settings_check_topology(settings->topology, path, err);
+        code = config_check_topology(settings->topology, path, err);
     if (code)
         return code;
     if (loops)

@@ -226,6 +226,36 @@ static void config_files(void **state)
     json_decref(object);
 }
 
+static void config_topology(void **state)
+{
+    static const char *good[] = {"{}", "{\"zone\": \"a\"}",
+                                 "{\"a.example/Zone_1.x-y\": \"A-1_b.c\", \"rack\": \"7\"}"};
+    static const char *wrong[] = {
+        "{\"zone\": \"\"}",
+        "{\"zone\": \"-a\"}",
+        "{\"zone\": 1}",
+        "{\"zone\": \"a b\"}",
+        "{\"\": \"a\"}",
+        "{\"-zone\": \"a\"}",
+        "{\"A.example/zone\": \"a\"}",
+        "{\"a/b/c\": \"a\"}",
+        "{\"/zone\": \"a\"}",
+        "{\"Zone\": \"a\", \"zone\": \"b\"}",
+        "{\"zone\": \"0123456789012345678901234567890123456789012345678901234567890123\"}",
+    };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(good) + ARRAY_SIZE(wrong); i++) {
+        _cleanup_error_ struct error err = {0};
+        bool fits = i < ARRAY_SIZE(good);
+        json_t *topology = json_loads(fits ? good[i] : wrong[i - ARRAY_SIZE(good)], 0, NULL);
+
+        assert_non_null(topology);
+        assert_int_equal(config_check_topology(topology, "a.json", &err), fits ? E_OK : E_INVALID_ARGUMENT);
+        json_decref(topology);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -234,6 +264,7 @@ int main(void)
         cmocka_unit_test(help_and_version),
         cmocka_unit_test(config_is_taken),
         cmocka_unit_test(wrong_config_is_named),
+        cmocka_unit_test(config_topology),
         cmocka_unit_test_setup_teardown(config_files, test_dir_setup, test_dir_teardown),
     };
 
