@@ -21,7 +21,7 @@ int size_range_choose(const struct size_range *range, uint64_t *ret_size_bytes, 
                          "no volume size fits: its file system needs at least %" PRIu64
                          " bytes, and the limit is %" PRIu64,
                          range->floor_bytes, limit);
-    if (size_bytes == 0 || size_bytes > limit)
+    if (size_bytes == 0 || size_bytes > MIN(limit, SIZE_MAX_BYTES))
         return error_set(err, E_OUT_OF_RANGE,
                          "no volume size fits from %" PRIu64 " to %" PRIu64
                          " bytes; sizes are multiples of %" PRIu64,

@@ -5,6 +5,7 @@
 
 #define SIZE_STEP_BYTES UINT64_C(1048576)          /* every volume is a multiple of it, and at least one */
 #define SIZE_XFS_MIN_BYTES (300 * SIZE_STEP_BYTES) /* mkfs.xfs makes nothing smaller */
+#define SIZE_MAX_BYTES (UINT64_C(1) << 50)         /* no storage server makes a larger one */
 #define SIZE_DEFAULT_BYTES UINT64_C(1073741824)    /* when the CO leaves it to us */
 
 /* The size to make. E_OUT_OF_RANGE when no multiple of the step fits the range. */

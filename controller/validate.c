@@ -70,6 +70,29 @@ static int check_parameters(const Csi__V1__ValidateVolumeCapabilitiesRequest *re
     return r;
 }
 
+static void forget_unknown(ProtobufCMessage *message)
+{
+    for (unsigned i = 0; message && i < message->n_unknown_fields; i++)
+        free(message->unknown_fields[i].data);
+    if (!message)
+        return;
+    free(message->unknown_fields);
+    message->unknown_fields = NULL;
+    message->n_unknown_fields = 0;
+}
+
+/* Fields of a newer CSI must not be confirmed: nobody here looked at them. */
+static void keep_understood(Csi__V1__VolumeCapability *capability)
+{
+    forget_unknown(&capability->base);
+    if (capability->access_mode)
+        forget_unknown(&capability->access_mode->base);
+    if (capability->access_type_case == CSI__V1__VOLUME_CAPABILITY__ACCESS_TYPE_MOUNT)
+        forget_unknown(&capability->mount->base);
+    if (capability->access_type_case == CSI__V1__VOLUME_CAPABILITY__ACCESS_TYPE_BLOCK)
+        forget_unknown(&capability->block->base);
+}
+
 /* Echo what was validated: the CO compares it with what it asked. */
 static int confirm(const Csi__V1__ValidateVolumeCapabilitiesRequest *request,
                    Csi__V1__ValidateVolumeCapabilitiesResponse__Confirmed *confirmed)
@@ -85,6 +108,7 @@ static int confirm(const Csi__V1__ValidateVolumeCapabilitiesRequest *request,
 
         if (!copy)
             return -ENOMEM;
+        keep_understood((Csi__V1__VolumeCapability *)copy);
         confirmed->volume_capabilities[confirmed->n_volume_capabilities++] =
             (Csi__V1__VolumeCapability *)copy;
     }
@@ -134,7 +158,8 @@ static int check_shape(const Csi__V1__ValidateVolumeCapabilitiesRequest *request
     for (size_t i = 0; i < request->n_volume_capabilities; i++) {
         const Csi__V1__VolumeCapability *one = request->volume_capabilities[i];
 
-        if (one->access_type_case == CSI__V1__VOLUME_CAPABILITY__ACCESS_TYPE__NOT_SET || !one->access_mode)
+        if (one->access_type_case == CSI__V1__VOLUME_CAPABILITY__ACCESS_TYPE__NOT_SET || !one->access_mode ||
+            one->access_mode->mode == CSI__V1__VOLUME_CAPABILITY__ACCESS_MODE__MODE__UNKNOWN)
             return error_set(err, E_INVALID_ARGUMENT,
                              "a volume capability needs an access type and an access mode");
     }

@@ -52,11 +52,11 @@ static int publish_check(const struct publish_request *request, const struct sta
         return error_set(err, E_PRECONDITION, "volume %s is not staged at %s", request->volume_id,
                          request->staging_path);
     if (record->block != request->block)
-        return error_set(err, E_INVALID_ARGUMENT, "volume %s is staged %s", request->volume_id,
-                         record->block ? "as a block device" : "with a file system");
+        return error_set(err, published ? E_EXISTS : E_PRECONDITION, "volume %s is staged %s",
+                         request->volume_id, record->block ? "as a block device" : "with a file system");
     if (request->block && request->readonly && !record->readonly)
         return error_set(
-            err, E_INVALID_ARGUMENT,
+            err, published ? E_EXISTS : E_PRECONDITION,
             "volume %s: a device node cannot be made read-only for one path alone; publish the volume "
             "read-only to this node instead",
             request->volume_id);

@@ -17,6 +17,7 @@
 #include "node/service.h"
 #include "proto/context.h"
 #include "proto/csi.pb-c.h"
+#include "proto/field_limits.h"
 #include "proto/map.h"
 #include "rpc/rpc.h"
 
@@ -63,6 +64,9 @@ int service_require_capability(const Csi__V1__VolumeCapability *capability, stru
         return error_set(err, E_INVALID_ARGUMENT, "volume_capability.access_type is missing");
     if (!capability->access_mode || !capability->access_mode->mode)
         return error_set(err, E_INVALID_ARGUMENT, "volume_capability.access_mode is missing");
+    if (!service_is_block(capability) && *capability->mount->volume_mount_group)
+        return error_set(err, E_INVALID_ARGUMENT,
+                         "volume_mount_group is not served: VOLUME_MOUNT_GROUP is not advertised");
     int mode = capability->access_mode->mode;
     if (mode < 0 || mode >= ACCESS_MODES)
         return error_set(err, E_INVALID_ARGUMENT, "volume_capability.access_mode %d is not known", mode);
@@ -293,6 +297,8 @@ static int service_stats(struct rpc_call *call, const ProtobufCMessage *message,
     int r = service_require_volume(request->volume_id, err);
     if (!r)
         r = service_require_path(request->volume_path, "volume_path", err);
+    if (!r && *request->staging_target_path)
+        r = service_require_path(request->staging_target_path, "staging_target_path", err);
     if (!r)
         r = stats_read(context, request->volume_id, request->volume_path, service_timeout_ms(call), &stats,
                        err);
@@ -392,6 +398,7 @@ void service_node(struct node *node, struct rpc_service *ret)
         .methods = methods,
         .methods_count = ARRAY_SIZE(methods),
         .context = node,
+        .check = field_limits_check,
         /* A call that the kernel keeps (an umount whose storage is away) holds a thread, at most one a
            volume. */
         .threads = MIN((unsigned)node->config.volumes_max + SERVICE_THREADS_SPARE, SERVICE_THREADS_MAX),

@@ -33,6 +33,8 @@ static int service_expand_capability(const Csi__V1__VolumeCapability *capability
 {
     int r = capability ? service_require_capability(capability, err) : 0;
 
+    if (r == E_PRECONDITION && err) /* this call's table has another code for it */
+        r = err->code = E_INVALID_ARGUMENT;
     if (!capability || r)
         return r;
     expand->has_capability = true;
@@ -56,6 +58,8 @@ int service_expand(struct rpc_call *call, const ProtobufCMessage *message, Proto
     int r = service_require_volume(request->volume_id, err);
     if (!r)
         r = service_require_path(request->volume_path, "volume_path", err);
+    if (!r && *request->staging_target_path)
+        r = service_require_path(request->staging_target_path, "staging_target_path", err);
     if (!r)
         r = service_expand_capability(request->volume_capability, &expand, err);
     if (!r)

@@ -218,6 +218,8 @@ static void test_sizes(void **state)
         {{0, SIZE_STEP_BYTES - 1, 0}, 0},
         {{0, 5 * SIZE_STEP_BYTES + 3, 0}, 5 * SIZE_STEP_BYTES},
         {{0, 3 * SIZE_DEFAULT_BYTES, 0}, SIZE_DEFAULT_BYTES},
+        {{SIZE_MAX_BYTES, 0, 0}, SIZE_MAX_BYTES},
+        {{SIZE_MAX_BYTES + 1, 0, 0}, 0},
         {{INT64_MAX, 0, 0}, 0},
         {{INT64_MAX, INT64_MAX, 0}, 0},
         {{SIZE_STEP_BYTES, 0, SIZE_XFS_MIN_BYTES}, SIZE_XFS_MIN_BYTES},
