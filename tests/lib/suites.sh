@@ -11,7 +11,7 @@ cpus=$(nproc)
 # Integration tests wait more than they compute: for time limits, restarts, a disk that holds a write.
 integration_jobs=$((cpus + 2))
 # Begun before the others, since these wait for minutes.
-integration_slow=(test_target_hardening test_node_hardening test_target_clients test_node_faults test_device_outlives)
+integration_slow=(test_target_hardening test_node_hardening test_target_clients test_node_faults test_device_outlives test_conformance)
 child=
 declare -A built=()
 declare -A running=()                # pid → name of each job that runs
@@ -373,7 +373,8 @@ run_programs() {
 
 suite_integration() {
     is_built "$1" integration || return 0
-    run_programs "$1" "$integration_limit_s" "$integration_jobs" tests/integration/test_*.py
+    run_programs "$1" "$integration_limit_s" "$integration_jobs" tests/integration/test_*.py \
+        tests/conformance/test_*.py tests/conformance/csi-sanity
 }
 
 # Other kernels in QEMU. One that is interpreted is slow: only the FUSE frontend has its turn in every run.
