@@ -172,25 +172,26 @@ int group_get(struct controller *controller, const char *group_id, char *const *
 
 /* ---- delete ---- */
 
-static int delete_member(struct controller *controller, const char *snapshot_id, uint64_t deadline_ms,
-                         struct error *err)
+int group_delete_member(struct controller *controller, const char *snapshot_id, bool provisional_only,
+                        uint64_t deadline_ms, struct error *err)
 {
     Mooring__Storage__V1__DeleteSnapshotRequest request = MOORING__STORAGE__V1__DELETE_SNAPSHOT_REQUEST__INIT;
     struct storage_server *server = NULL;
     int r = storage_of_snapshot(controller->storage, snapshot_id, &server, err);
 
     request.snapshot_id = (char *)snapshot_id;
+    request.provisional_only = provisional_only;
     return r == E_OK ? storage_call(server, "DeleteSnapshot", &request.base, deadline_ms, NULL, err) : r;
 }
 
-int group_delete_members(struct controller *controller, const struct group *group, uint64_t deadline_ms,
-                         struct error *err)
+static int delete_members(struct controller *controller, const struct group *group, uint64_t deadline_ms,
+                          struct error *err)
 {
     int result = E_OK;
 
     for (size_t i = 0; i < group->count; i++) {
         _cleanup_error_ struct error one = {0};
-        int r = delete_member(controller, group->snapshots[i]->snapshot_id, deadline_ms, &one);
+        int r = group_delete_member(controller, group->snapshots[i]->snapshot_id, false, deadline_ms, &one);
 
         if (r == E_OK || result != E_OK)
             continue;
@@ -243,7 +244,7 @@ int group_delete(struct controller *controller, const char *group_id, char *cons
         if (r == E_OK)
             r = check_strangers(controller, &group, snapshot_ids, snapshots_count, deadline_ms, err);
         if (r == E_OK)
-            r = group_delete_members(controller, &group, deadline_ms, err);
+            r = delete_members(controller, &group, deadline_ms, err);
     }
     group_done(&group);
     if (r != E_OK)

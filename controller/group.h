@@ -31,9 +31,9 @@ int group_find(struct controller *controller, const char *group_id, uint64_t dea
 int group_find_on(struct storage_server *server, struct group *group, uint64_t deadline_ms,
                   struct error *err);
 
-/* Delete every member of it that is there. */
-int group_delete_members(struct controller *controller, const struct group *group, uint64_t deadline_ms,
-                         struct error *err);
+/* Delete one member. provisional_only: E_PRECONDITION when it is committed. */
+int group_delete_member(struct controller *controller, const char *snapshot_id, bool provisional_only,
+                        uint64_t deadline_ms, struct error *err);
 
 /* CreateVolumeGroupSnapshot, idempotent by name: whole, or an error and nothing. E_EXISTS when the name is
  * that of a group of other volumes. */

@@ -5,9 +5,10 @@
  * after which no write was answered. Then the members are waited for and committed; else all are deleted and
  * the call fails whole.
  *
- * A repeat finds what an earlier call left: committed members are a decision, and the rest of them follow;
- * members that are all held can be committed; anything else is deleted and begun anew. The members of one
- * attempt share the first digits of their ids, so that what two attempts left is never taken for one.
+ * A repeat finds what an earlier call left: members of one attempt, all held, are committed; else another
+ * attempt is made. The members of an attempt share the first digits of their ids, so that what two attempts
+ * left is never taken for one. Two controllers at once: the holds exclude each other, so once an attempt held
+ * and cut, what others left is of no use to them; it is deleted, but never what is committed by now.
  *
  * Run by a worker thread, with a thread for each server while the volumes are held: together they take less
  * than HOLD_MS, after which the servers let go by themselves.
@@ -54,7 +55,9 @@ struct creation {
     char hold_id[ID_BOOT_LENGTH + 1];
     struct part *parts;
     size_t parts_count;
-    bool failed_whole; /* what is there of it has to go */
+    char attempt[ATTEMPT_DIGITS + 1];
+    bool failed_whole; /* what is there of the attempt has to go */
+    bool broken;       /* also what of it is committed: the rest of it is gone */
 };
 
 /* ---- who does what ---- */
@@ -185,7 +188,7 @@ static int cut_one(const struct part *part, const char *volume_id, struct error 
 
     if (r != E_OK)
         return error_errno(err, -r, "a new snapshot id");
-    memcpy(attempt_of(snapshot_id), creation->hold_id, ATTEMPT_DIGITS);
+    memcpy(attempt_of(snapshot_id), creation->attempt, ATTEMPT_DIGITS);
     request.snapshot_id = snapshot_id;
     request.name = (char *)creation->request->name;
     request.source_volume_id = (char *)volume_id;
@@ -234,6 +237,7 @@ static int hold_and_cut(struct creation *creation, struct error *err)
 
     if (r != E_OK)
         return error_errno(err, -r, "a new hold id");
+    memcpy(creation->attempt, creation->hold_id, ATTEMPT_DIGITS);
     r = on_all(creation, hold_step, time_left(creation, HOLD_TIMEOUT_MS), err);
     if (r == E_OK)
         r = on_all(creation, cut_step, time_left(creation, HOLD_TIMEOUT_MS), err);
@@ -355,38 +359,50 @@ static int commit(struct creation *creation, struct group *group, struct error *
 
 /* ---- fail whole ---- */
 
+static bool is_ours(const struct creation *creation, const Mooring__Storage__V1__Snapshot *snapshot)
+{
+    return strncmp(attempt_of(snapshot->snapshot_id), creation->attempt, ATTEMPT_DIGITS) == 0;
+}
+
+/* Delete the attempt's members on one server. *ret_others: there are some of another attempt. */
 static int clean_up_on(const struct creation *creation, struct storage_server *server, uint64_t deadline_ms,
-                       struct error *err)
+                       bool *ret_others, struct error *err)
 {
     struct group group = {0};
     int r;
 
     str_copy(group.id, sizeof(group.id), creation->group_id);
     r = group_find_on(server, &group, deadline_ms, err);
-    if (r == E_OK)
-        r = group_delete_members(creation->controller, &group, deadline_ms, err);
+    for (size_t i = 0; r == E_OK && i < group.count; i++) {
+        if (is_ours(creation, group.snapshots[i]))
+            r = group_delete_member(creation->controller, group.snapshots[i]->snapshot_id, !creation->broken,
+                                    deadline_ms, err);
+        else
+            *ret_others = true;
+    }
     group_done(&group);
     return r;
 }
 
-/* Nothing of it may stay; what a server that is away has is provisional, and a repeat deletes it. */
+/* Nothing of the attempt may stay; what a server that is away has is provisional, and a repeat deletes it. */
 static void clean_up(const struct creation *creation)
 {
     const struct storage *storage = creation->controller->storage;
     uint64_t deadline_ms = time_now_ms() + CLEAN_UP_MS;
-    bool clean = true;
+    bool clean = true, others = false;
 
     for (size_t i = 0; i < storage_count(storage); i++) {
         _cleanup_error_ struct error err = {0};
         struct storage_server *server = storage_at(storage, i);
 
-        if (storage_server_config(server)->gone || clean_up_on(creation, server, deadline_ms, &err) == E_OK)
+        if (storage_server_config(server)->gone ||
+            clean_up_on(creation, server, deadline_ms, &others, &err) == E_OK)
             continue;
         clean = false;
         log_warning("group snapshot %s was not made, and members of it may be left: %s", creation->group_id,
                     error_text(&err));
     }
-    if (clean)
+    if (clean && !others)
         claim_abandon(creation->controller, CLAIM_GROUP, creation->request->name, creation->group_id);
 }
 
@@ -397,14 +413,47 @@ static void clean_up(const struct creation *creation)
 static int complete(struct creation *creation, struct group *group, struct error *err)
 {
     struct standing standing = look(creation->request, group);
+    _cleanup_error_ struct error why = {0};
     int r;
 
+    creation->failed_whole = false;
     if (standing.committed == group->count)
         return E_OK;
-    r = wait_all(creation, group, err);
+    memcpy(creation->attempt, attempt_of(group->snapshots[0]->snapshot_id), ATTEMPT_DIGITS);
+    r = wait_all(creation, group, &why);
     if (r == E_OK)
-        r = commit(creation, group, err);
-    creation->failed_whole = r != E_OK && r != E_BUSY && r != E_UNAVAILABLE && r != E_DEADLINE;
+        r = commit(creation, group, &why);
+    if (r == E_NOT_FOUND || r == E_PRECONDITION) {
+        creation->failed_whole = creation->broken = true;
+        return error_set(err, E_BUSY, "another call has taken members of group snapshot %s away; retry: %s",
+                         creation->group_id, error_text(&why));
+    }
+    error_move(err, &why);
+    return r;
+}
+
+/* Keep the attempt's members alone in the group: what others left was not made under these holds, and a
+ * server commits only all that it has of a group. */
+static int drop_others(struct creation *creation, struct group *group, struct error *err)
+{
+    size_t kept = 0;
+    int r = E_OK;
+
+    for (size_t i = 0; i < group->count; i++) {
+        Mooring__Storage__V1__Snapshot *one = group->snapshots[i];
+
+        if (is_ours(creation, one)) {
+            group->snapshots[kept++] = one;
+            continue;
+        }
+        if (r == E_OK)
+            r = group_delete_member(creation->controller, one->snapshot_id, true, creation->deadline_ms, err);
+        protobuf_c_message_free_unpacked(&one->base, NULL);
+    }
+    group->count = kept;
+    if (r == E_PRECONDITION)
+        return error_set(err, E_BUSY, "another call has just made group snapshot %s; retry",
+                         creation->group_id);
     return r;
 }
 
@@ -419,6 +468,8 @@ static int begin_anew(struct creation *creation, struct group *group, struct err
         r = hold_and_cut(creation, err);
     if (r == E_OK)
         r = group_find(creation->controller, creation->group_id, creation->deadline_ms, group, err);
+    if (r == E_OK)
+        r = drop_others(creation, group, err);
     if (r != E_OK)
         return r;
     standing = look(creation->request, group);
@@ -431,12 +482,11 @@ static int begin_anew(struct creation *creation, struct group *group, struct err
     return complete(creation, group, err);
 }
 
-/* An earlier call's members. *ret_anew: they are gone, and another begin is needed. */
+/* An earlier call's members. *ret_anew: they are of no use, and another attempt is needed. */
 static int resume(struct creation *creation, struct group *group, bool *ret_anew, struct error *err)
 {
     const struct group_request *request = creation->request;
     struct standing standing = look(request, group);
-    int r;
 
     if (standing.committed > 0 && (standing.stranger || group->count != request->sources_count))
         return error_set(err, E_EXISTS, "group snapshot \"%s\" exists as %s, of other volumes", request->name,
@@ -444,9 +494,8 @@ static int resume(struct creation *creation, struct group *group, bool *ret_anew
     if (standing.whole && standing.held == group->count)
         return complete(creation, group, err);
     *ret_anew = true;
-    r = group_delete_members(creation->controller, group, creation->deadline_ms, err);
     group_done(group);
-    return r;
+    return E_OK;
 }
 
 static int create(struct creation *creation, struct group *group, struct error *err)

@@ -371,7 +371,7 @@ static int mark_deleting(struct snapshot *snapshot, struct error *err)
     return E_OK;
 }
 
-static int delete_found(struct snapshot *snapshot, struct error *err)
+static int delete_found(struct snapshot *snapshot, bool provisional_only, struct error *err)
 {
     struct store *store = snapshot->store;
     int r = snapshot_check_readable(snapshot, err);
@@ -381,7 +381,10 @@ static int delete_found(struct snapshot *snapshot, struct error *err)
     if (r != E_OK)
         return r;
     pthread_mutex_lock(&snapshot->record_lock);
-    r = store->ops->snapshot_delete(store->backend, snapshot->id, err);
+    if (provisional_only && !snapshot->record.provisional)
+        r = error_set(err, E_PRECONDITION, "snapshot %s is not provisional", snapshot->id);
+    else
+        r = store->ops->snapshot_delete(store->backend, snapshot->id, err);
     if (r == E_OK)
         snapshot_gone(snapshot);
     pthread_mutex_unlock(&snapshot->record_lock);
@@ -393,7 +396,8 @@ static int delete_found(struct snapshot *snapshot, struct error *err)
     return r;
 }
 
-int store_snapshot_delete(struct store *store, const char *snapshot_id, struct error *err)
+static int delete_by_id(struct store *store, const char *snapshot_id, bool provisional_only,
+                        struct error *err)
 {
     pthread_mutex_t *lock = &store->id_locks[store_stripe(snapshot_id)];
     struct snapshot *snapshot;
@@ -403,10 +407,20 @@ int store_snapshot_delete(struct store *store, const char *snapshot_id, struct e
     copy_stop(store, snapshot_id); /* under the lock: no new one begins; the thread does not take it */
     snapshot = store_snapshot_find(store, snapshot_id);
     if (snapshot)
-        r = delete_found(snapshot, err);
+        r = delete_found(snapshot, provisional_only, err);
     snapshot_unref(snapshot);
     pthread_mutex_unlock(lock);
     return r;
+}
+
+int store_snapshot_delete(struct store *store, const char *snapshot_id, struct error *err)
+{
+    return delete_by_id(store, snapshot_id, false, err);
+}
+
+int store_snapshot_delete_provisional(struct store *store, const char *snapshot_id, struct error *err)
+{
+    return delete_by_id(store, snapshot_id, true, err);
 }
 
 /* ---- the record ---- */

@@ -41,6 +41,8 @@ int snapshot_wait(struct snapshot *snapshot, uint64_t until_ms, struct error *er
 /* 0 also when there is none. Stops the copying of one that is not ready. E_PRECONDITION while a volume is
  * being made of it. */
 int store_snapshot_delete(struct store *store, const char *snapshot_id, struct error *err);
+/* The same, but E_PRECONDITION for one that is not provisional any more. */
+int store_snapshot_delete_provisional(struct store *store, const char *snapshot_id, struct error *err);
 
 struct snapshot *store_snapshot_find(struct store *store, const char *snapshot_id); /* [any] */
 struct snapshot *store_snapshot_next(struct store *store, const char *after_id);    /* [any] */

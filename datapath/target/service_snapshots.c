@@ -245,7 +245,11 @@ int service_delete_snapshot(struct rpc_call *call, const ProtobufCMessage *reque
     (void)call;
     (void)response;
     int code = service_check_snapshot_id(storage, delete->snapshot_id, err);
-    return code ? code : store_snapshot_delete(storage->server->store, delete->snapshot_id, err);
+    if (code)
+        return code;
+    if (delete->provisional_only)
+        return store_snapshot_delete_provisional(storage->server->store, delete->snapshot_id, err);
+    return store_snapshot_delete(storage->server->store, delete->snapshot_id, err);
 }
 
 /* ---- looking ---- */

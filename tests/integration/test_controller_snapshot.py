@@ -109,6 +109,8 @@ def test_create(stack):
     equal([dict(each.segments) for each in one.accessible_topology], [{"zone": "a"}], "accessible_topology")
     equal(snap(stack.b.csi, "first", volume.volume_id), one, "a repeat")
     equal(csi.GetSnapshot(snapshot_id=one.snapshot_id).snapshot, one, "GetSnapshot")
+    status("FAILED_PRECONDITION", stack.targets[0].controller.DeleteSnapshot, snapshot_id=one.snapshot_id,
+           provisional_only=True, contains="provisional")
     other = csi.create("other").volume_id
     status("ALREADY_EXISTS", snap, csi, "first", other, contains=one.snapshot_id)
     equal({stack.claim_of(target, "first", "NAME_SNAPSHOT") for target in stack.targets}, {one.snapshot_id}, "claims")
@@ -403,6 +405,37 @@ def test_group_fails_whole(stack):
                                   snapshot_ids=[each.snapshot_id for each in one.snapshots])
 
 
+def test_group_two_controllers(stack):
+    """One name from both controllers at once: one whole group, the same for both, and nothing else is left."""
+    needs(stack, "group-snapshots")
+    volumes = [stack.a.csi.create(f"both-{zone}", parameters={"zone": zone}).volume_id for zone in "ab"]
+    for i in range(4):
+        made, failures = [], []
+
+        def client(csi, name):
+            try:
+                made.append(settle(group, csi, name, volumes))  # pylint: disable=cell-var-from-loop
+            except Exception as why:  # pylint: disable=broad-except
+                failures.append(why)  # pylint: disable=cell-var-from-loop
+
+        threads = [threading.Thread(target=client, args=(one.csi, f"both-{i}")) for one in (stack.a, stack.b)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failures:
+            raise failures[0]
+        last = settle(group, stack.a.csi, f"both-{i}", volumes)
+        standing = {each.snapshot_id for target in stack.targets for each in stack.snapshots(target)
+                    if each.source_volume_id in volumes}
+        equal(standing, {each.snapshot_id for each in last.snapshots}, "what the servers have")
+        equal({each.source_volume_id for each in last.snapshots}, set(volumes), "the members' volumes")
+        equal([one.group_snapshot_id for one in made], [last.group_snapshot_id] * 2, "one group")
+        settle(stack.b.csi.DeleteVolumeGroupSnapshot, group_snapshot_id=last.group_snapshot_id,
+               snapshot_ids=sorted(standing))
+        nothing_left(stack, f"both-{i}")
+
+
 def group_survives(stack, prefix, kill, restore):
     """Kill something anywhere in CreateVolumeGroupSnapshot: a repeat by the other controller comes to one whole group."""
     seed = random.randrange(1 << 32)
@@ -514,7 +547,7 @@ def test_metadata_refused(stack):
 
 TESTS = [test_refused, test_create, test_create_topology, test_restore, test_source_refused, test_source_repeat, test_list,
          test_server_away, test_two_controllers, test_group_refused, test_group, test_group_fails_whole,
-         test_group_controller_killed, test_group_server_killed, test_metadata, test_metadata_refused]
+         test_group_two_controllers, test_group_controller_killed, test_group_server_killed, test_metadata, test_metadata_refused]
 
 
 if __name__ == "__main__":

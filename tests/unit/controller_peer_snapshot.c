@@ -106,6 +106,9 @@ HANDLER(peer_delete_snapshot)
     if (r != E_OK)
         return r;
     snapshot = peer_snapshot(peer, id);
+    if (snapshot && !snapshot->provisional &&
+        ((const Mooring__Storage__V1__DeleteSnapshotRequest *)message)->provisional_only)
+        return peer_end(peer, error_set(err, E_PRECONDITION, "not provisional"));
     if (snapshot)
         snapshot->id[0] = '\0';
     return peer_end(peer, E_OK);

@@ -472,13 +472,60 @@ static void test_group_not_held(void **state)
     group_done(&group);
 }
 
+#define OTHERS_1 "s1.s-1111111100000001"
+
+/* Another controller commits what it made, just before this call would drop it. */
+static int commit_before_delete(struct peer *peer, const char *method, void *context)
+{
+    struct peer_snapshot *others = peer_snapshot(peer, OTHERS_1);
+
+    (void)context;
+    if (str_equal(method, "DeleteSnapshot") && others)
+        others->provisional = false;
+    return E_OK;
+}
+
+static void test_group_never_takes_committed(void **state)
+{
+    struct fixture *fixture = *state;
+    struct group group;
+
+    claim_group(fixture);
+    leave(&fixture->peers[0], OTHERS_1, VOLUME_1, GROUP_ID, true, true);
+    fixture->peers[0].hook = commit_before_delete;
+    assert_int_equal(make_group(&fixture->a, sources, 2, &group, NULL), E_BUSY);
+    assert_non_null(peer_snapshot(&fixture->peers[0], OTHERS_1));
+    assert_int_equal(count_snapshots(fixture), 1); /* nothing of ours */
+    expect_claims(fixture, GROUP_KIND, NAME, GROUP_ID);
+}
+
+/* One of two is taken away by another call before it is committed: the other one has to go too. */
+static int lose_before_commit(struct peer *peer, const char *method, void *context)
+{
+    (void)context;
+    if (str_equal(method, "CommitSnapshots")) {
+        for (size_t i = 0; i < PEER_ITEMS_MAX; i++)
+            peer->snapshots[i].id[0] = '\0';
+    }
+    return E_OK;
+}
+
+static void test_group_broken(void **state)
+{
+    struct fixture *fixture = *state;
+    struct group group;
+
+    fixture->peers[2].hook = lose_before_commit;
+    assert_int_equal(make_group(&fixture->a, sources, 2, &group, NULL), E_BUSY);
+    expect_nothing_left(fixture);
+}
+
 /* Until a group is made its members are nobody's: they may go again. */
 static void test_group_provisional(void **state)
 {
     struct fixture *fixture = *state;
     Mooring__Storage__V1__Snapshot *snapshot = NULL;
-    char *members[] = {(char *)"s1.s-1111111100000001"};
-    char id[ID_VOLUME_MAX + 1];
+    char *members[] = {(char *)OTHERS_1}, id[ID_VOLUME_MAX + 1];
     struct group group;
 
     leave(&fixture->peers[0], members[0], VOLUME_1, GROUP_ID, true, true);
@@ -541,6 +588,8 @@ int main(void)
         TEST(test_group_attempts),
         TEST(test_group_held_is_committed),
         TEST(test_group_not_held),
+        TEST(test_group_never_takes_committed),
+        TEST(test_group_broken),
         TEST(test_group_provisional),
         TEST(test_group_stands_while_server_away),
         TEST(test_group_waits),
