@@ -10,7 +10,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "integratio
 
 import harness
 import test_device
-from device_fixture import MIB, Device, Load, errno_of
+from device_fixture import MIB, Device, Load, errno_of, grow_mounted
 
 
 def written(device):
@@ -55,6 +55,17 @@ def crash_and_take_over(scratch, target):
     assert device.end() == 0
 
 
+def grown_in_use(scratch, target):
+    """The loop driver asks for the file's size in another way on each of these kernels. A successor finds what is there."""
+    device = Device(scratch, target, size_bytes=64 * MIB)
+    grow_mounted(device, scratch.path / "grown", 160 * MIB)
+    device.kill()
+    device.start_device()
+    device.wait_state("ready", timeout_s=120)
+    device.grow(192 * MIB)
+    assert device.end() == 0
+
+
 def fenced(scratch, target):
     device = Device(scratch, target, node="n-fenced")
     path = device.path
@@ -72,7 +83,7 @@ def main():
     with harness.Scratch() as scratch:
         tls = harness.Tls(scratch)
         target = harness.Target(scratch, tls, harness.Pool(scratch, device="/dev/vda"), loops=1)
-        for case in (attach_mkfs_verify, crash_and_take_over, fenced):
+        for case in (attach_mkfs_verify, crash_and_take_over, grown_in_use, fenced):
             suite.run(case.__name__, case, scratch, target)
             Device.remove_all()
     return suite.finish()

@@ -14,7 +14,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "integration"))
 import harness
 import test_device
-from device_fixture import MIB, Device, Load, errno_of
+from device_fixture import MIB, Device, Load, errno_of, grow_mounted
 
 CHARACTER_DEVICES = pathlib.Path("/sys/class/ublk-char")
 WAIT_S = 120  # nothing is fast here
@@ -112,6 +112,14 @@ def file_system(scratch, target):
         harness.run("umount", mount, timeout=WAIT_S)
     end(device)
     return f"took over in {took:.1f} s"
+
+
+def grown_in_use(scratch, target):
+    device = attach(scratch, target, size_bytes=64 * MIB)
+    grow_mounted(device, device.dir / "grown", 160 * MIB)
+    crash(device)
+    device.grow(192 * MIB)
+    end(device)
 
 
 def stays(holder):
@@ -274,7 +282,7 @@ def refused(scratch, target):
     assert not check["ublk"]["usable"] and "Linux 6" in check["ublk"]["why"] and check["auto"] == "fuse", check
 
 
-CASES = (loaded, refused, crash_under_load, killed_taking_over, file_system, fenced, leftover, saturated, busy, attach_and_data)
+CASES = (loaded, refused, crash_under_load, killed_taking_over, file_system, grown_in_use, fenced, leftover, saturated, busy, attach_and_data)
 
 
 def main():

@@ -5,7 +5,7 @@ import sys
 
 import cases
 
-CASES = ["attach_mkfs_verify", "crash_and_take_over", "fenced"]
+CASES = ["attach_mkfs_verify", "crash_and_take_over", "grown_in_use", "fenced"]
 
 
 def main():

@@ -4,8 +4,8 @@ import sys
 
 import cases
 
-CASES = ["loaded", "crash_under_load", "killed_taking_over", "file_system", "fenced", "leftover", "saturated", "busy",
-         "attach_and_data"]
+CASES = ["loaded", "crash_under_load", "killed_taking_over", "file_system", "grown_in_use", "fenced", "leftover", "saturated",
+         "busy", "attach_and_data"]
 
 
 def main():

@@ -74,6 +74,17 @@ class Device:
         self.ask_end()
         return self.process.wait(60)
 
+    def grow(self, size_bytes):
+        """The volume on its server, and then, as mooring-node asks for it, the block device in use."""
+        have = self.volume.get()
+        self.target.controller.ExpandVolume(volume_id=self.volume.id, size_bytes=size_bytes,
+                                            record_generation=have.record_generation)
+        self.process.send_signal(signal.SIGHUP)
+        harness.wait_until(lambda: self.status().get("size_bytes") == size_bytes, f"it has grown: {self.status()}",
+                           timeout_s=120)
+        seen = int(harness.run("blockdev", "--getsize64", self.path).stdout)
+        assert seen == size_bytes, f"{self.path} has {seen} bytes"
+
     def status(self):
         try:
             return json.loads((self.dir / "status.json").read_text())
@@ -145,6 +156,30 @@ class Load:
         status = self.process.wait(timeout_s)
         if status != 0:
             raise AssertionError(f"fio saw an error: {self.log.read_text()[:1500]}")
+
+
+def grow_mounted(device, mount, size_bytes):
+    """An ext4 of 64 MiB on the device grows while fio writes to it, and the new space is good."""
+    mount.mkdir()
+    harness.run("mkfs.ext4", "-q", "-F", device.path, timeout=120)
+    harness.run("mount", device.path, mount, timeout=120)
+    try:
+        fio = device.scratch.start(harness.program("fio"), "--name=grown", f"--filename={mount}/file", "--direct=1",
+                                   "--ioengine=libaio", "--rw=randwrite", "--bs=4k", "--iodepth=8", "--size=8M",
+                                   "--verify=crc32c", "--time_based", "--runtime=10", log=device.dir / "grown.log")
+        harness.wait_until((mount / "file").exists, "fio writes")
+        device.grow(size_bytes)
+        said = harness.run("resize2fs", device.path, timeout=120).stdout
+        assert "performing an on-line resize" in said or "is mounted on" in said, said
+        assert fio.wait(120) == 0, (device.dir / "grown.log").read_text()[-1500:]
+        with open(mount / "filler", "wb") as file:
+            for _ in range(size_bytes // MIB * 3 // 4):
+                file.write(os.urandom(4 * KIB) * 256)
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        harness.run("umount", mount, timeout=120)
+    harness.run("fsck.ext4", "-f", "-n", device.path, timeout=120)
 
 
 def stop_process(process):
