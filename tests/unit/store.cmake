@@ -18,3 +18,4 @@ mooring_test(store_faults_test
   SOURCES ${PROJECT_SOURCE_DIR}/tests/unit/store_faults_test.c ${PROJECT_SOURCE_DIR}/tests/unit/store_fixture.c
           ${PROJECT_SOURCE_DIR}/tests/unit/store_strike.c
   DEPENDS mooring_store)
+set_tests_properties(store_faults_test PROPERTIES TIMEOUT 300) # some thousand openings of a pool
