@@ -380,6 +380,66 @@ static void test_list_needs_all_servers(void **state)
     assert_int_equal(list_page_get(&fixture->a, &request, fixture_soon(), &page, NULL), E_BUSY);
 }
 
+/* ---- streams ---- */
+
+static int count_extents(const ProtobufCMessage *message, void *context)
+{
+    size_t *count = context;
+
+    *count += ((const Mooring__Storage__V1__ListExtentsResponse *)message)->n_extents;
+    return E_OK;
+}
+
+static int stop_at_first(const ProtobufCMessage *message, void *context)
+{
+    count_extents(message, context);
+    return E_OUT_OF_RANGE;
+}
+
+static int stream(struct fixture *fixture, int (*receive)(const ProtobufCMessage *, void *),
+                  size_t *ret_count)
+{
+    Mooring__Storage__V1__ListExtentsRequest request = MOORING__STORAGE__V1__LIST_EXTENTS_REQUEST__INIT;
+
+    *ret_count = 0;
+    return storage_stream(storage_at(fixture->a.storage, 0), "ListExtents", &request.base, fixture_soon(),
+                          receive, ret_count, NULL);
+}
+
+static int in_the_middle(struct peer *peer, const char *method, void *context)
+{
+    if (!str_equal(method, "second extent"))
+        return E_OK;
+    if (context) { /* another process answers from here on */
+        peer_new_boot(peer);
+        return E_OK;
+    }
+    return E_UNAVAILABLE;
+}
+
+/* What came of a stream counts only when it ended well, and one process of the right pool was there all the
+ * while: else its end would claim that there is no more. */
+static void test_stream(void **state)
+{
+    struct fixture *fixture = *state;
+    struct peer *peer = &fixture->peers[0];
+    size_t count;
+
+    assert_int_equal(stream(fixture, count_extents, &count), E_OK);
+    assert_int_equal(count, 2);
+    assert_int_equal(stream(fixture, stop_at_first, &count), E_OUT_OF_RANGE);
+    assert_int_equal(count, 1);
+    peer->hook = in_the_middle;
+    assert_int_equal(stream(fixture, count_extents, &count), E_UNAVAILABLE);
+    assert_int_equal(count, 1);
+    peer->hook_context = peer;
+    assert_int_equal(stream(fixture, count_extents, &count), E_UNAVAILABLE);
+    assert_int_equal(count, 2);
+    peer->hook = NULL;
+    str_copy(peer->pool_uuid, sizeof(peer->pool_uuid), "another");
+    assert_int_equal(stream(fixture, count_extents, &count), E_UNAVAILABLE);
+}
+
 static void test_capacity(void **state)
 {
     struct fixture *fixture = *state;
@@ -417,6 +477,7 @@ int main(void)
         TEST(test_unpublish_of_nothing),
         TEST(test_list_pages),
         TEST(test_list_needs_all_servers),
+        TEST(test_stream),
         TEST(test_capacity),
     };
 

@@ -424,6 +424,7 @@ static const struct rpc_method methods[] = {
     {"HoldVolumes", peer_hold_volumes, false},
     {"ReleaseVolumes", peer_release_volumes, false},
     {"CommitSnapshots", peer_commit_snapshots, false},
+    {"ListExtents", peer_list_extents, true},
 };
 
 void peer_new_boot(struct peer *peer)

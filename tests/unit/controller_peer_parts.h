@@ -21,3 +21,4 @@ HANDLER(peer_list_snapshots);
 HANDLER(peer_hold_volumes);
 HANDLER(peer_release_volumes);
 HANDLER(peer_commit_snapshots);
+HANDLER(peer_list_extents);

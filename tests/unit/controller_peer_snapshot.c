@@ -240,3 +240,29 @@ HANDLER(peer_commit_snapshots)
     }
     return peer_end(peer, E_OK);
 }
+
+/* Two messages of one extent each; the hook is asked again, as "second extent", between them. */
+HANDLER(peer_list_extents)
+{
+    Mooring__Storage__V1__ListExtentsResponse answer = MOORING__STORAGE__V1__LIST_EXTENTS_RESPONSE__INIT;
+    Mooring__Storage__V1__Extent extent = MOORING__STORAGE__V1__EXTENT__INIT;
+    Mooring__Storage__V1__Extent *list[] = {&extent};
+    struct peer *peer = context;
+    int r = peer_begin(peer, "ListExtents", err);
+
+    (void)message, (void)response;
+    if (r != E_OK)
+        return r;
+    peer_end(peer, E_OK);
+    answer.extents = list;
+    answer.n_extents = 1;
+    extent.length = 4096;
+    r = rpc_call_send(call, &answer.base, err);
+    if (r == E_OK)
+        r = peer_begin(peer, "second extent", err);
+    if (r != E_OK)
+        return r;
+    peer_end(peer, E_OK);
+    extent.offset = 8192;
+    return rpc_call_send(call, &answer.base, err);
+}
