@@ -1,6 +1,7 @@
 mooring_test(node_process SOURCES tests/unit/node_process.c DEPENDS mooring_node)
 mooring_test(node_record SOURCES tests/unit/node_record.c DEPENDS mooring_node)
 mooring_test(node_filesystem SOURCES tests/unit/node_filesystem.c DEPENDS mooring_node)
+mooring_test(node_bounded SOURCES tests/unit/node_bounded.c DEPENDS mooring_node)
 mooring_test(node_mkfs SOURCES tests/unit/node_mkfs.c DEPENDS mooring_node)
 mooring_test(node_iscsi SOURCES tests/unit/node_iscsi.c DEPENDS mooring_node)
 mooring_test(node_holds SOURCES tests/unit/node_holds.c DEPENDS mooring_node)
