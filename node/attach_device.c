@@ -56,7 +56,7 @@ static int attach_device_read_name(const struct attach_files *paths, char **ret,
     return device && *device && !*ret ? error_errno(err, ENOMEM, "cannot look at %s", device) : 0;
 }
 
-static char *attach_device_named(const struct attach_files *paths)
+char *attach_device_named(const struct attach_files *paths)
 {
     char *device = NULL;
 

@@ -20,6 +20,9 @@ int attach_device_succeed(const struct node_config *config, struct storage *stor
 int attach_device_wait(const struct node_config *config, const char *volume_id, uint64_t deadline_ms,
                        struct attach_device *ret, struct error *err);
 
+/* The block device that status.json names, on the heap; NULL when it names none. */
+char *attach_device_named(const struct attach_files *paths);
+
 /* *ret: whether the dead process's successor would take over, for what it needs is still there. keeps: also
  * the block device. An error when that cannot be told: nothing is dropped for not knowing. */
 int attach_device_holds(const struct attach_files *paths, bool *ret, struct error *err);

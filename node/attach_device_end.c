@@ -15,6 +15,7 @@
 #include "common/strings.h"
 #include "common/time.h"
 #include "node/attach_files.h"
+#include "node/device_users.h"
 #include "node/loop_device.h"
 #include "node/mount.h"
 #include "node/process.h"
@@ -56,6 +57,16 @@ static int attach_device_deliver(const struct node_config *config, struct storag
     return 0;
 }
 
+/* A device waits for its last user before it ends: who that is, is what the caller needs to know. */
+static void attach_device_name_users(const struct attach_files *paths, struct error *err)
+{
+    _cleanup_free_ char *device = attach_device_named(paths);
+    _cleanup_free_ char *users = device ? device_users(device) : NULL;
+
+    if (users && *users)
+        error_wrap(err, "%s is in use by %s", device, users);
+}
+
 /* SIGTERM, and the end of the device in order. */
 static int attach_device_finish(const struct attach_files *paths, uint64_t deadline_ms, struct error *err)
 {
@@ -63,6 +74,8 @@ static int attach_device_finish(const struct attach_files *paths, uint64_t deadl
 
     if (!r)
         r = process_stop(paths->device_pid, SIGTERM, attach_device_left_ms(deadline_ms), err);
+    if (r == E_DEADLINE)
+        attach_device_name_users(paths, err);
     return r == E_NOT_FOUND ? E_UNAVAILABLE : r; /* which would say that its writes have nowhere to go */
 }
 

@@ -225,7 +225,7 @@ def test_stage_while_the_device_ends(stack):
     first = node.pid(volume)
     user = os.open(node.device(volume), os.O_RDONLY)
     try:
-        status("DEADLINE_EXCEEDED", node.unstage, volume, timeout_s=20)
+        status("DEADLINE_EXCEEDED", node.unstage, volume, timeout_s=20, contains=f"is in use by python3 (pid {os.getpid()})")
         equal(node.pid(volume), first, "the device's process")
         call = Background(node.stage, volume)
         harness.wait_until(lambda: harness.status_of(node.publish, volume) == "ABORTED", "the call runs")

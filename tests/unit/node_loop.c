@@ -1,12 +1,17 @@
 /* Detaching loop devices, on real ones. Needs root. */
 #include <fcntl.h>
 #include <linux/loop.h>
+#include <sched.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -15,6 +20,7 @@
 #include "common/io.h"
 #include "common/size.h"
 #include "common/strings.h"
+#include "node/device_users.h"
 #include "node/loop_device.h"
 #include "node/process.h"
 #include "tests/unit/common_dir.h"
@@ -95,10 +101,77 @@ static void what_became_anothers_stays(void **state)
     assert_false(stands(other_dir));
 }
 
+static void who_has_it_open_is_named(void **state)
+{
+    const struct test_dir *dir = *state;
+
+    if (geteuid() != 0)
+        skip();
+    _cleanup_free_ char *file = make_file(dir, "mine");
+    _cleanup_free_ char *pid = str_format("(pid %d)", getpid());
+
+    attach(file);
+    _cleanup_free_ char *nobody = device_users(device);
+    assert_null(strstr(nobody, pid));
+    int fd = open(device, O_RDONLY | O_CLOEXEC);
+    _cleanup_free_ char *somebody = device_users(device);
+    close(fd);
+    assert_non_null(strstr(somebody, pid));
+    *strrchr(file, '/') = '\0';
+    assert_int_equal(loop_device_release(file, NULL), 0);
+}
+
+/* In a mount namespace of its own, with the device mounted, until it is killed. */
+static _Noreturn void mount_and_wait(const char *point, int ready_fd)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    char said = unshare(CLONE_NEWNS) == 0 && mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
+                        mount(device, point, "ext4", MS_RDONLY, "noload") == 0
+                    ? 'y'
+                    : 'n';
+    (void)!write(ready_fd, &said, 1);
+    for (;;)
+        pause();
+}
+
+/* As a container's mount that outlived the host's: nobody has it open, and we see no mount. */
+static void who_has_it_mounted_elsewhere_is_named(void **state)
+{
+    const struct test_dir *dir = *state;
+    int fds[2], status = 0;
+    char said = 'n';
+
+    if (geteuid() != 0)
+        skip();
+    _cleanup_free_ char *file = make_file(dir, "mine");
+    const char *argv[] = {"mkfs.ext4", "-q", "-F", file, NULL};
+    assert_int_equal(process_run(argv, NULL, &status, NULL, NULL), 0);
+    assert_int_equal(status, 0);
+    attach(file);
+    *strrchr(file, '/') = '\0';
+    assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+    pid_t child = fork();
+    if (child == 0)
+        mount_and_wait(file, fds[1]);
+    bool mounted = read(fds[0], &said, 1) == 1 && said == 'y';
+    _cleanup_free_ char *users = device_users(device);
+    _cleanup_free_ char *expected = str_format("a mount of node_loop (pid %d)", child);
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    close(fds[0]);
+    close(fds[1]);
+    assert_int_equal(loop_device_release(file, NULL), 0);
+    assert_true(mounted);
+    assert_non_null(strstr(users, expected));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(what_became_anothers_stays, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(who_has_it_open_is_named, test_dir_setup, test_dir_teardown),
+        cmocka_unit_test_setup_teardown(who_has_it_mounted_elsewhere_is_named, test_dir_setup,
+                                        test_dir_teardown),
     };
     return cmocka_run_group_tests_name("node_loop", tests, NULL, NULL);
 }
