@@ -442,7 +442,7 @@ def group_survives(stack, prefix, kill, restore):
     print(f"# seed {seed}")
     choice = random.Random(seed)
     volumes = [stack.b.csi.create(f"{prefix}-{zone}", parameters={"zone": zone}).volume_id for zone in "ab"]
-    for i in range(4):
+    for i in range(3):
         call = threading.Thread(target=harness.status_of, args=(group, stack.a.csi, f"{prefix}-{i}", volumes))
         call.start()
         time.sleep(choice.random() * 0.08)  # anywhere in the call; which place decides nothing
