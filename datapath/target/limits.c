@@ -36,6 +36,19 @@ static uint64_t rate_take(struct rate *rate, uint64_t units, uint64_t now_ns)
     return from_ns > now_ns + burst_ns ? from_ns - burst_ns : now_ns;
 }
 
+static void rate_give_back(struct rate *rate, uint64_t units)
+{
+    uint64_t per_s = atomic_load_explicit(&rate->per_s, memory_order_relaxed);
+    if (!per_s)
+        return;
+    uint64_t cost_ns = rate_cost_ns(per_s, units);
+    uint64_t arrival_ns = atomic_load_explicit(&rate->arrival_ns, memory_order_relaxed);
+    while (!atomic_compare_exchange_weak_explicit(&rate->arrival_ns, &arrival_ns,
+                                                  arrival_ns > cost_ns ? arrival_ns - cost_ns : 0,
+                                                  memory_order_relaxed, memory_order_relaxed))
+        ;
+}
+
 bool limits_set(struct limits *limits, const struct volume_limits *to, uint64_t now_ns)
 {
     const struct volume_limits *set = &limits->set;
@@ -47,6 +60,12 @@ bool limits_set(struct limits *limits, const struct volume_limits *to, uint64_t 
     limits->set = *to;
     atomic_store_explicit(&limits->limited, to->iops || to->bytes_per_s, memory_order_relaxed);
     return true;
+}
+
+void limits_give_back(struct limits *limits, uint64_t bytes)
+{
+    rate_give_back(&limits->operations, 1);
+    rate_give_back(&limits->bytes, bytes);
 }
 
 uint64_t limits_take(struct limits *limits, uint64_t bytes, uint64_t now_ns)

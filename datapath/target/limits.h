@@ -39,6 +39,9 @@ bool limits_set(struct limits *limits, const struct volume_limits *to, uint64_t 
 /* Charge one operation of so many bytes: when it may begin, now_ns or later. Any thread. */
 uint64_t limits_take(struct limits *limits, uint64_t bytes, uint64_t now_ns);
 
+/* Take such a charge back: the operation ended before it began. Any thread. */
+void limits_give_back(struct limits *limits, uint64_t bytes);
+
 static inline bool limits_on(const struct limits *limits)
 {
     return atomic_load_explicit(&limits->limited, memory_order_relaxed);

@@ -19,11 +19,13 @@ void throttle_init(struct throttle *throttle)
     *throttle = (struct throttle){.at = &throttle->first, .timer = {.done = throttle_timer_done}};
 }
 
-static uint64_t throttle_take(const struct task *task)
+static void throttle_take(const struct task *task)
 {
-    const struct connection *connection = task->connection;
-    return limits_take(connection->session->limits, scsi_task_limited_bytes(&task->scsi),
-                       loop_now_ns(connection->reactor->loop));
+    struct connection *connection = task->connection;
+    struct throttle *throttle = &connection->throttle;
+    throttle->taken_bytes = scsi_task_limited_bytes(&task->scsi);
+    throttle->until_ns = limits_take(connection->session->limits, throttle->taken_bytes,
+                                     loop_now_ns(connection->reactor->loop));
 }
 
 static void throttle_arm(struct connection *connection)
@@ -75,7 +77,7 @@ bool throttle_holds(struct task *task, void (*go_on)(struct task *task))
         return false;
     task->charged = true;
     if (!throttle->first) {
-        throttle->until_ns = throttle_take(task);
+        throttle_take(task);
         if (throttle->until_ns <= loop_now_ns(connection->reactor->loop))
             return false;
     }
@@ -93,7 +95,7 @@ static void throttle_run(struct connection *connection)
         struct task *task = throttle->first;
         throttle_remove(task);
         if (throttle->first)
-            throttle->until_ns = throttle_take(throttle->first);
+            throttle_take(throttle->first);
         task->go_on(task);
     }
     throttle_arm(connection);
@@ -110,13 +112,18 @@ static void throttle_timer_done(struct loop_op *op, int res, unsigned flags)
     connection_operation_end(connection);
 }
 
-/* Whoever comes next goes by the time that this one had taken. */
+/* Whoever comes next goes by the time that this one had taken; the last one gives it back, so that an
+ * initiator that loses patience again and again does not use the limit up. */
 void throttle_leave(struct task *task)
 {
     struct connection *connection = task->connection;
+    struct throttle *throttle = &connection->throttle;
     throttle_remove(task);
-    if (!connection->throttle.first && connection->throttle.timing)
-        loop_cancel(connection->reactor->loop, &connection->throttle.timer);
+    if (throttle->first)
+        return;
+    limits_give_back(connection->session->limits, throttle->taken_bytes);
+    if (throttle->timing)
+        loop_cancel(connection->reactor->loop, &throttle->timer);
 }
 
 bool throttle_has_room(const struct task *task)
@@ -133,7 +140,7 @@ void throttle_look_again(struct connection *connection)
     if (!throttle->first)
         return;
     connection->inflight++;
-    throttle->until_ns = throttle_take(throttle->first);
+    throttle_take(throttle->first);
     if (throttle->timing)
         loop_cancel(connection->reactor->loop, &throttle->timer); /* its end looks at the new time */
     throttle_run(connection);

@@ -20,7 +20,8 @@ struct task;
 
 struct throttle {
     struct task *first, **at;
-    uint64_t until_ns; /* the first one's */
+    uint64_t until_ns;    /* the first one's … */
+    uint64_t taken_bytes; /* … for which so many were charged */
     struct loop_op timer;
     bool timing;
 };

@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 """A volume's size and limits, changed while it is in use: ExpandVolume, ModifyVolume, and what sessions see of them."""
+import socket
 import struct
 import sys
 import threading
@@ -194,6 +195,14 @@ def drains(target):
     tags = [session.write(number, b"d" * 4096) for number in range(100)]
     expect(session.wait(session.management(raw_iscsi.ABORT_TASK, tags[70]))[0], 0, "ABORT TASK of one that waits")
     expect(session.wait(session.management(raw_iscsi.LUN_RESET))[0], 0, "LOGICAL UNIT RESET")
+    modify(volume, iops=5)
+    session.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for _ in range(300):  # what was charged for those that never began is given back
+        session.read(0, 1)
+        session.read(0, 1)
+        session.wait(session.management(raw_iscsi.LUN_RESET))
+    expect(session.wait(session.read(0, 1))[0], 0, "a read after many resets")
+    modify(volume, iops=1)
     for number in range(100):
         session.write(number, b"d" * 4096)
     with login(attachment) as other:

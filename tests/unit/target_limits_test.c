@@ -134,6 +134,23 @@ static void change_holds_at_once(void **state)
     assert_int_equal(limits_take(&limits, MIB, now_ns), now_ns);
 }
 
+/* What was charged and did not begin is there again, and never more than that. */
+static void charge_is_given_back(void **state)
+{
+    struct limits limits = {0};
+    (void)state;
+    limits_set(&limits, &(struct volume_limits){.iops = 10, .bytes_per_s = MIB}, START);
+    limits_take(&limits, MIB, START);
+    uint64_t next_ns = limits_take(&limits, MIB, START);
+    for (unsigned i = 0; i < 100; i++) {
+        limits_give_back(&limits, MIB);
+        assert_int_equal(limits_take(&limits, MIB, START), next_ns);
+    }
+    limits_set(&limits, &(struct volume_limits){.bytes_per_s = 1}, 1);
+    limits_give_back(&limits, MIB); /* of before the change */
+    assert_int_equal(limits_take(&limits, 1, START), START);
+}
+
 #define TAKERS 4
 #define TAKES 50000
 
@@ -169,6 +186,7 @@ int main(void)
         cmocka_unit_test(burst_comes_after_an_idle_time),
         cmocka_unit_test(large_command_passes),
         cmocka_unit_test(change_holds_at_once),
+        cmocka_unit_test(charge_is_given_back),
         cmocka_unit_test(takers_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
