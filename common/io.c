@@ -114,24 +114,32 @@ static int read_to_end(int fd, size_t limit, char **ret_text, size_t *ret_length
     return 0;
 }
 
+static int read_error(struct error *err, int errnum, bool opened, int dir_fd, const char *name,
+                      size_t limit_bytes)
+{
+    char path[PATH_MAX + NAME_MAX];
+
+    io_path(dir_fd, name, path, sizeof(path));
+    if (opened && errnum == EFBIG)
+        return error_set(err, E_OUT_OF_RANGE, "%s is larger than the %zu bytes allowed", path, limit_bytes);
+    if (!opened && errnum == ENOENT)
+        return error_set(err, E_NOT_FOUND, "%s does not exist", path);
+    return error_errno(err, errnum, "cannot %s %s", opened ? "read" : "open", path);
+}
+
 int io_read_file_at(int dir_fd, const char *name, size_t limit_bytes, char **ret_text, size_t *ret_length,
                     struct error *err)
 {
     _cleanup_fd_ int fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOCTTY);
-    char path[PATH_MAX + NAME_MAX], *text = NULL;
+    char *text = NULL;
     size_t length = 0;
     int r;
 
-    io_path(dir_fd, name, path, sizeof(path));
-    if (fd < 0 && errno == ENOENT)
-        return error_set(err, E_NOT_FOUND, "%s does not exist", path);
     if (fd < 0)
-        return error_errno(err, errno, "cannot open %s", path);
+        return read_error(err, errno, false, dir_fd, name, limit_bytes);
     r = read_to_end(fd, limit_bytes, &text, &length);
-    if (r == -EFBIG)
-        return error_set(err, E_OUT_OF_RANGE, "%s is larger than the %zu bytes allowed", path, limit_bytes);
     if (r < 0)
-        return error_errno(err, -r, "cannot read %s", path);
+        return read_error(err, -r, true, dir_fd, name, limit_bytes);
     *ret_text = text;
     if (ret_length)
         *ret_length = length;

@@ -48,18 +48,19 @@ int record_load(int dir_fd, const char *name, int format, json_t **ret_object, s
     r = io_read_file_at(dir_fd, name, RECORD_LIMIT_BYTES, &text, &length, err);
     if (r != E_OK)
         return r;
-    io_path(dir_fd, name, path, sizeof(path));
     object = json_loadb(text, length, JSON_REJECT_DUPLICATES, &problem);
     explicit_bzero(text, length);
+    if (object && json_is_object(object) && check_format(object, "", format, NULL) == E_OK) {
+        *ret_object = TAKE_PTR(object);
+        return E_OK;
+    }
+    io_path(dir_fd, name, path,
+            sizeof(path)); /* for the words alone: it would be a large part of a store's start */
     if (!object)
         return error_set(err, E_CORRUPT, "%s does not parse: line %d: %s", path, problem.line, problem.text);
     if (!json_is_object(object))
         return error_set(err, E_CORRUPT, "%s does not hold a JSON object", path);
-    r = check_format(object, path, format, err);
-    if (r != E_OK)
-        return r;
-    *ret_object = TAKE_PTR(object);
-    return E_OK;
+    return check_format(object, path, format, err);
 }
 
 /* A shallow copy of object with "format" as its first member; NULL when memory ran out. */
