@@ -111,7 +111,7 @@ def test_without_being_asked(stack):
         os.close(fd)
         return device_bytes(node, volume) == 80 * MIB
     harness.wait_until(grown, "the device has grown")
-    equal(node.status(volume)["size_bytes"], 80 * MIB, "status.json")
+    harness.wait_until(lambda: node.status(volume)["size_bytes"] == 80 * MIB, "status.json says so")
     node.leave(volume)
 
 
