@@ -133,11 +133,14 @@ class Guest:
     packages   Debian packages to have besides what this machine has (unpacked only: no maintainer script runs)
     system     a Debian 12 with systemd and udev as root, on a disk; without it the root is this machine's files
     boot       False: the caller boots it, after it has put into machine.folder what the guest is to find there
+    cpus       processors
+    options    more words of QEMU's command line
     """
 
-    def __init__(self, kernel, disks=(), packages=(), memory="2G", system=False, boot=True):
+    def __init__(self, kernel, disks=(), packages=(), memory="2G", system=False, boot=True, cpus=2, options=()):
         if not shutil.which("qemu-system-x86_64"):
             raise Unavailable("qemu-system-x86_64 is not here: scripts/install-deps")
+        self.cpus, self.options = cpus, list(options)
         self.kernel, self.memory, self.init = debian.Kernel(kernel), memory, "/sbin/init" if system else HERE / "start.sh"
         self.version = self.kernel.version
         layers = [debian.layer(packages)] if packages else []
@@ -193,7 +196,7 @@ class Guest:
     def _command(self, initramfs):
         words = ["setpriv", "--pdeathsig", "KILL",  # not even a killed test leaves a guest behind
                  "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35,accel=tcg",
-                 "-cpu", "Nehalem", "-smp", "2", "-m", self.memory, "-no-reboot", "-kernel", self.kernel.image, "-initrd",
+                 "-cpu", "Nehalem", "-smp", self.cpus, "-m", self.memory, "-no-reboot", "-kernel", self.kernel.image, "-initrd",
                  initramfs, "-append", "console=ttyS0 loglevel=4 panic=-1 oops=panic no_timer_check rdinit=/init net.ifnames=0 "
                  "systemd.wants=guest-agent.service systemd.show_status=0 audit=0 mitigations=off",
                  "-serial", f"file:{self.console}", "-device", "virtio-rng-pci",
@@ -203,7 +206,7 @@ class Guest:
                  "-device", "virtserialport,chardev=agent,name=guest"]
         for form, image in self._images:
             words += ["-drive", f"file={image},format={form},if=virtio,cache=unsafe,discard=unmap"]
-        return [str(word) for word in words]
+        return [str(word) for word in [*words, *self.options]]
 
     def _connect(self):
         end = time.monotonic() + 30
