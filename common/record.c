@@ -50,7 +50,7 @@ int record_load(int dir_fd, const char *name, int format, json_t **ret_object, s
         return r;
     object = json_loadb(text, length, JSON_REJECT_DUPLICATES, &problem);
     explicit_bzero(text, length);
-    if (object && json_is_object(object) && check_format(object, "", format, NULL) == E_OK) {
+    if (json_is_object(object) && check_format(object, "", format, NULL) == E_OK) {
         *ret_object = TAKE_PTR(object);
         return E_OK;
     }
