@@ -291,6 +291,33 @@ def link_cut(cluster):
         print(f"# link-cut: {writer.finish()}", flush=True)
 
 
+def grown(cluster):
+    """The disk grows under a writer; where the server cannot be reached the call ends in time, and a repeat goes on."""
+    node, server, volume = cluster.n1, cluster.target.controller, cluster.block_volume()
+
+    def grow(size):
+        have = server.GetVolume(volume_id=volume.id).volume
+        server.ExpandVolume(volume_id=volume.id, size_bytes=size, record_generation=have.record_generation)
+
+    def expand(timeout_s=SLOW_S):
+        return node.csi.NodeExpandVolume(volume_id=volume.id, volume_path=str(node.staging(volume)),
+                                         timeout_s=timeout_s).capacity_bytes
+
+    with cluster.staged(volume) as path:
+        writer = Writer(path)
+        writer.more()
+        grow(96 * MIB)
+        equal(expand(), 96 * MIB, "capacity_bytes")
+        equal(int(harness.run("blockdev", "--getsize64", path).stdout), 96 * MIB, "the disk's size")
+        with cluster.link_cut():
+            grow(128 * MIB)
+            assert harness.status_of(expand, timeout_s=8) in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+        harness.wait_until(lambda: harness.status_of(expand) == "OK", "it grows once the server is back", SLOW_S)
+        equal(int(harness.run("blockdev", "--getsize64", path).stdout), 128 * MIB, "the disk's size")
+        writer.more()
+        writer.finish()
+
+
 def iscsid_killed(cluster):
     """Without iscsid nothing reconnects, and I/O waits; a new one takes the sessions over."""
     with cluster.staged(cluster.block_volume()) as path:
@@ -442,6 +469,7 @@ def fence_in_mkfs(cluster):
 
 CASES = (("ext4", lambda cluster: file_system(cluster, "ext4", 64 * MIB)), ("target-killed", target_killed),
          ("fence", fence), ("fence-in-mkfs", fence_in_mkfs), ("secret", secret), ("commands", commands), ("link-cut", link_cut),
+         ("grown", grown),
          ("node-killed", node_killed), ("half-done", half_done), ("others", others), ("errors", errors), ("read-only", read_only),
          ("iscsid-killed", iscsid_killed), ("xfs", lambda cluster: file_system(cluster, "xfs", XFS_BYTES)))
 
