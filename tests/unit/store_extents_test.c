@@ -43,7 +43,8 @@ static void change_at_random(struct bench *bench, unsigned *seed, unsigned chang
         static const enum image_verb verbs[] = {IMAGE_WRITE, IMAGE_WRITE, IMAGE_UNMAP, IMAGE_WRITE_ZEROES};
         enum image_verb verb = verbs[rand_r(seed) % 4];
         uint64_t block = (uint64_t)rand_r(seed) % BLOCKS;
-        uint64_t blocks = MIN(1 + (uint64_t)rand_r(seed) % 40, BLOCKS - block);
+        uint64_t wish = 1 + (uint64_t)rand_r(seed) % 40; /* MIN() would throw the dice twice */
+        uint64_t blocks = MIN(wish, BLOCKS - block);
 
         /* Zeroes with 'a' keep their space, and the same byte may be written again. */
         test_io_run(&bench->loop, bench->image, verb, block * BLOCK, blocks * BLOCK, 'a' + rand_r(seed) % 3,
