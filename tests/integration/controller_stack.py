@@ -95,6 +95,11 @@ class Csi:
         fields.setdefault("capacity_range", {"required_bytes": size})
         return self.CreateVolume(name=name, timeout_s=timeout_s, **fields).volume
 
+    def wait_for_servers(self):
+        """Until the controller reaches every storage server: it looks for one that was away once in a second."""
+        harness.wait_until(lambda: harness.status_of(self.ControllerListVolumeHealth) == "OK",
+                           "the controller reaches each storage server")
+
     def publish(self, volume_id, node_id, timeout_s=30, **fields):
         fields.setdefault("volume_capability", self.capability())
         return self.ControllerPublishVolume(volume_id=volume_id, node_id=node_id, timeout_s=timeout_s, **fields)

@@ -274,6 +274,7 @@ def test_fence_partial(stack, cli):
     cli.run("node", "fence", "node-p", expect=RETRY)
     for target in stack.targets:
         target.start()
+    stack.a.csi.wait_for_servers()
     cli.run("node", "unfence", "node-p")
     cli.run("node", "unfence", "node-x", expect=NOT_FOUND, contains="node-x")
 
@@ -307,6 +308,7 @@ def test_lists_partial(stack, cli):
         cli.run(*words, expect=RETRY, contains="s2")
     for target in stack.targets:
         target.start()
+    stack.a.csi.wait_for_servers()
 
 
 def test_roles(stack, cli):

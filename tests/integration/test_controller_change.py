@@ -159,7 +159,7 @@ def test_health_unreadable(stack):
     good = record.read_bytes()
     record.write_bytes(good[:len(good) // 2])
     target.start()
-    harness.wait_until(lambda: harness.status_of(csi.ControllerListVolumeHealth) == "OK", "the server is back")
+    csi.wait_for_servers()
     for health in ([csi.ControllerGetVolumeHealth(volume_id=volume_id).volume_health],
                    csi.ControllerListVolumeHealth().entries):
         equal([(one.volume_id, [(kinds.Name(each.status), each.reason) for each in one.health_statuses])
@@ -168,7 +168,7 @@ def test_health_unreadable(stack):
     target.kill()
     record.write_bytes(good)
     target.start()
-    harness.wait_until(lambda: harness.status_of(csi.ControllerListVolumeHealth) == "OK", "the server is back")
+    csi.wait_for_servers()
     equal(len(csi.ControllerListVolumeHealth().entries), 0, "well again")
 
 
@@ -182,7 +182,7 @@ def test_server_away(stack):
     status("UNAVAILABLE", csi.ControllerGetVolumeHealth, volume_id=volume_id, contains="s2")
     status("UNAVAILABLE", csi.ControllerListVolumeHealth, contains="s2")
     victim.start()
-    harness.wait_until(lambda: harness.status_of(csi.ControllerListVolumeHealth) == "OK", "the server is back")
+    csi.wait_for_servers()
 
 
 TESTS = [test_expand_refused, test_expand_enough, test_expand, test_expand_no_space, test_modify_refused, test_modify,

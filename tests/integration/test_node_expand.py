@@ -125,7 +125,7 @@ def test_while_the_server_is_away(stack):
     assert harness.status_of(expand, node, volume, timeout_s=3) in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
     assert time.monotonic() - began < 20, "it did not end by its deadline"
     stack.target.start()
-    harness.wait_until(lambda: harness.status_of(stack.controller.csi.GetCapacity) == "OK", "the controller reaches it")
+    stack.controller.csi.wait_for_servers()
     harness.wait_until(lambda: device_bytes(node, volume) == 72 * MIB, "the device has grown")
     equal(expand(node, volume), 72 * MIB, "capacity_bytes")
     node.leave(volume)

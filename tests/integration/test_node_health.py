@@ -39,7 +39,7 @@ def is_well(node, volume):
 
 def back(stack):
     stack.target.start()
-    harness.wait_until(lambda: harness.status_of(stack.controller.csi.GetCapacity) == "OK", "the controller reaches it")
+    stack.controller.csi.wait_for_servers()
 
 
 def test_well(stack):

@@ -80,6 +80,7 @@ def set_write_failed(stack, volume):
     stack.target.kill()
     path.write_text(json.dumps({**json.loads(path.read_text()), "write_failed": True}))
     stack.target.start()
+    stack.controller.csi.wait_for_servers()
 
 
 def test_write_failed_is_not_mounted(stack):
