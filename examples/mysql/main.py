@@ -60,7 +60,7 @@ class Example:
     # ---- everything up ----
 
     def start(self):
-        say("three hosts: a storage node, compute nodes a and b; and a front with the address of the service")
+        say("four hosts: a storage host, compute nodes a and b, and a front with the address of the service")
         self.network = Network(self.log_dir)
         front = self.network.add("front", "10.77.0.1")
         store = self.network.add("store", "10.77.0.2")

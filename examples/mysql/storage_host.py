@@ -1,4 +1,4 @@
-"""The storage node: a disk that can lose power, XFS on it, the pool, and mooring-target."""
+"""The storage host: a disk that can lose power, XFS on it, the pool, and mooring-target."""
 
 import json
 import os
