@@ -117,10 +117,12 @@ def test_goes_on(stack):
     status.write_text(kept)
     check = json.dumps({"auto": "fuse", "version": "9.0", "state_format": 1, "take_over_formats": [1]})
     install(libexec, f"#!/bin/sh\n[ \"$1\" = --check ] && echo '{check}' && exit\nexit 1\n")
+    before = [node.pid(volume) for volume in volumes]
     rows, words = upgrade(node, expect=None)
     equal([row["volume_id"] for row in rows], [volumes[0].id], "tried with a program that does not serve")
     assert "2 more are left" in words, words
-    equal([node.pid(volume) is None for volume in volumes], [True, False, False], "which device processes ended")
+    equal([node.pid(volume) != pid for volume, pid in zip(volumes, before)], [True, False, False],
+          "which device processes ended")  # a successor that is just failing may live for a moment
     install(libexec)
     node.wait_ready(volumes[0])
     for volume in volumes:
