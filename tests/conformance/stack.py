@@ -13,6 +13,7 @@ import controller_stack
 import harness
 import node_fixture
 import rules
+from controller_stack import equal
 from google.protobuf import descriptor_pb2
 
 MIB = 1 << 20
@@ -312,10 +313,6 @@ def same_or_aborted(results, key=lambda answer: answer.SerializeToString(determi
     codes = {code for code, _ in results}
     assert codes <= {"OK", "ABORTED"} and "OK" in codes, sorted(code for code, _ in results)
     assert len({key(answer) for code, answer in results if code == "OK"}) == 1, "answers differ"
-
-
-def equal(actual, expected, what=""):
-    assert actual == expected, f"{what}: {actual!r}, not {expected!r}"
 
 
 __all__ = ["MARKER", "MIB", "ZONE", "Stack", "equal", "refused", "rules", "same_or_aborted"]

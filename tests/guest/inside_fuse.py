@@ -10,7 +10,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "integratio
 
 import harness
 import test_device
-from device_fixture import MIB, Device, Load, errno_of, grow_mounted
+from device_fixture import MIB, Device, Load, grow_mounted
+from harness import errno_of
 
 
 def written(device):
@@ -73,7 +74,7 @@ def fenced(scratch, target):
     target.operator.FenceNode(node_id="n-fenced", reason="test")
     device.wait_state("failed", timeout_s=120)
     for call in ((test_device.read_direct, path, 0, 4096), (test_device.write_direct, path, 0, bytes(4096))):
-        number, _ = errno_of(*call)
+        number = errno_of(*call)
         assert number == errno.EIO, f"errno {number}"
     assert device.end() == 0
 

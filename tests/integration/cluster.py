@@ -17,33 +17,19 @@ import time
 import uuid
 
 import harness
-from controller_stack import MIB, Controller, Csi, equal, status
+from controller_stack import MIB, Controller, Csi, equal, settle, status
+from harness import errno_of
 from target_fixture import Attachment, Volume
 
 BLOCK = 4096
 AUTHORIZATION, UNAVAILABLE = 0x0202, 0x0301  # login statuses, RFC 7143 11.13.5
 __all__ = ["AUTHORIZATION", "Attachment", "BLOCK", "Cluster", "Csi", "MIB", "UNAVAILABLE", "Volume", "Writer", "equal",
-           "seeded", "settle", "start_thread", "status"]
+           "errno_of", "seeded", "settle", "start_thread", "status"]
 
 
 def seeded():
     """The run's source of randomness, its seed printed."""
-    seed = int(os.environ.get("MOORING_SEED") or random.randrange(1 << 31))
-    print(f"# seed {seed}", flush=True)
-    return random.Random(seed)
-
-
-def settle(call, *arguments, answers=("ABORTED", "UNAVAILABLE"), limit_s=20, **fields):
-    """What a CO does: again while the answer says that it may work later. The result."""
-    import grpc
-    end = time.monotonic() + limit_s
-    while True:
-        try:
-            return call(*arguments, **fields)
-        except grpc.RpcError as error:
-            if error.code().name not in answers or time.monotonic() > end:
-                raise
-        time.sleep(0.02)
+    return random.Random(harness.seed())
 
 
 class start_thread(threading.Thread):
@@ -472,15 +458,6 @@ def _write_block(path, block, content, fsync):
             os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def errno_of(call, *arguments, **options):
-    """The errno that a call fails with, or 0."""
-    try:
-        call(*arguments, **options)
-    except OSError as error:
-        return error.errno
-    return 0
 
 
 # ---- a test program ----

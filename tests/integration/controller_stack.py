@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import sys
+import time
 import uuid
 
 import harness
@@ -235,6 +236,19 @@ def status(expected, call, *arguments, contains="", **fields):
         return error.details()
     equal("OK", expected, f"{arguments} {fields}")
     return ""
+
+
+def settle(call, *arguments, answers=("ABORTED", "UNAVAILABLE"), limit_s=30, **fields):
+    """What a CO does: again while the answer says that it may work later. The result."""
+    import grpc
+    end = time.monotonic() + limit_s
+    while True:
+        try:
+            return call(*arguments, **fields)
+        except grpc.RpcError as error:
+            if error.code().name not in answers or time.monotonic() > end:
+                raise
+        time.sleep(0.02)
 
 
 def needs(stack, feature):

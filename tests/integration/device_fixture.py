@@ -5,7 +5,6 @@ import os
 import secrets
 import signal
 import subprocess
-import time
 
 import harness
 from target_fixture import Volume
@@ -146,7 +145,8 @@ class Load:
         self.process = scratch.start(
             harness.program("fio"), "--name=load", f"--filename={device.path}", "--direct=1", "--ioengine=io_uring",
             "--rw=randrw", "--bsrange=4k-64k", f"--iodepth={iodepth}", f"--size={size}", f"--offset={offset}",
-            "--verify=crc32c", "--verify_state_save=0", "--verify_backlog=64", f"--fsync={fsync}", "--time_based", f"--runtime={seconds}",
+            "--verify=crc32c", "--verify_state_save=0", "--verify_backlog=64", f"--fsync={fsync}", "--time_based",
+            f"--runtime={seconds}",
             *extra, log=self.log)
 
     def running(self):
@@ -188,16 +188,6 @@ def stop_process(process):
 
 def continue_process(process):
     os.kill(process.pid, signal.SIGCONT)
-
-
-def errno_of(call, *arguments):
-    """The errno that a call fails with, or 0; and how long it took."""
-    begin = time.monotonic()
-    try:
-        call(*arguments)
-    except OSError as error:
-        return error.errno, time.monotonic() - begin
-    return 0, time.monotonic() - begin
 
 
 def read_direct(path, offset, length):

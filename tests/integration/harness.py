@@ -9,8 +9,8 @@ A test program:
 
 and sys.exit(harness.main(main)).
 
-MOORING_BUILD names the build directory that has bin/. Processes are ended by their pid, in the reverse order of
-their start; nothing here ends a process by name.
+MOORING_BUILD names the build directory that has bin/ (default: build/release). Processes are ended by their pid, in the
+reverse order of their start; nothing here ends a process by name.
 """
 import contextlib
 import importlib
@@ -28,7 +28,7 @@ import time
 import traceback
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-BUILD = pathlib.Path(os.environ.get("MOORING_BUILD", ROOT / "build"))
+BUILD = pathlib.Path(os.environ.get("MOORING_BUILD", ROOT / "build" / "release"))
 
 
 class Skip(Exception):
@@ -67,6 +67,22 @@ def wait_until(condition, what, timeout_s=30, pause_s=0.02):
         if time.monotonic() > end:
             raise AssertionError(f"waited {timeout_s} s in vain: {what}")
         time.sleep(pause_s)
+
+
+def seed():
+    """What the run's randomness follows; MOORING_SEED gives it again."""
+    drawn = int(os.environ.get("MOORING_SEED") or random.SystemRandom().randrange(1 << 31))
+    print(f"# seed {drawn}", flush=True)
+    return drawn
+
+
+def errno_of(call, *arguments, **options):
+    """The errno that a call fails with, or 0."""
+    try:
+        call(*arguments, **options)
+    except OSError as error:
+        return error.errno
+    return 0
 
 
 _given_ports = set()

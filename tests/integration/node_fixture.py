@@ -34,6 +34,18 @@ def loop_devices():
     return dict(tuple(part.strip() for part in line.split(None, 1)) for line in listed if len(line.split(None, 1)) == 2)
 
 
+def filesystem_bytes(path):
+    usage = os.statvfs(path)
+    return usage.f_blocks * usage.f_frsize
+
+
+def write_and_sync(path, data, how="wb"):
+    with open(path, how) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def load(stack, target, seconds, block=False):
     """fio that verifies what it wrote; its end says whether a write failed or data was wrong."""
     place = [f"--filename={target}", "--allow_mounted_write=1"] if block else [f"--directory={target}"]

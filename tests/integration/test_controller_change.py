@@ -4,7 +4,6 @@ their error tables, over real storage servers (root is needed for their pools)."
 import sys
 
 import controller_stack
-import harness
 from controller_stack import MIB, equal, needs, status
 
 MISSING = "s1.00000000000000ff"

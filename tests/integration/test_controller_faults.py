@@ -8,24 +8,7 @@ import time
 
 import controller_stack
 import harness
-from controller_stack import MIB, equal, status
-
-
-def settle(call, *arguments, **fields):
-    """What a CO does: again while the answer is ABORTED or UNAVAILABLE."""
-    import grpc
-    result = []
-
-    def attempt():
-        try:
-            result.append(call(*arguments, **fields))
-        except grpc.RpcError as error:
-            if error.code().name not in ("ABORTED", "UNAVAILABLE"):
-                raise
-        return bool(result)
-
-    harness.wait_until(attempt, "the call succeeds")
-    return result[0]
+from controller_stack import MIB, equal, settle, status
 
 
 def volumes_named(stack, name):
@@ -34,8 +17,7 @@ def volumes_named(stack, name):
 
 def test_two_controllers(stack):
     """The same names from both at once, and deletes in between: never two volumes of one name."""
-    seed = random.randrange(1 << 32)
-    print(f"# seed {seed}")
+    seed = harness.seed()
     failures = []
 
     def client(csi, choice):
@@ -66,9 +48,7 @@ def test_two_controllers(stack):
 
 def test_controller_killed(stack):
     """kill -9 in the middle of CreateVolume: a retry by the other controller comes to one volume."""
-    seed = random.randrange(1 << 32)
-    print(f"# seed {seed}")
-    choice = random.Random(seed)
+    choice = random.Random(harness.seed())
     for i in range(8):
         name = f"killed-{i}"
         call = threading.Thread(target=harness.status_of, args=(stack.a.csi.create, name))

@@ -8,27 +8,10 @@ import time
 
 import controller_stack
 import harness
-from controller_stack import MIB, equal, needs, status
+from controller_stack import MIB, equal, needs, settle, status
 
 MISSING_VOLUME, MISSING = "s1.00000000000000ff", "s1.s-00000000000000ff"
 BLOCK = 65536
-
-
-def settle(call, *arguments, **fields):
-    """What a CO does: again while the answer is ABORTED or UNAVAILABLE."""
-    import grpc
-    result = []
-
-    def attempt():
-        try:
-            result.append(call(*arguments, **fields))
-        except grpc.RpcError as error:
-            if error.code().name not in ("ABORTED", "UNAVAILABLE"):
-                raise
-        return bool(result)
-
-    harness.wait_until(attempt, "the call succeeds")
-    return result[0]
 
 
 class Writer:
@@ -259,8 +242,7 @@ def test_server_away(stack):
 def test_two_controllers(stack):
     """The same names for two volumes from both at once, and deletes in between: never two snapshots of one name."""
     needs(stack, "snapshots")
-    seed = random.randrange(1 << 32)
-    print(f"# seed {seed}")
+    seed = harness.seed()
     volumes = [stack.a.csi.create(f"race-{zone}", parameters={"zone": zone}).volume_id for zone in "ab"]
     failures = []
 
@@ -438,9 +420,7 @@ def test_group_two_controllers(stack):
 
 def group_survives(stack, prefix, kill, restore):
     """Kill something anywhere in CreateVolumeGroupSnapshot: a repeat by the other controller comes to one whole group."""
-    seed = random.randrange(1 << 32)
-    print(f"# seed {seed}")
-    choice = random.Random(seed)
+    choice = random.Random(harness.seed())
     volumes = [stack.b.csi.create(f"{prefix}-{zone}", parameters={"zone": zone}).volume_id for zone in "ab"]
     for i in range(3):
         call = threading.Thread(target=harness.status_of, args=(group, stack.a.csi, f"{prefix}-{i}", volumes))

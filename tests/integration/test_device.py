@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """mooring-device and mooring-holder against a real mooring-target: the block device outlives what dies around it."""
 import errno
 import json
@@ -12,8 +12,9 @@ import threading
 import time
 
 import harness
-from device_fixture import (KIB, MIB, Device, Load, continue_process, errno_of, read_direct, run_suite, stop_process,
+from device_fixture import (KIB, MIB, Device, Load, continue_process, read_direct, run_suite, stop_process,
                             write_direct)
+from harness import errno_of
 
 
 def test_attach_and_detach(scratch, target):
@@ -145,7 +146,7 @@ def test_refused_replay(scratch, target):
     harness.wait_until(lambda: "only reads" in device.status()["error"], "the refusal is told")
     assert device.status()["state"] == "ready"
     assert read_direct(device.path, MIB, len(pattern)) == pattern
-    number, _took_s = errno_of(write_direct, device.path, 0, bytes(4 * KIB))
+    number = errno_of(write_direct, device.path, 0, bytes(4 * KIB))
     assert number == errno.EIO, f"errno {number}"
     target.operator.ClearWriteFailed(volume_id=device.volume.id)
     harness.wait_until(lambda: not device.status()["error"], "the replay succeeds in the end")
@@ -211,7 +212,7 @@ def test_fenced(scratch, target):
     target.operator.FenceNode(node_id="n-fenced", reason="test")
     device.wait_state("failed")
     for call in ((read_direct, device.path, 0, 4 * KIB), (write_direct, device.path, 0, bytes(4 * KIB))):
-        number, _took_s = errno_of(*call)
+        number = errno_of(*call)
         assert number == errno.EIO, f"errno {number}"
     assert device.end() == 0
 
@@ -223,7 +224,7 @@ def test_fenced_while_waiting(scratch, target):
     stop_process(device.process)
     target.operator.FenceNode(node_id="n-fenced-2", reason="test")
     numbers = []
-    reader = threading.Thread(target=lambda: numbers.append(errno_of(read_direct, path, MIB, 4 * KIB)[0]))
+    reader = threading.Thread(target=lambda: numbers.append(errno_of(read_direct, path, MIB, 4 * KIB)))
     reader.start()
     time.sleep(0.2)
     assert not numbers
@@ -248,7 +249,7 @@ def test_removed_before_start(scratch, target):
 def test_read_only(scratch, target):
     device = Device(scratch, target, start=False, read_only=True)
     device.start()
-    number, _took_s = errno_of(write_direct, device.path, 0, bytes(4 * KIB))
+    number = errno_of(write_direct, device.path, 0, bytes(4 * KIB))
     assert number in (errno.EPERM, errno.EROFS), f"errno {number}"
     assert len(read_direct(device.path, 0, 4 * KIB)) == 4 * KIB
 
@@ -295,7 +296,7 @@ def test_other_epoch_and_a_user(scratch, target):
     buffer = mmap.mmap(-1, 4096)
     try:
         device.kill()
-        reader = threading.Thread(target=lambda: numbers.append(errno_of(os.preadv, fd, [buffer], MIB)[0]))
+        reader = threading.Thread(target=lambda: numbers.append(errno_of(os.preadv, fd, [buffer], MIB)))
         reader.start()
         device.config["epoch"] += 1
         device.start_device()
@@ -354,7 +355,7 @@ def test_unreadable_mount_is_aborted(scratch, target):
                                                   cwd=device.dir, pass_fds=[its.fileno()], check=False,
                                                   stderr=subprocess.DEVNULL).returncode == 0, "the holder takes it")
         numbers = []
-        reader = threading.Thread(target=lambda: numbers.append(errno_of(read_direct, path, MIB, 4 * KIB)[0]),
+        reader = threading.Thread(target=lambda: numbers.append(errno_of(read_direct, path, MIB, 4 * KIB)),
                                   daemon=True)
         reader.start()
         device.start_device()

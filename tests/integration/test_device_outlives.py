@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """What a block device outlives: its mooring-device, its mooring-holder, a lost path, a lack of memory."""
 import errno
 import json
@@ -15,8 +15,9 @@ import threading
 import time
 
 import harness
-from device_fixture import (KIB, MIB, Device, Load, continue_process, errno_of, read_direct, run_suite, stop_process,
+from device_fixture import (KIB, MIB, Device, Load, continue_process, read_direct, run_suite, stop_process,
                             write_direct)
+from harness import errno_of
 
 
 def kill_under_load(scratch, target, **config):
@@ -145,7 +146,7 @@ def test_device_and_holder_killed(scratch, target):
         device.kill()
         device.holder.kill()
         device.holder.wait()
-        assert errno_of(os.preadv, fd, [mmap.mmap(-1, 4096)], 0)[0] == errno.EIO
+        assert errno_of(os.preadv, fd, [mmap.mmap(-1, 4096)], 0) == errno.EIO
         device.start_holder()
         device.start_device()
         assert device.process.wait(30) == 1
@@ -166,9 +167,9 @@ def test_path_timeout(scratch, target):
     pattern = os.urandom(64 * KIB)
     write_direct(device.path, MIB, pattern)
     target.kill()
-    assert errno_of(read_direct, device.path, MIB, 4 * KIB)[0] == errno.EIO
+    assert errno_of(read_direct, device.path, MIB, 4 * KIB) == errno.EIO
     wait_expired(device)
-    assert errno_of(write_direct, device.path, MIB, bytes(4 * KIB))[0] == errno.EIO
+    assert errno_of(write_direct, device.path, MIB, bytes(4 * KIB)) == errno.EIO
     target.start()
     device.wait_state("ready")
     assert not device.status()["error"], device.status()
@@ -211,7 +212,7 @@ def test_path_timeout_and_the_end(scratch, target):
 
 
 def read_in_background(path, numbers):
-    reader = threading.Thread(target=lambda: numbers.append(errno_of(read_direct, path, MIB, 4 * KIB)[0]))
+    reader = threading.Thread(target=lambda: numbers.append(errno_of(read_direct, path, MIB, 4 * KIB)))
     reader.start()
     return reader
 

@@ -8,7 +8,7 @@ import time
 
 import harness
 from controller_stack import equal, status
-from node_fixture import MIB, XFS_BYTES, Background, load, load_is_well, run_all
+from node_fixture import MIB, XFS_BYTES, Background, filesystem_bytes, load, load_is_well, run_all
 
 
 def grow(stack, volume, size):
@@ -33,11 +33,6 @@ def need_ext4_growth():
         bounding = [int(line.split()[1], 16) for line in text if line.startswith("CapBnd:")][0]
     if not bounding >> 24 & 1:
         raise harness.Skip("growing a mounted ext4 needs CAP_SYS_RESOURCE, which this machine does not give to root")
-
-
-def filesystem_bytes(path):
-    usage = os.statvfs(path)
-    return usage.f_blocks * usage.f_frsize
 
 
 def grows_online(stack, kind, size, larger):

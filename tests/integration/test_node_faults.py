@@ -11,9 +11,8 @@ import time
 
 import harness
 from controller_stack import equal, status
-from node_fixture import MIB, XFS_BYTES, Background, Stack, is_mounted, load, load_is_well, loop_devices
-
-SEED = int(os.environ.get("MOORING_SEED", "0")) or random.randrange(1 << 30)
+from node_fixture import (MIB, XFS_BYTES, Background, Stack, is_mounted, load, load_is_well, loop_devices,
+                          write_and_sync)
 
 
 # ---- half-done calls ----
@@ -21,8 +20,7 @@ SEED = int(os.environ.get("MOORING_SEED", "0")) or random.randrange(1 << 30)
 
 def test_killed_in_stage(stack):
     """kill -9 at random moments of a Stage: the repeat finishes it."""
-    print(f"seed {SEED}")
-    rng, node = random.Random(SEED), stack.n1
+    rng, node = random.Random(harness.seed()), stack.n1
     for fs_type, size in (("ext4", 64 * MIB), ("xfs", XFS_BYTES)):
         volume = stack.volume(size=size, fs_type=fs_type).publish(node)
         for _ in range(4):
@@ -40,7 +38,7 @@ def test_killed_in_stage(stack):
 
 
 def test_killed_in_unstage(stack):
-    rng, node = random.Random(SEED + 1), stack.n1
+    rng, node = random.Random(harness.seed()), stack.n1
     volume = stack.volume()
     node.use(volume)
     node.unpublish(volume)
@@ -288,13 +286,6 @@ def move(target):
     target.config["portals"] = [target.portal]
 
 
-def write_and_sync(path):
-    with open(path, "wb") as file:
-        file.write(os.urandom(4 * MIB))
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def test_server_elsewhere(stack):
     """The storage server comes back where its devices do not look for it: mooring-node asks it, and what waits goes on.
     Also when mooring-node was away meanwhile, and for what is attached and ended after that."""
@@ -304,7 +295,7 @@ def test_server_elsewhere(stack):
     before, pid = json.loads(path.read_text()), node.pid(volume)
     for away in (False, True):
         stack.target.kill()
-        call = Background(write_and_sync, target / "file")
+        call = Background(write_and_sync, target / "file", os.urandom(4 * MIB))
         harness.wait_until(lambda: node.status(volume)["state"] == "waiting", "the device waits")
         if away:
             node.kill()

@@ -1,12 +1,11 @@
 #!/usr/bin/python3
 """File systems as other drivers get them wrong: copies with equal UUIDs, on the same node and larger than their source; unclean
 ones; features that older kernels do not know; mounts that are stacked, or that nobody knows any more."""
-import os
 import sys
 
 import harness
 from controller_stack import equal, status
-from node_fixture import MIB, XFS_BYTES, is_mounted, mounts, run_all
+from node_fixture import MIB, XFS_BYTES, filesystem_bytes, is_mounted, mounts, run_all, write_and_sync
 
 
 def copy_of(stack, source, size, larger):
@@ -23,18 +22,6 @@ def copy_of(stack, source, size, larger):
 def as_mounted(volume):
     volume.block, volume.capability = False, volume.csi.capability("SINGLE_NODE_MULTI_WRITER", block=False)
     return volume
-
-
-def filesystem_bytes(path):
-    usage = os.statvfs(path)
-    return usage.f_blocks * usage.f_frsize
-
-
-def write_and_sync(path, data, how="wb"):
-    with open(path, how) as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def copies(stack, kind, size):
@@ -76,7 +63,8 @@ def test_unclean_ext4_is_checked(stack):
     node.leave(source)
     said = node.folder / "e2fsck.said"
     tool = node.tools / "e2fsck"
-    tool.write_text(f"#!/bin/sh\n{harness.program('dumpe2fs')} -h $2 2>/dev/null | grep -q needs_recovery && echo unclean >{said}\n"
+    tool.write_text(f"#!/bin/sh\n{harness.program('dumpe2fs')} -h $2 2>/dev/null |"
+                    f" grep -q needs_recovery && echo unclean >{said}\n"
                     f"exec {harness.program('e2fsck')} \"$@\"\n")
     tool.chmod(0o755)
     node.use(copy)

@@ -9,7 +9,7 @@ import time
 
 import harness
 from controller_stack import equal, status
-from node_fixture import MIB, XFS_BYTES, Background, run_all
+from node_fixture import MIB, XFS_BYTES, Background, run_all, write_and_sync
 
 
 def health(node, volume, timeout_s=10, **fields):
@@ -77,7 +77,7 @@ def test_server_away(stack):
     harness.wait_until(lambda: "STORAGE_UNREACHABLE StorageUnreachable" in storage_health(node), "the server is told of")
     message = storage_health(node)["STORAGE_UNREACHABLE StorageUnreachable"]
     assert "storage server s1" in message and "has not answered for" in message, message
-    writer = threading.Thread(target=write_and_sync, args=(target / "file",), daemon=True)
+    writer = threading.Thread(target=write_and_sync, args=(target / "file", os.urandom(MIB)), daemon=True)
     writer.start()
     began = time.monotonic()
     calls = [Background(node.stats, volume, target, timeout_s=20) for _ in range(8)]
@@ -91,13 +91,6 @@ def test_server_away(stack):
     harness.wait_until(lambda: not storage_health(node), "the server is well")
     node.stats(volume, target)
     node.leave(volume)
-
-
-def write_and_sync(path):
-    with open(path, "wb") as file:
-        file.write(os.urandom(MIB))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def test_stats_that_hang(stack):

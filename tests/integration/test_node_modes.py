@@ -5,7 +5,6 @@ import mmap
 import os
 import sys
 
-import harness
 from controller_stack import equal, status
 from node_fixture import run_all
 

@@ -3,12 +3,10 @@
 write (4), never format data (5), acked is kept (1)."""
 import os
 import random
-import struct
 import sys
 import threading
 import time
 
-import grpc
 import harness
 import raw_iscsi
 from harness import status_of
@@ -398,8 +396,7 @@ def aborts(target):
 
 
 def main():
-    seed = int(os.environ.get("MOORING_SEED") or random.randrange(1 << 31))
-    print(f"seed {seed}", flush=True)
+    seed = harness.seed()
     random.seed(seed)
     suite = harness.Suite()
     with harness.Scratch() as scratch:
