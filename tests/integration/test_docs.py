@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """What people read against what is there: each program's options and configuration keys with its man page, both ways; the
 commands, files and links of the .md files; the man pages' own syntax."""
 import json
@@ -12,7 +12,6 @@ import harness
 
 ROOT = harness.ROOT
 MAN = ROOT / "docs" / "man"
-GROUPS = ("volume", "pool", "node", "session", "tls")
 EVERYWHERE = {"help", "version"}
 FOLDERS = ("common", "rpc", "proto", "controller", "node", "datapath", "cli", "tests", "docs", "examples", "scripts", "cmake",
            "deploy")
@@ -99,7 +98,11 @@ def pages_lint():
 def cli_commands():
     """(group, command) of all, by mooring's own help."""
     text = harness.run(harness.program("mooring"), "--help").stdout
-    return re.findall(rf"^  ({'|'.join(GROUPS)}) ([a-z-]+) ", text, re.MULTILINE)
+    return re.findall(r"^  ([a-z]+) ([a-z-]+) ", text, re.MULTILINE)
+
+
+def cli_groups():
+    return "|".join(sorted({group for group, _ in cli_commands()}))
 
 
 def cli_common():
@@ -109,9 +112,9 @@ def cli_common():
 
 def cli_entries():
     """{"volume create": its part of mooring(1)}: from its name at the start of a line to the next one's."""
-    entries, current = {}, None
+    entries, current, groups = {}, None, cli_groups()
     for line in page("mooring").splitlines():
-        start = re.match(rf"\.B ((?:{'|'.join(GROUPS)}) [a-z-]+)", line)
+        start = re.match(rf"\.B ((?:{groups}) [a-z-]+)", line)
         if start:
             current = start.group(1)
         elif line.startswith(".SH"):
@@ -182,7 +185,7 @@ def device_files():
 
 def markdown():
     return [ROOT / "README.md", *ROOT.glob("CONTRIBUTING.md"), *sorted((ROOT / "docs").rglob("*.md")),
-            *sorted((ROOT / "examples").rglob("*.md"))]
+            *sorted((ROOT / "examples").rglob("*.md")), *sorted((ROOT / "tests").rglob("*.md"))]
 
 
 def slug(heading):
@@ -213,6 +216,20 @@ def paths(path):
             raise AssertionError(f"`{name}` is not there")
 
 
+def every_folder_is_told_of():
+    """Each folder of the code and of the tests is in the architecture page's table."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    folders = set()
+    for name in harness.run("git", "-C", ROOT, "ls-files").stdout.splitlines():
+        parts = pathlib.PurePath(name).parts
+        depth = 2 if parts[0] in ("datapath", "tests", "examples") else 1
+        if len(parts) > depth and not name.startswith("."):
+            folders.add("/".join(parts[:depth]))
+    missing = sorted(folder for folder in folders if f"`{folder}/`" not in text)
+    if missing:
+        raise AssertionError(f"docs/architecture.md does not tell of {', '.join(missing)}")
+
+
 def code(text):
     """What a reader would type: indented and fenced lines, and `spans`; lines that end in a backslash joined."""
     parts = re.findall(r"`(mooring [^`\n]+)`", text)
@@ -227,9 +244,9 @@ def code(text):
 
 def commands(path):
     """Commands of mooring that the text shows, with their options."""
-    known = {f"{group} {command}" for group, command in cli_commands()}
+    known, groups = {f"{group} {command}" for group, command in cli_commands()}, cli_groups()
     for part in code(path.read_text(encoding="utf-8")):
-        for group, command, rest in re.findall(rf"\bmooring ({'|'.join(GROUPS)}) ([a-z-]+)([^`|;&\n]*)", part):
+        for group, command, rest in re.findall(rf"\bmooring ({groups}) ([a-z-]+)([^`|;&\n]*)", part):
             if f"{group} {command}" not in known:
                 raise AssertionError(f"mooring {group} {command}: there is no such command")
             unknown = options_in(rest) - help_options("mooring", group, command) - cli_common()
@@ -249,6 +266,7 @@ def main():
         suite.run(f"docs.mooring-{group}-{command}-options", cli_options_are_documented, group, command)
     configuration_of_all(suite)
     suite.run("docs.mooring-device-files", device_files)
+    suite.run("docs.folders", every_folder_is_told_of)
     for path in markdown():
         name = str(path.relative_to(ROOT))
         suite.run(f"docs.{name}-links", links, path)
