@@ -1,29 +1,22 @@
 #!/usr/bin/python3
 """The gRPC server of rpc/ as a client that is not ours sees it: Python's grpcio, and openssl.
 
-Messages are built by hand where they must be wrong. The server is the test program rpc_test_server of the build in
-$MOORING_BUILD (default: build/dev), whose services tests/unit/rpc_service.h describes.
+Messages are built by hand where they must be wrong. The server is the test program rpc_test_server, whose services
+tests/unit/rpc_service.h describes.
 """
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-BUILD = os.environ.get("MOORING_BUILD", os.path.join(ROOT, "build", "dev"))
-PROGRAM = os.path.join(BUILD, "tests", "rpc_test_server")
+import grpc
+import harness
+from harness import run
+
 STORAGE = "/mooring.storage.v1.Storage/"
-
-try:
-    import grpc
-except ImportError:
-    grpc = None
-
-failures = 0
 
 
 def field(number, value):
@@ -37,10 +30,14 @@ def field(number, value):
     return bytes([number << 3 | 2]) + head + bytes([length]) + value
 
 
+def server_program():
+    return harness.program("rpc_test_server")
+
+
 class Server:
     def __init__(self, endpoint, *tls):
         self.log_file = tempfile.TemporaryFile()
-        self.process = subprocess.Popen([PROGRAM, endpoint, *tls], stdout=subprocess.PIPE, stderr=self.log_file)
+        self.process = subprocess.Popen([server_program(), endpoint, *tls], stdout=subprocess.PIPE, stderr=self.log_file)
         if self.process.stdout.readline() != b"ready\n":
             self.process.wait()
             raise RuntimeError("the server did not start: " + self.log())
@@ -187,25 +184,18 @@ UNIX_TESTS = (test_unary, test_error_and_exact_code, test_nul_refused, test_bad_
               test_stops_in_good_order)
 
 
-def run(*command):
-    return subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, timeout=60).stdout.decode()
-
-
 class Tls:
     """A server over TLS, certificates by rpc/tls_issue, and one of openssl's own with a name that is no role."""
 
     def __init__(self, scratch):
         self.scratch, self.ca = scratch, os.path.join(scratch, "ca")
         for name, common_name in (("server", "mooring:server:store-1"), ("node", "mooring:node:worker-1")):
-            run(PROGRAM, "issue", self.ca, common_name, "127.0.0.1", self.path(name))
+            run(server_program(), "issue", self.ca, common_name, "127.0.0.1", self.path(name))
         run("openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=root",
             "-keyout", self.path("roleless.key"), "-out", self.path("roleless.csr"))
         run("openssl", "x509", "-req", "-in", self.path("roleless.csr"), "-CA", self.path("ca/ca.crt"), "-CAkey",
             self.path("ca/ca.key"), "-days", "1", "-out", self.path("roleless.crt"))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = "127.0.0.1:%d" % free.getsockname()[1]
+        self.address = f"127.0.0.1:{harness.free_port()}"
 
     def path(self, name):
         return os.path.join(self.scratch, name)
@@ -242,11 +232,9 @@ def test_tls_no_role(tls, server):
 
 
 def s_client(tls, *options):
-    result = subprocess.run(
-        ["openssl", "s_client", "-connect", tls.address, "-alpn", "h2", "-CAfile", tls.path("ca/ca.crt"), "-cert",
-         tls.path("node.crt"), "-key", tls.path("node.key"), "-verify_return_error", *options],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=60)
-    return result.stdout.decode(errors="replace")
+    return run("openssl", "s_client", "-connect", tls.address, "-alpn", "h2", "-CAfile", tls.path("ca/ca.crt"), "-cert",
+               tls.path("node.crt"), "-key", tls.path("node.key"), "-verify_return_error", *options, check=False,
+               errors="replace").stdout
 
 
 def test_tls_version(tls, _server):
@@ -258,11 +246,10 @@ def test_tls_certificates(tls, _server):
     for purpose in ("sslclient", "sslserver"):
         run("openssl", "verify", "-x509_strict", "-purpose", purpose, "-verify_ip", "127.0.0.1", "-CAfile",
             tls.path("ca/ca.crt"), tls.path("node.crt"))
-    text = run("openssl", "x509", "-noout", "-text", "-in", tls.path("node.crt"))
+    text = run("openssl", "x509", "-noout", "-text", "-in", tls.path("node.crt")).stdout
     for words in ("CA:FALSE", "prime256v1", "Digital Signature", "TLS Web Client Authentication"):
         assert words in text, text
-    refused = subprocess.run(["openssl", "verify", "-CAfile", tls.path("node.crt"), tls.path("server.crt")],
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    refused = run("openssl", "verify", "-CAfile", tls.path("node.crt"), tls.path("server.crt"), check=False)
     assert refused.returncode != 0  # a leaf is no CA
 
 
@@ -275,16 +262,6 @@ TLS_TESTS = (test_tls_node, test_tls_no_certificate, test_tls_plain_text, test_t
              test_tls_certificates, test_tls_still_serves)
 
 
-def attempt(test, *arguments):
-    global failures
-    try:
-        test(*arguments)
-        print(f"PASS rpc_{test.__name__[5:]}", flush=True)
-    except Exception as error:  # a test's own assertion, or whatever it did not expect
-        failures += 1
-        print(f"FAIL rpc_{test.__name__[5:]}: {type(error).__name__} {error}".replace("\n", " | "), flush=True)
-
-
 def test_stale_socket(scratch):
     endpoint = f"unix://{scratch}/stale.sock"
     with Server(endpoint) as server:
@@ -295,20 +272,22 @@ def test_stale_socket(scratch):
 
 
 def main():
-    if grpc is None:
-        print("SKIP rpc: python3-grpcio is not installed")
-        return 0
+    suite = harness.Suite()
+
+    def run_test(test, *arguments):
+        suite.run(f"rpc_{test.__name__[5:]}", test, *arguments)
+
     with tempfile.TemporaryDirectory() as scratch:
         with Server(f"unix://{scratch}/s.sock") as server, grpc.insecure_channel(f"unix:{scratch}/s.sock") as channel:
             for test in UNIX_TESTS:
-                attempt(test, channel, server)
-        attempt(test_stale_socket, scratch)
+                run_test(test, channel, server)
+        run_test(test_stale_socket, scratch)
         tls = Tls(scratch)
         with Server(tls.address, tls.path("ca/ca.crt"), tls.path("server.crt"), tls.path("server.key")) as server:
             for test in TLS_TESTS:
-                attempt(test, tls, server)
-    return 1 if failures else 0
+                run_test(test, tls, server)
+    return suite.finish()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(harness.main(main))
