@@ -10,7 +10,8 @@ WRITE = 16 * BLOCK # at a time
 
 
 class BlockCheck:
-    """Writes at random places of the first `size` bytes on a thread of its own from start() to stop(), and remembers each that was answered."""
+    """Writes at random places of the first `size` bytes on a thread of its own from start() to stop(), and remembers each
+    that was answered."""
 
     def __init__(self, path, size, seed):
         self.path = path

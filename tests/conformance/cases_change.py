@@ -92,7 +92,8 @@ def expand_range(stack):
 
 @rule("ControllerExpandVolume.range-wrong", "A range that says nothing or is negative is refused.", "CapacityRange")
 def expand_range_wrong(stack):
-    refused("INVALID_ARGUMENT", lambda: stack.csi.ControllerExpandVolume(volume_id=stack.some().volume_id, capacity_range={}), "capacity_range")
+    refused("INVALID_ARGUMENT", lambda: stack.csi.ControllerExpandVolume(volume_id=stack.some().volume_id, capacity_range={}),
+            "capacity_range")
     refused(("INVALID_ARGUMENT", "OUT_OF_RANGE"), lambda: grow(stack, stack.some().volume_id, -1))
 
 
@@ -115,7 +116,8 @@ def node_expand_repeat(stack):
             stack.n1.csi.NodeExpandVolume(volume_id=volume.id, volume_path=str(stack.n1.path(volume)), timeout_s=60, **fields)
 
 
-@rule("NodeExpandVolume.out-of-range", "A size that the volume does not have, or a range that no size fits: OUT_OF_RANGE.", "NodeExpandVolume Errors")
+@rule("NodeExpandVolume.out-of-range",
+      "A size that the volume does not have, or a range that no size fits: OUT_OF_RANGE.", "NodeExpandVolume Errors")
 def node_expand_range(stack):
     for wanted in ({"required_bytes": 1 << 40}, {"required_bytes": 2 * MIB, "limit_bytes": MIB}):
         refused(("OUT_OF_RANGE", "FAILED_PRECONDITION") if wanted["required_bytes"] > MIB << 10 else "OUT_OF_RANGE",
@@ -158,7 +160,8 @@ def modify_only_given(stack):
     equal((limits(stack, volume_id).iops, limits(stack, volume_id).bytes_per_s), (before, 10 * MIB), "limits")
 
 
-@rule("ControllerModifyVolume.unsupported", "A parameter that is not known, or cannot have that value: INVALID_ARGUMENT, which names it; nothing "
+@rule("ControllerModifyVolume.unsupported",
+      "A parameter that is not known, or cannot have that value: INVALID_ARGUMENT, which names it; nothing "
       "changes.", "ControllerModifyVolume Errors")
 def modify_unsupported(stack):
     volume_id = stack.create().volume_id
@@ -171,7 +174,8 @@ def modify_unsupported(stack):
 @rule("ControllerModifyVolume.no-volume", "A volume that is not there: NOT_FOUND.", "ControllerModifyVolume Errors")
 def modify_absent(stack):
     for volume_id in absent(stack):
-        refused("NOT_FOUND", lambda: stack.csi.ControllerModifyVolume(volume_id=volume_id, mutable_parameters={"iopsLimit": "1000"}))
+        refused("NOT_FOUND", lambda: stack.csi.ControllerModifyVolume(
+            volume_id=volume_id, mutable_parameters={"iopsLimit": "1000"}))
 
 
 @rule("ControllerModifyVolume.same-volume", "CreateVolume's repeat still finds the volume.", "CreateVolume")

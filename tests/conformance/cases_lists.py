@@ -34,7 +34,8 @@ def _paging(rpc):
     def negative(stack):
         refused("INVALID_ARGUMENT", lambda: stack.call(rpc, max_entries=-1), "max_entries")
 
-    rule(f"{rpc}.pages", "At most `max_entries` (0: any number) on a page, `next_token` where there is more, and the pages together are "
+    rule(f"{rpc}.pages",
+         "At most `max_entries` (0: any number) on a page, `next_token` where there is more, and the pages together are "
          "the whole, each entry once.")(whole)
     rule(f"{rpc}.bad-token", "A starting token that no page gave: ABORTED.", f"{rpc} Errors")(token)
     rule(f"{rpc}.negative", "`max_entries` below 0: INVALID_ARGUMENT.")(negative)

@@ -107,7 +107,8 @@ def unstage_other(stack):
     assert is_mounted(node.staging(volume))
 
 
-@rule("NodeUnstageVolume.published", "While it is published, the volume is not taken away.", "RPC Interactions and Reference Counting")
+@rule("NodeUnstageVolume.published",
+      "While it is published, the volume is not taken away.", "RPC Interactions and Reference Counting")
 def unstage_published(stack):
     refused("FAILED_PRECONDITION", lambda: stack.n1.unstage(stack.in_use()))
     assert is_mounted(stack.n1.path(stack.in_use()))
@@ -139,7 +140,8 @@ def publish_block(stack):
     assert modes.S_ISBLK(found.st_mode)
 
 
-@rule("NodePublishVolume.no-volume", "A volume that is not there: NOT_FOUND, or FAILED_PRECONDITION where it is not staged.", PUBLISH)
+@rule("NodePublishVolume.no-volume",
+      "A volume that is not there: NOT_FOUND, or FAILED_PRECONDITION where it is not staged.", PUBLISH)
 def publish_no_volume(stack):
     refused("NOT_FOUND", lambda: stack.n1.publish(stack.attached(), volume_id="another driver's"))
     refused(("NOT_FOUND", "FAILED_PRECONDITION"), lambda: stack.n1.publish(stack.attached(), volume_id=absent(stack)))
@@ -177,7 +179,8 @@ def publish_other_mode(stack):
     refused("ALREADY_EXISTS", lambda: stack.n1.publish(stack.in_use(), volume_capability=other))
 
 
-@rule("NodePublishVolume.exceeds", "A capability that the staged volume cannot have, at a new path: FAILED_PRECONDITION.", PUBLISH)
+@rule("NodePublishVolume.exceeds",
+      "A capability that the staged volume cannot have, at a new path: FAILED_PRECONDITION.", PUBLISH)
 def publish_exceeds(stack):
     mode = "SINGLE_NODE_MULTI_WRITER"
     refused("FAILED_PRECONDITION", lambda: stack.n1.publish(stack.in_use(), "x",
@@ -186,7 +189,8 @@ def publish_exceeds(stack):
                                                             volume_capability=stack.capability(mode, block=False)))
 
 
-@rule("NodePublishVolume.several-paths", "SINGLE_NODE_MULTI_WRITER and MULTI_NODE modes: a second path is OK, with another `readonly` too.",
+@rule("NodePublishVolume.several-paths",
+      "SINGLE_NODE_MULTI_WRITER and MULTI_NODE modes: a second path is OK, with another `readonly` too.",
       TABLE)
 def publish_several(stack):
     volume, node = stack.in_use(), stack.n1
@@ -280,7 +284,8 @@ def unpublish_repeat(stack):
     assert foreign.is_dir(), "what somebody else made is gone"
 
 
-@rule("NodeUnpublishVolume.absent", "A volume that is not there: OK (nothing is published) or NOT_FOUND.", "NodeUnpublishVolume Errors")
+@rule("NodeUnpublishVolume.absent",
+      "A volume that is not there: OK (nothing is published) or NOT_FOUND.", "NodeUnpublishVolume Errors")
 def unpublish_absent(stack):
     stack.n1.unpublish(stack.attached(), volume_id=absent(stack))
     refused("NOT_FOUND", lambda: stack.n1.unpublish(stack.attached(), volume_id="another driver's"))
@@ -345,6 +350,8 @@ def storage_health(stack):
     equal(list(stack.n1.csi.NodeGetStorageHealth().backend_health), [], "health")
 
 
-not_applicable("NodeStageVolume.resize-at-stage", "A volume restored into a larger size has its file system grown by NodePublishVolume.",
+not_applicable("NodeStageVolume.resize-at-stage",
+               "A volume restored into a larger size has its file system grown by NodePublishVolume.",
                "checked as CreateVolume.source-larger", "CreateVolume")
-not_seen("NodeGetInfo.once", "The plugin does not need NodeGetInfo more than once.", "a call that is not made has no effect to look for")
+not_seen("NodeGetInfo.once",
+         "The plugin does not need NodeGetInfo more than once.", "a call that is not made has no effect to look for")

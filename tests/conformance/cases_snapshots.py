@@ -43,7 +43,8 @@ def create_source(stack):
         stack.csi.DeleteVolume(volume_id=volume.volume_id)
 
 
-@rule("CreateVolume.source-differs", "A volume of that name with another source: ALREADY_EXISTS.", CREATE_ERRORS, needs=(SNAPSHOTS, CLONES))
+@rule("CreateVolume.source-differs",
+      "A volume of that name with another source: ALREADY_EXISTS.", CREATE_ERRORS, needs=(SNAPSHOTS, CLONES))
 def create_source_differs(stack):
     both = sources(stack)
     volume = stack.csi.create(text := name(), size=4 * MIB, volume_content_source=both["snapshot"])
@@ -68,14 +69,16 @@ def create_source_incompatible(stack):
                                                              parameters={"blockSize": "512"}))
 
 
-@rule("CreateVolume.source-smaller", "A range that excludes the source's size: OUT_OF_RANGE.", CREATE_ERRORS, needs=(SNAPSHOTS, CLONES))
+@rule("CreateVolume.source-smaller",
+      "A range that excludes the source's size: OUT_OF_RANGE.", CREATE_ERRORS, needs=(SNAPSHOTS, CLONES))
 def create_source_smaller(stack):
     for source in sources(stack).values():
         refused("OUT_OF_RANGE", lambda: stack.csi.create(name(), capacity_range={"limit_bytes": 2 * MIB},
                                                          volume_content_source=source))
 
 
-@rule("CreateVolume.source-larger", "A larger size is honoured: a mounted volume shows the source's files, and all of its size, as soon as it "
+@rule("CreateVolume.source-larger",
+      "A larger size is honoured: a mounted volume shows the source's files, and all of its size, as soon as it "
       "is published.", needs=(SNAPSHOTS, CLONES))
 def create_source_larger(stack):
     volume, node = stack.volume(mode=MODE, fs_type="xfs", size=XFS_BYTES), stack.n1  # ext4: see ext4_grows()
@@ -111,7 +114,8 @@ def create_source_content(stack):
     with open(node.path(volume), "r+b", buffering=0) as device:
         device.write(bytes(MIB))
         os.fsync(device)
-    for source, expected in (({"snapshot": {"snapshot_id": snapshot.snapshot_id}}, data), ({"volume": {"volume_id": volume.id}}, bytes(MIB))):
+    for source, expected in (({"snapshot": {"snapshot_id": snapshot.snapshot_id}}, data),
+                             ({"volume": {"volume_id": volume.id}}, bytes(MIB))):
         copy = copy_of(stack, volume, source, 4 * MIB)
         with open(node.use(copy), "rb") as device:
             assert device.read(MIB) == expected, "other bytes"
@@ -122,10 +126,12 @@ def create_source_content(stack):
 # ---- CreateSnapshot, DeleteSnapshot, ListSnapshots, GetSnapshot ----
 
 
-@rule("CreateSnapshot.answer", "Size, id, source, time of creation and readiness are given; the time does not change.", "Snapshot")
+@rule("CreateSnapshot.answer",
+      "Size, id, source, time of creation and readiness are given; the time does not change.", "Snapshot")
 def snapshot_answer(stack):
     snapshot = stack.snapshot()
-    equal((snapshot.source_volume_id, snapshot.size_bytes, snapshot.ready_to_use), (stack.some().volume_id, MIB, True), "snapshot")
+    equal((snapshot.source_volume_id, snapshot.size_bytes, snapshot.ready_to_use), (stack.some().volume_id, MIB, True),
+          "snapshot")
     assert snapshot.snapshot_id and snapshot.creation_time.seconds > 1500000000 and not snapshot.group_snapshot_id
     equal(stack.csi.GetSnapshot(snapshot_id=snapshot.snapshot_id).snapshot.creation_time, snapshot.creation_time, "creation_time")
 
@@ -152,14 +158,16 @@ def snapshot_incompatible(stack):
         refused("ALREADY_EXISTS", lambda: stack.csi.CreateSnapshot(name=text, source_volume_id=other.volume_id), text)
 
 
-@rule("CreateSnapshot.name", "Any Unicode name of up to 128 bytes but control characters, which are INVALID_ARGUMENT.", "CreateSnapshotRequest")
+@rule("CreateSnapshot.name",
+      "Any Unicode name of up to 128 bytes but control characters, which are INVALID_ARGUMENT.", "CreateSnapshotRequest")
 def snapshot_name(stack):
     for text in ("n" * 128, "Zürich ✓", "a/../b"):
         snapshot = stack.cut(stack.some().volume_id, text)
         equal(stack.cut(stack.some().volume_id, text).snapshot_id, snapshot.snapshot_id, "the repeat")
         stack.csi.DeleteSnapshot(snapshot_id=snapshot.snapshot_id)
     for code in (0x01, 0x08, 0x0b, 0x1f, 0x7f, 0x9f):
-        refused("INVALID_ARGUMENT", lambda: stack.csi.CreateSnapshot(name=f"a{chr(code)}", source_volume_id=stack.some().volume_id), "name")
+        refused("INVALID_ARGUMENT", lambda: stack.csi.CreateSnapshot(
+            name=f"a{chr(code)}", source_volume_id=stack.some().volume_id), "name")
 
 
 @rule("CreateSnapshot.no-volume", "A source volume that is not there: NOT_FOUND.", "CreateSnapshot Errors")
@@ -174,11 +182,13 @@ def snapshot_parameters(stack):
                                                                  parameters={"colour": "red"}), "colour")
 
 
-@rule("CreateSnapshot.topology", "A snapshot says from where it can be reached; one that is wanted elsewhere is RESOURCE_EXHAUSTED.",
+@rule("CreateSnapshot.topology",
+      "A snapshot says from where it can be reached; one that is wanted elsewhere is RESOURCE_EXHAUSTED.",
       "SNAPSHOT_ACCESSIBILITY_CONSTRAINTS", needs=("plugin:SNAPSHOT_ACCESSIBILITY_CONSTRAINTS",))
 def snapshot_topology(stack):
     here, there = ({"requisite": [{"segments": {ZONE: zone}}]} for zone in ("a", "b"))
-    made = stack.csi.CreateSnapshot(name=name(), source_volume_id=stack.some().volume_id, accessibility_requirements=here).snapshot
+    made = stack.csi.CreateSnapshot(name=name(), source_volume_id=stack.some().volume_id,
+                                    accessibility_requirements=here).snapshot
     equal([dict(one.segments) for one in made.accessible_topology], [{ZONE: "a"}], "accessible_topology")
     refused("RESOURCE_EXHAUSTED", lambda: stack.csi.CreateSnapshot(
         name=name(), source_volume_id=stack.some().volume_id, accessibility_requirements=there))
@@ -213,7 +223,8 @@ def snapshot_of_group(stack):
 
 
 not_seen("DeleteSnapshot.in-use", "A snapshot that is in use: FAILED_PRECONDITION.",
-         "it is in use only while a volume is copied from it, which takes no time that a test could meet without a pause in the server; "
+         "it is in use only while a volume is copied from it, which takes no time that a test could meet without a pause in the "
+         "server; "
          "the storage server's own tests stop it there", "DeleteSnapshot Errors")
 
 
@@ -235,15 +246,18 @@ def list_all(stack):
 def list_by_source(stack):
     volume_id = stack.create().volume_id
     made = {stack.cut(volume_id).snapshot_id for _ in range(2)}
-    equal({entry.snapshot.snapshot_id for entry in stack.csi.ListSnapshots(source_volume_id=volume_id).entries}, made, "snapshots")
+    entries = stack.csi.ListSnapshots(source_volume_id=volume_id).entries
+    equal({entry.snapshot.snapshot_id for entry in entries}, made, "snapshots")
     for wrong in (f"{stack.target.server_id}.{0:016x}", "another driver's"):
         equal(len(stack.csi.ListSnapshots(source_volume_id=wrong).entries), 0, wrong)
 
 
-@rule("ListSnapshots.by-id", "One only, where that is asked for; an empty list where there is no such snapshot.", "ListSnapshotsRequest")
+@rule("ListSnapshots.by-id",
+      "One only, where that is asked for; an empty list where there is no such snapshot.", "ListSnapshotsRequest")
 def list_by_id(stack):
     snapshot = stack.snapshot()
-    equal([entry.snapshot for entry in stack.csi.ListSnapshots(snapshot_id=snapshot.snapshot_id).entries], [snapshot], "snapshots")
+    entries = stack.csi.ListSnapshots(snapshot_id=snapshot.snapshot_id).entries
+    equal([entry.snapshot for entry in entries], [snapshot], "snapshots")
     for wrong in no_snapshot(stack):
         equal(len(stack.csi.ListSnapshots(snapshot_id=wrong).entries), 0, wrong)
     other = stack.create().volume_id
@@ -301,7 +315,8 @@ def group_at_once(stack):
     same_or_aborted(results, key=lambda answer: answer.group_snapshot.group_snapshot_id)
 
 
-@rule("CreateVolumeGroupSnapshot.incompatible", "A group of that name with other volumes: ALREADY_EXISTS.", "CreateVolumeGroupSnapshot Errors")
+@rule("CreateVolumeGroupSnapshot.incompatible",
+      "A group of that name with other volumes: ALREADY_EXISTS.", "CreateVolumeGroupSnapshot Errors")
 def group_incompatible(stack):
     stack.csi.CreateVolumeGroupSnapshot(name=(text := name()), source_volume_ids=pair(stack))
     for other in (pair(stack)[:1], pair(stack)[1:], [pair(stack)[0], stack.create().volume_id]):
@@ -319,7 +334,8 @@ def group_all(stack):
 @rule("CreateVolumeGroupSnapshot.name", "Control characters in the name: INVALID_ARGUMENT.", "CreateVolumeGroupSnapshotRequest")
 def group_name(stack):
     for code in (0x01, 0x0b, 0x1f, 0x7f, 0x9f):
-        refused("INVALID_ARGUMENT", lambda: stack.csi.CreateVolumeGroupSnapshot(name=f"a{chr(code)}", source_volume_ids=pair(stack)), "name")
+        refused("INVALID_ARGUMENT", lambda: stack.csi.CreateVolumeGroupSnapshot(
+            name=f"a{chr(code)}", source_volume_ids=pair(stack)), "name")
 
 
 @rule("CreateVolumeGroupSnapshot.member-restores", "Each member is good as a volume's source.")
@@ -354,7 +370,8 @@ def _mismatch(rpc):
             refused("INVALID_ARGUMENT", lambda: stack.call(rpc, group_snapshot_id=group.group_snapshot_id, snapshot_ids=wrong))
         for one in ids:
             stack.csi.GetSnapshot(snapshot_id=one)
-    rule(f"{rpc}.mismatch", "A list of snapshots that is not the group's: INVALID_ARGUMENT, and nothing changes.", f"{rpc} Errors")(check)
+    rule(f"{rpc}.mismatch",
+         "A list of snapshots that is not the group's: INVALID_ARGUMENT, and nothing changes.", f"{rpc} Errors")(check)
 
 
 _mismatch("DeleteVolumeGroupSnapshot")
@@ -454,8 +471,10 @@ def _metadata(rpc):
 
     part = f"{rpc}Response"
     rule(f"{rpc}.covers", "Every range that may differ is in the answer.", rpc)(covers)
-    rule(f"{rpc}.shape", "Ranges in ascending order, none empty, none overlapping; type and capacity the same in each message.", part)(shape)
-    rule(f"{rpc}.resumed", "From `starting_offset` on, nothing is missing, and no range ends before it.", f"{rpc}Request")(resumed)
+    rule(f"{rpc}.shape",
+         "Ranges in ascending order, none empty, none overlapping; type and capacity the same in each message.", part)(shape)
+    rule(f"{rpc}.resumed",
+         "From `starting_offset` on, nothing is missing, and no range ends before it.", f"{rpc}Request")(resumed)
     rule(f"{rpc}.max-results", "At most `max_results` ranges a message, and the same ranges in all; below 0 INVALID_ARGUMENT.",
          f"{rpc}Request")(results)
     rule(f"{rpc}.offset-out-of-range", "A starting offset below 0 or beyond the volume: OUT_OF_RANGE.", f"{rpc} Errors")(offset)
@@ -466,7 +485,8 @@ _metadata("GetMetadataAllocated")
 _metadata("GetMetadataDelta")
 
 
-@rule("GetMetadataDelta.one-volume", "Snapshots of two volumes, or a target that is not younger: INVALID_ARGUMENT.", "GetMetadataDelta Errors")
+@rule("GetMetadataDelta.one-volume",
+      "Snapshots of two volumes, or a target that is not younger: INVALID_ARGUMENT.", "GetMetadataDelta Errors")
 def delta_one_volume(stack):
     _, (first, second) = ladder(stack)
     for base, target in ((stack.snapshot().snapshot_id, second), (second, first), (first, first)):

@@ -326,7 +326,8 @@ def publish_elsewhere(stack):
             stack.csi.ControllerUnpublishVolume(volume_id=volume_id)
 
 
-@rule("ControllerPublishVolume.mixed-modes", "A volume that one node has alone goes to no other, whatever mode that one asks for, "
+@rule("ControllerPublishVolume.mixed-modes",
+      "A volume that one node has alone goes to no other, whatever mode that one asks for, "
       "nor the other way round.", PUBLISH_ERRORS)
 def publish_mixed(stack):
     volume_id = stack.create().volume_id
@@ -376,7 +377,8 @@ def publish_readonly(stack):
         stack.n1.leave(volume)
 
 
-@rule("ControllerPublishVolume.capability-unsupported", "A capability that the volume cannot have: INVALID_ARGUMENT.", PUBLISH_ERRORS)
+@rule("ControllerPublishVolume.capability-unsupported",
+      "A capability that the volume cannot have: INVALID_ARGUMENT.", PUBLISH_ERRORS)
 def publish_unsupported(stack):
     for capability in (stack.capability("MULTI_NODE_MULTI_WRITER", block=False), stack.capability(block=False, fs_type="btrfs")):
         refused("INVALID_ARGUMENT", lambda: stack.csi.publish(stack.some().volume_id, "n1", volume_capability=capability))
@@ -449,7 +451,8 @@ def unpublish_absent(stack):
         stack.csi.ControllerUnpublishVolume(volume_id=stack.some().volume_id, node_id=node_id)
 
 
-@rule("ControllerUnpublishVolume.at-once", "The same call several times at once: OK or ABORTED, and the volume is free.", "Concurrency")
+@rule("ControllerUnpublishVolume.at-once",
+      "The same call several times at once: OK or ABORTED, and the volume is free.", "Concurrency")
 def unpublish_at_once(stack):
     volume_id = stack.create().volume_id
     stack.csi.publish(volume_id, "n1")
@@ -486,7 +489,8 @@ def validate_confirmed(stack):
         equal(dict(answer.confirmed.parameters), {"fsType": "ext4"}, "parameters")
 
 
-@rule("ValidateVolumeCapabilities.not-confirmed", "One capability, parameter or context that is not supported: no `confirmed`, and "
+@rule("ValidateVolumeCapabilities.not-confirmed",
+      "One capability, parameter or context that is not supported: no `confirmed`, and "
       "a message.")
 def validate_not_confirmed(stack):
     volume = stack.create(parameters={"fsType": "ext4"})

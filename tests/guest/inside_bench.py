@@ -107,7 +107,8 @@ def print_table(rounds, ways):
                 value = statistics.median(one[way, row][place] for one in rounds)
                 line += f"{value:10.2f}" if column == "switches" else f"{value:10.0f}"
         print(line)
-    print("\nkernel, programs: instructions of the whole machine, with fio's and the storage server's own.\niscsi: the server makes each write durable before it answers, and the kernel needs no flush then.")
+    print("\nkernel, programs: instructions of the whole machine, with fio's and the storage server's own.\n"
+          "iscsi: the server makes each write durable before it answers, and the kernel needs no flush then.")
 
 
 def main():
@@ -131,7 +132,8 @@ def main():
         for process in (stack.controller.process, *(node.process for node in stack.nodes.values())):
             process.send_signal(signal.SIGSTOP)  # they take no part in I/O, and have a heartbeat
         for number in range(arguments.rounds):
-            rounds.append({(way, name): cost(scratch, counters, path, *row) for name, *row in ROWS for way, path in paths.items()})
+            rounds.append({(way, name): cost(scratch, counters, path, *row)
+                           for name, *row in ROWS for way, path in paths.items()})
             print(f"round {number + 1} done", flush=True)
         print_table(rounds, arguments.way)
         sys.stdout.flush()

@@ -69,7 +69,8 @@ class Writer:
     """Writes blocks of a file past the page cache and reads them back, as a service of its own, until it is told to end."""
 
     def __init__(self, path):
-        self.count_path, self.stop_path = [pathlib.Path("/run") / f"{os.path.basename(path)}.{what}" for what in ("count", "stop")]
+        name = os.path.basename(path)
+        self.count_path, self.stop_path = (pathlib.Path("/run") / f"{name}.{what}" for what in ("count", "stop"))
         self.process = subprocess.Popen(["systemd-run", "--quiet", "--wait", "--collect", sys.executable, __file__, "write",
                                          path, str(self.count_path), str(self.stop_path)])
 
@@ -229,7 +230,8 @@ def before_shutdown():
     Volume("raw", "--block").mount()  # nothing of it is mounted with a file system: its device has to be ended all the same
     # Who takes his time to end is still at work when systemd unmounts, in vain: it tries once.
     late = f"{volume.target}/late"
-    sh(f"systemd-run --quiet --collect bash -c 'exec >{late}; trap \"sleep 5; echo late; exit\" TERM; while :; do sleep 0.2; done'")
+    sh("systemd-run --quiet --collect bash -c "
+       f"'exec >{late}; trap \"sleep 5; echo late; exit\" TERM; while :; do sleep 0.2; done'")
     wait_until(lambda: os.path.exists(late), "the late user is there")
 
 
