@@ -119,10 +119,8 @@ void loop_readv(struct loop *loop, struct loop_op *op, int fd, const struct iove
                 uint64_t offset, int rwf_flags);
 void loop_writev(struct loop *loop, struct loop_op *op, int fd, const struct iovec *iov, unsigned iov_count,
                  uint64_t offset, int rwf_flags);
-/* read(2)/write(2) on what has no offset (/dev/fuse, pipes, eventfds). */
+/* read(2) on what has no offset (/dev/fuse, pipes, eventfds). */
 void loop_read(struct loop *loop, struct loop_op *op, int fd, void *buffer, size_t length);
-void loop_writev_stream(struct loop *loop, struct loop_op *op, int fd, const struct iovec *iov,
-                        unsigned iov_count);
 void loop_fdatasync(struct loop *loop, struct loop_op *op, int fd);
 void loop_fallocate(struct loop *loop, struct loop_op *op, int fd, int mode, uint64_t offset,
                     uint64_t length);
@@ -142,13 +140,8 @@ void loop_recv(struct loop *loop, struct loop_op *op, int fd);
 void *loop_recv_buffer(struct loop *loop, unsigned flags);
 void loop_recv_release(struct loop *loop, unsigned flags);
 
-/* One receive into the caller's buffer (waitall: the whole length, unless the stream ends). */
-void loop_recv_into(struct loop *loop, struct loop_op *op, int fd, void *buffer, size_t length, bool waitall);
-
 /* message lives until done; MSG_NOSIGNAL | MSG_WAITALL are set by the loop: short only at an error. */
 void loop_sendmsg(struct loop *loop, struct loop_op *op, int fd, const struct msghdr *message);
-void loop_connect(struct loop *loop, struct loop_op *op, int fd, const struct sockaddr *address,
-                  socklen_t length);
 
 /* Wait for poll(2) events once; res = revents. */
 void loop_poll(struct loop *loop, struct loop_op *op, int fd, unsigned events);
@@ -184,6 +177,3 @@ void loop_command_wide(struct loop *loop, struct loop_op *op, int fd,
 /* Ask the kernel to cancel op. op still completes (-ECANCELED, or its own result if that came first). No
  * completion of its own; harmless when op is no longer in flight. */
 void loop_cancel(struct loop *loop, struct loop_op *op);
-
-/* Cancel what is in flight on fd on this loop; each completes. */
-void loop_cancel_fd(struct loop *loop, int fd);

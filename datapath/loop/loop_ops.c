@@ -54,12 +54,6 @@ void loop_read(struct loop *loop, struct loop_op *op, int fd, void *buffer, size
     loop_readv(loop, op, fd, &iov, 1, (uint64_t)-1, 0);
 }
 
-void loop_writev_stream(struct loop *loop, struct loop_op *op, int fd, const struct iovec *iov,
-                        unsigned iov_count)
-{
-    loop_writev(loop, op, fd, iov, iov_count, (uint64_t)-1, 0);
-}
-
 void loop_fdatasync(struct loop *loop, struct loop_op *op, int fd)
 {
     struct io_uring_sqe *sqe = loop_queue(loop, op);
@@ -117,16 +111,6 @@ void loop_recv(struct loop *loop, struct loop_op *op, int fd)
     io_uring_sqe_set_data(sqe, op);
 }
 
-void loop_recv_into(struct loop *loop, struct loop_op *op, int fd, void *buffer, size_t length, bool waitall)
-{
-    struct io_uring_sqe *sqe = loop_queue(loop, op);
-
-    if (!sqe)
-        return;
-    io_uring_prep_recv(sqe, fd, buffer, ops_length(length), waitall ? MSG_WAITALL : 0);
-    io_uring_sqe_set_data(sqe, op);
-}
-
 void loop_sendmsg(struct loop *loop, struct loop_op *op, int fd, const struct msghdr *message)
 {
     struct io_uring_sqe *sqe = loop_queue(loop, op);
@@ -134,17 +118,6 @@ void loop_sendmsg(struct loop *loop, struct loop_op *op, int fd, const struct ms
     if (!sqe)
         return;
     io_uring_prep_sendmsg(sqe, fd, message, MSG_NOSIGNAL | MSG_WAITALL);
-    io_uring_sqe_set_data(sqe, op);
-}
-
-void loop_connect(struct loop *loop, struct loop_op *op, int fd, const struct sockaddr *address,
-                  socklen_t length)
-{
-    struct io_uring_sqe *sqe = loop_queue(loop, op);
-
-    if (!sqe)
-        return;
-    io_uring_prep_connect(sqe, fd, address, length);
     io_uring_sqe_set_data(sqe, op);
 }
 
@@ -170,21 +143,6 @@ void loop_cancel(struct loop *loop, struct loop_op *op)
         return;
     }
     io_uring_prep_cancel(sqe, op, 0);
-    sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
-    io_uring_sqe_set_data(sqe, NULL);
-}
-
-void loop_cancel_fd(struct loop *loop, int fd)
-{
-    struct io_uring_sync_cancel_reg reg = {.fd = fd,
-                                           .flags = IORING_ASYNC_CANCEL_FD | IORING_ASYNC_CANCEL_ALL};
-    struct io_uring_sqe *sqe = loop_queue_silent(loop);
-
-    if (!sqe) {
-        io_uring_register_sync_cancel(&loop->ring, &reg);
-        return;
-    }
-    io_uring_prep_cancel_fd(sqe, fd, IORING_ASYNC_CANCEL_ALL);
     sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
     io_uring_sqe_set_data(sqe, NULL);
 }

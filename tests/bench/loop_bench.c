@@ -113,7 +113,7 @@ static void end_sent(struct loop_op *op, int res, unsigned flags)
     (void)flags;
     if (res < 0)
         exit(1);
-    loop_recv_into(end->loop, &end->receive, end->fd, end->byte, sizeof(end->byte), true);
+    loop_read(end->loop, &end->receive, end->fd, end->byte, sizeof(end->byte));
 }
 
 static void end_received(struct loop_op *op, int res, unsigned flags)
@@ -141,7 +141,7 @@ static void *end_thread(void *context)
 {
     struct end *end = context;
 
-    loop_recv_into(end->loop, &end->receive, end->fd, end->byte, sizeof(end->byte), true);
+    loop_read(end->loop, &end->receive, end->fd, end->byte, sizeof(end->byte));
     loop_run(end->loop);
     return NULL;
 }

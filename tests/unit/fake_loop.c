@@ -185,12 +185,6 @@ void loop_read(struct loop *loop, struct loop_op *op, int fd, void *buffer, size
     pending_vector(loop, FAKE_READ, op, fd, &iov, 1, UINT64_MAX, 0);
 }
 
-void loop_writev_stream(struct loop *loop, struct loop_op *op, int fd, const struct iovec *iov,
-                        unsigned iov_count)
-{
-    pending_vector(loop, FAKE_WRITE, op, fd, iov, iov_count, UINT64_MAX, 0);
-}
-
 void loop_fdatasync(struct loop *loop, struct loop_op *op, int fd)
 {
     pending_new(loop, FAKE_FDATASYNC, op, fd);
@@ -225,15 +219,6 @@ void loop_recv(struct loop *loop, struct loop_op *op, int fd)
     pending_new(loop, FAKE_RECV, op, fd);
 }
 
-void loop_recv_into(struct loop *loop, struct loop_op *op, int fd, void *buffer, size_t length, bool waitall)
-{
-    struct pending *pending = pending_new(loop, FAKE_RECV_INTO, op, fd);
-
-    pending->buffer = buffer;
-    pending->what.length = length;
-    pending->waitall = waitall;
-}
-
 void loop_sendmsg(struct loop *loop, struct loop_op *op, int fd, const struct msghdr *message)
 {
     struct pending *pending = pending_new(loop, FAKE_SENDMSG, op, fd);
@@ -241,15 +226,6 @@ void loop_sendmsg(struct loop *loop, struct loop_op *op, int fd, const struct ms
     pending->message = message;
     for (size_t i = 0; i < message->msg_iovlen; i++)
         pending->what.length += message->msg_iov[i].iov_len;
-}
-
-void loop_connect(struct loop *loop, struct loop_op *op, int fd, const struct sockaddr *address,
-                  socklen_t length)
-{
-    struct pending *pending = pending_new(loop, FAKE_CONNECT, op, fd);
-
-    pending->address = address;
-    pending->address_length = length;
 }
 
 void loop_poll(struct loop *loop, struct loop_op *op, int fd, unsigned events)
@@ -263,13 +239,6 @@ void loop_cancel(struct loop *loop, struct loop_op *op)
 {
     for (unsigned i = 0; i < loop->count; i++)
         if (loop->table[i]->what.op == op && loop->table[i]->what.kind != FAKE_WORK)
-            loop->table[i]->cancelled = true;
-}
-
-void loop_cancel_fd(struct loop *loop, int fd)
-{
-    for (unsigned i = 0; i < loop->count; i++)
-        if (loop->table[i]->what.fd == fd)
             loop->table[i]->cancelled = true;
 }
 

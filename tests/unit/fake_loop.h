@@ -26,9 +26,7 @@ enum fake_kind {
     FAKE_TIMEOUT,
     FAKE_ACCEPT,
     FAKE_RECV,
-    FAKE_RECV_INTO,
     FAKE_SENDMSG,
-    FAKE_CONNECT,
     FAKE_POLL,
     FAKE_WORK, /* loop_offload(); its op */
     FAKE_KINDS,

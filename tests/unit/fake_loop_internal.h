@@ -9,13 +9,10 @@ struct pending {
     uint64_t when_ns; /* FAKE_TIMEOUT */
     struct iovec *iov;
     unsigned iov_count;
-    void *buffer;
     const struct msghdr *message;
-    const struct sockaddr *address;
-    socklen_t address_length;
     struct loop_work *work;
-    bool waitall, cancelled;
-    uint64_t progress; /* of a sendmsg or waitall receive */
+    bool cancelled;
+    uint64_t progress; /* of a sendmsg */
 };
 
 struct loop {

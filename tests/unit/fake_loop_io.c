@@ -33,7 +33,6 @@ bool fake_pending_ready(struct loop *loop, const struct pending *pending)
     switch (pending->what.kind) {
     case FAKE_READ:
     case FAKE_RECV:
-    case FAKE_RECV_INTO:
     case FAKE_ACCEPT:
         return fd_ready(pending->what.fd, POLLIN);
     case FAKE_WRITE:
@@ -45,7 +44,6 @@ bool fake_pending_ready(struct loop *loop, const struct pending *pending)
         return pending->when_ns <= loop->now_ns;
     case FAKE_FDATASYNC:
     case FAKE_FALLOCATE:
-    case FAKE_CONNECT:
     case FAKE_WORK:
     case FAKE_KINDS:
         return true;
@@ -78,20 +76,6 @@ static int run_vector(struct pending *pending, uint64_t limit)
     if (reading)
         return result(preadv2(fd, pending->iov, n, offset, pending->what.flags));
     return result(pwritev2(fd, pending->iov, n, offset, pending->what.flags));
-}
-
-/* Returns -EAGAIN while a whole receive lacks bytes: it stays in flight. */
-static int run_recv_into(struct pending *pending)
-{
-    char *at = (char *)pending->buffer + pending->progress;
-    int n = result(recv(pending->what.fd, at, pending->what.length - pending->progress, MSG_DONTWAIT));
-
-    if (n == -EAGAIN || (n < 0 && pending->progress == 0))
-        return n;
-    pending->progress += n > 0 ? (uint64_t)n : 0;
-    if (n > 0 && pending->waitall && pending->progress < pending->what.length)
-        return -EAGAIN;
-    return (int)pending->progress;
 }
 
 static int run_sendmsg(struct pending *pending)
@@ -174,12 +158,8 @@ int fake_pending_run(struct loop *loop, struct pending *pending, uint64_t limit,
         return n;
     case FAKE_RECV:
         return run_recv(loop, pending, ret_flags);
-    case FAKE_RECV_INTO:
-        return run_recv_into(pending);
     case FAKE_SENDMSG:
         return run_sendmsg(pending);
-    case FAKE_CONNECT:
-        return result(connect(what->fd, pending->address, pending->address_length));
     case FAKE_POLL:
         return run_poll(pending);
     case FAKE_WORK:

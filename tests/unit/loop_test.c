@@ -389,7 +389,7 @@ static void test_cancel_one_operation(void **state)
     test_socketpair(fds);
     probe_init(&cancelled, loop, 1);
     probe_init(&kept, loop, 0);
-    loop_recv_into(loop, &cancelled.op, fds[0], &byte, 1, false);
+    loop_read(loop, &cancelled.op, fds[0], &byte, 1);
     loop_poll(loop, &kept.op, fds[1], POLLIN);
     loop_cancel(loop, &cancelled.op);
     assert_int_equal(cancelled.count, 0);
@@ -420,33 +420,6 @@ static void test_cancel_timeout(void **state)
     loop_free(loop);
 }
 
-static void test_cancel_by_descriptor(void **state)
-{
-    struct loop *loop = test_loop_new(&(struct loop_options){.recv_buffers = 4, .recv_buffer_size = 64});
-    struct probe receive, poller, other;
-    int fds[2];
-
-    (void)state;
-    test_socketpair(fds);
-    probe_init(&receive, loop, 0);
-    probe_init(&poller, loop, 0);
-    probe_init(&other, loop, 0);
-    loop_recv(loop, &receive.op, fds[0]);
-    loop_poll(loop, &poller.op, fds[0], POLLIN);
-    loop_poll(loop, &other.op, fds[1], POLLIN);
-    loop_cancel_fd(loop, fds[0]);
-    probe_wait(&receive, 1);
-    if (poller.count == 0)
-        probe_wait(&poller, 1);
-    assert_int_equal(receive.res, -ECANCELED);
-    assert_false(receive.flags & LOOP_MORE);
-    assert_int_equal(poller.res, -ECANCELED);
-    assert_int_equal(other.count, 0);
-    loop_free(loop);
-    close(fds[0]);
-    close(fds[1]);
-}
-
 /* After loop_free() the kernel writes to nobody's memory any more, and no done() was called. */
 static void test_free_cancels_what_is_in_flight(void **state)
 {
@@ -459,7 +432,7 @@ static void test_free_cancels_what_is_in_flight(void **state)
     (void)state;
     test_socketpair(fds);
     probe_init(&timer, loop, 1);
-    loop_recv_into(loop, &ops[0], fds[0], buffer, sizeof(buffer), true);
+    loop_read(loop, &ops[0], fds[0], buffer, sizeof(buffer));
     loop_recv(loop, &ops[1], fds[1]);
     loop_timeout(loop, &ops[2], 3600 * 1000);
     loop_poll(loop, &ops[3], fds[0], POLLIN);
@@ -527,7 +500,6 @@ int main(void)
         cmocka_unit_test(test_free_waits_for_running_work),
         cmocka_unit_test(test_cancel_one_operation),
         cmocka_unit_test(test_cancel_timeout),
-        cmocka_unit_test(test_cancel_by_descriptor),
         cmocka_unit_test(test_free_cancels_what_is_in_flight),
         cmocka_unit_test(test_free_of_a_loop_that_never_ran),
         cmocka_unit_test(test_hold_is_limited),
