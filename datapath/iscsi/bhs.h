@@ -14,7 +14,6 @@
 #define ISCSI_BHS_SIZE 48
 #define ISCSI_DIGEST_SIZE 4
 #define ISCSI_TAG_NONE UINT32_C(0xffffffff) /* no task tag, no transfer tag */
-#define ISCSI_PORT 3260
 
 struct iscsi_be16 {
     uint8_t bytes[2];
@@ -416,11 +415,6 @@ static inline enum iscsi_opcode iscsi_bhs_opcode(const union iscsi_bhs *bhs)
 static inline int iscsi_bhs_immediate(const union iscsi_bhs *bhs)
 {
     return (bhs->any.opcode & ISCSI_IMMEDIATE) != 0;
-}
-
-static inline int iscsi_bhs_final(const union iscsi_bhs *bhs)
-{
-    return (bhs->any.flags & ISCSI_FINAL) != 0;
 }
 
 static inline uint32_t iscsi_bhs_data_length(const union iscsi_bhs *bhs)

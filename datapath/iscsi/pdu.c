@@ -11,9 +11,7 @@
 #include "common/size.h"
 #include "datapath/iscsi/crc32c.h"
 
-#define AHS_TYPE_EXTENDED_CDB 1
 #define AHS_HEAD_SIZE 3 /* length and type; what AHSLength does not count */
-#define BHS_CDB_SIZE 16
 
 /* What a feed was given and has used of it. */
 struct input {
@@ -238,66 +236,7 @@ void iscsi_pdu_reader_drop_data(struct iscsi_pdu_reader *reader)
         iscsi_pdu_reader_set_buffer(reader, NULL, data_left(reader));
 }
 
-bool iscsi_pdu_reader_window(const struct iscsi_pdu_reader *reader, void **ret_buffer, size_t *ret_size)
-{
-    if (data_left(reader) == 0 || reader->buffer == NULL || reader->buffer_size == 0)
-        return false;
-    *ret_buffer = reader->buffer;
-    *ret_size = reader->buffer_size;
-    return true;
-}
-
-enum iscsi_pdu_event iscsi_pdu_reader_received(struct iscsi_pdu_reader *reader, size_t size)
-{
-    assert(data_left(reader) > 0 && reader->buffer != NULL && size <= reader->buffer_size);
-    reader->step = ISCSI_PDU_STEP_DATA;
-    advance_data(reader, reader->buffer, (uint32_t)size);
-    size_t used;
-    return iscsi_pdu_reader_feed(reader, NULL, 0, &used);
-}
-
 bool iscsi_pdu_reader_idle(const struct iscsi_pdu_reader *reader)
 {
     return reader->step == ISCSI_PDU_STEP_BHS && reader->filled == 0;
-}
-
-size_t iscsi_pdu_reader_need(const struct iscsi_pdu_reader *reader)
-{
-    switch (reader->step) {
-    case ISCSI_PDU_STEP_BHS:
-        return ISCSI_BHS_SIZE - reader->filled;
-    case ISCSI_PDU_STEP_AHS:
-        return reader->ahs_size - reader->filled;
-    case ISCSI_PDU_STEP_HEADER_DIGEST:
-    case ISCSI_PDU_STEP_DATA_DIGEST:
-        return ISCSI_DIGEST_SIZE - reader->filled;
-    case ISCSI_PDU_STEP_HEADER_GIVEN:
-    case ISCSI_PDU_STEP_DATA:
-        return data_left(reader);
-    case ISCSI_PDU_STEP_PAD:
-        return iscsi_pdu_pad(reader->data_size) - reader->filled;
-    case ISCSI_PDU_STEP_FAILED:
-        return 0;
-    }
-    return 0;
-}
-
-size_t iscsi_pdu_reader_cdb(const struct iscsi_pdu_reader *reader, uint8_t *ret_cdb, size_t size)
-{
-    size_t length = BHS_CDB_SIZE;
-    if (size < length)
-        return 0;
-    memcpy(ret_cdb, reader->bhs.scsi_command.cdb, length);
-    for (uint32_t offset = 0; offset < reader->ahs_size; offset += ahs_size_at(reader, offset)) {
-        const uint8_t *ahs = reader->ahs + offset;
-        if (ahs[2] != AHS_TYPE_EXTENDED_CDB)
-            continue;
-        /* AHSLength counts a reserved byte before the CDB's rest. */
-        size_t counted = (size_t)ahs[0] << 8 | ahs[1];
-        if (counted < 2 || length > BHS_CDB_SIZE || counted - 1 > size - length)
-            return 0;
-        memcpy(ret_cdb + length, ahs + AHS_HEAD_SIZE + 1, counted - 1);
-        length += counted - 1;
-    }
-    return length;
 }

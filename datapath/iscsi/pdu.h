@@ -1,15 +1,15 @@
 /*
  * Reading PDUs from a stream of bytes (RFC 7143, section 11.2). No I/O, no allocation: the caller feeds what
- * it received, in pieces of any size, and gets told what came. Both roles may use it. One thread at a time.
+ * it received, in pieces of any size, and each feed ends with an event. Both roles may use it. One thread at
+ * a time.
  *
- *   for (;;) {
- *       switch (iscsi_pdu_reader_feed(reader, bytes, length, &used)) {   // then bytes += used, length -=
- * used case ISCSI_PDU_NEED_BYTES:       all bytes are used: receive more case ISCSI_PDU_HEADER: reader->bhs,
- * AHS and the header digest are good. If reader->data_size is not 0: give a buffer by
- * iscsi_pdu_reader_set_buffer() (or drop the data) case ISCSI_PDU_NEED_BUFFER:      the buffer is full and
- * data are left: give the next case ISCSI_PDU_COMPLETE:         the data are where they belong, their digest
- * is good; the next feed begins the next PDU case ISCSI_PDU_DATA_DIGEST_ERROR: as COMPLETE, but the data are
- * not what was sent case ISCSI_PDU_…                 the stream is lost: close the connection
+ *   NEED_BYTES         all bytes are used: receive more
+ *   HEADER             bhs, AHS and the header digest are good. If data_size is not 0: give a buffer by
+ *                      iscsi_pdu_reader_set_buffer(), or drop the data
+ *   NEED_BUFFER        the buffer is full and data are left: give the next
+ *   COMPLETE           the data are where they belong, their digest is good; next comes another PDU
+ *   DATA_DIGEST_ERROR  as COMPLETE, but the data are not what was sent
+ *   the others         the stream is lost: close the connection
  *
  * HEADER comes for each PDU, COMPLETE after it for each PDU, also for those without data. bhs and the AHS
  * stay valid from HEADER until the feed after COMPLETE.
@@ -93,27 +93,8 @@ void iscsi_pdu_reader_set_buffer(struct iscsi_pdu_reader *reader, void *buffer, 
 /* Drop what is left of the data segment. */
 void iscsi_pdu_reader_drop_data(struct iscsi_pdu_reader *reader);
 
-/*
- * For a large data segment: the piece of the buffer that the next data bytes go to, so that the caller can
- * receive into it and save the copy. False when no data are due or no buffer is there.
- * iscsi_pdu_reader_received() then takes the place of a feed of those size bytes (size <= *ret_size), with
- * the same events.
- */
-bool iscsi_pdu_reader_window(const struct iscsi_pdu_reader *reader, void **ret_buffer, size_t *ret_size);
-enum iscsi_pdu_event iscsi_pdu_reader_received(struct iscsi_pdu_reader *reader, size_t size);
-
 /* Between PDUs: nothing of a next one was fed. */
 bool iscsi_pdu_reader_idle(const struct iscsi_pdu_reader *reader);
-
-/* How many bytes the part being read still lacks: a hint for the size of the next receive. */
-size_t iscsi_pdu_reader_need(const struct iscsi_pdu_reader *reader);
-
-/*
- * The CDB of a SCSI Command, with the extended CDB AHS (section 11.2.2.3) appended if there is one. Its
- * length (16 or more), or 0 when it does not fit in size bytes or two extended CDBs came. Valid from HEADER
- * on.
- */
-size_t iscsi_pdu_reader_cdb(const struct iscsi_pdu_reader *reader, uint8_t *ret_cdb, size_t size);
 
 static inline uint32_t iscsi_pdu_pad(uint32_t size)
 {

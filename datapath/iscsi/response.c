@@ -117,19 +117,6 @@ void iscsi_response_reject(union iscsi_bhs *bhs, const struct iscsi_numbers *num
     bhs->reject.data_length = iscsi_be24(ISCSI_BHS_SIZE);
 }
 
-void iscsi_response_async(union iscsi_bhs *bhs, const struct iscsi_numbers *numbers, const uint8_t lun[8],
-                          enum iscsi_async_event event, uint16_t parameter1, uint16_t parameter2,
-                          uint16_t parameter3, uint32_t data_length)
-{
-    start(bhs, ISCSI_OP_ASYNC_MESSAGE, ISCSI_FINAL, ISCSI_TAG_NONE, numbers);
-    memcpy(bhs->async_message.lun, lun, sizeof(bhs->async_message.lun));
-    bhs->async_message.event = (uint8_t)event;
-    bhs->async_message.parameter1 = iscsi_be16(parameter1);
-    bhs->async_message.parameter2 = iscsi_be16(parameter2);
-    bhs->async_message.parameter3 = iscsi_be16(parameter3);
-    bhs->async_message.data_length = iscsi_be24(data_length);
-}
-
 void iscsi_response_login(union iscsi_bhs *bhs, const struct iscsi_numbers *numbers,
                           const union iscsi_bhs *login_request, uint16_t tsih, uint8_t flags, uint16_t status,
                           uint32_t data_length)

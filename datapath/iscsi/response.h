@@ -93,11 +93,6 @@ void iscsi_response_logout(union iscsi_bhs *bhs, const struct iscsi_numbers *num
 void iscsi_response_reject(union iscsi_bhs *bhs, const struct iscsi_numbers *numbers,
                            enum iscsi_reject_reason reason);
 
-/* Asynchronous Message, consumes StatSN. The parameters by event: section 11.9.1. */
-void iscsi_response_async(union iscsi_bhs *bhs, const struct iscsi_numbers *numbers, const uint8_t lun[8],
-                          enum iscsi_async_event event, uint16_t parameter1, uint16_t parameter2,
-                          uint16_t parameter3, uint32_t data_length);
-
 /* Login response. flags: stages and ISCSI_LOGIN_TRANSIT; status: enum iscsi_login_status (iscsi/login.h). */
 void iscsi_response_login(union iscsi_bhs *bhs, const struct iscsi_numbers *numbers,
                           const union iscsi_bhs *login_request, uint16_t tsih, uint8_t flags, uint16_t status,
