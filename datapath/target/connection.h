@@ -2,11 +2,16 @@
  * One TCP connection of an initiator, from accept to its last completion, on one reactor's loop. There is one
  * connection a session (MaxConnections=1, ErrorRecoveryLevel=0). The files share the struct:
  *
- *   connection.c       life and teardown           receive.c          bytes → PDUs → who handles them
- *   send.c             what goes out, in batches   login_phase.c      the login, and asking the owner for
- * admission request.c          NOP, logout, reject         text_phase.c       SendTargets task.c SCSI
- * commands, data both ways     task_management.c  aborts and resets
- *   stall.c            transfers that do not go on    throttle.c         commands that wait for limits
+ *   connection.c       life and teardown
+ *   receive.c          bytes → PDUs → who handles them
+ *   send.c             what goes out, in batches
+ *   login_phase.c      the login, and asking the owner for admission
+ *   request.c          NOP, logout, reject
+ *   text_phase.c       SendTargets
+ *   task.c             SCSI commands, data both ways
+ *   task_management.c  aborts and resets
+ *   throttle.c         commands that wait for limits
+ *   stall.c            transfers that do not go on
  */
 #pragma once
 
