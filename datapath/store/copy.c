@@ -62,12 +62,17 @@ struct copy *copy_ref(struct copy *copy)
     return copy;
 }
 
-/* What it holds of the store and of the disk: gone before it is seen to have ended. */
-static void copy_let_go(struct copy *copy)
+static void copy_discard(struct copy *copy)
 {
     if (copy->backend)
         copy->store->ops->copy_free(copy->backend);
     copy->backend = NULL;
+}
+
+/* What it holds of the store and of the disk: gone before it is seen to have ended. */
+static void copy_let_go(struct copy *copy)
+{
+    copy_discard(copy);
     if (copy->source)
         copy->store->ops->image_close(copy->source);
     copy->source = NULL;
@@ -174,6 +179,7 @@ static void copy_finish(struct copy *copy, int r, struct error *err)
 {
     if (r != E_OK && r != E_CANCELLED)
         log_warning("%s is not made: %s", copy->id, error_text(err));
+    copy_discard(copy); /* before its id is free: what is made anew by that is built in the same place */
     if (r != E_OK && copy->made)
         snapshot_not_copied(copy);
     else if (r != E_OK)

@@ -266,3 +266,42 @@ void shares_fail(int index, int errnum)
     door.fail_errnum = errnum;
     pthread_mutex_unlock(&door.lock);
 }
+
+/* ---- the removal of what was half-made ---- */
+
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool held;
+    unsigned waiting;
+} discards = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+
+int unlinkat(int dir_fd, const char *path, int flags)
+{
+    if (strncmp(path, "new.", strlen("new.")) == 0) {
+        pthread_mutex_lock(&discards.lock);
+        discards.waiting++;
+        pthread_cond_broadcast(&discards.changed);
+        while (discards.held)
+            pthread_cond_wait(&discards.changed, &discards.lock);
+        discards.waiting--;
+        pthread_mutex_unlock(&discards.lock);
+    }
+    return (int)syscall(SYS_unlinkat, dir_fd, path, flags);
+}
+
+void discards_hold(bool hold)
+{
+    pthread_mutex_lock(&discards.lock);
+    discards.held = hold;
+    pthread_cond_broadcast(&discards.changed);
+    pthread_mutex_unlock(&discards.lock);
+}
+
+void discards_wait(void)
+{
+    pthread_mutex_lock(&discards.lock);
+    while (discards.waiting == 0)
+        pthread_cond_wait(&discards.changed, &discards.lock);
+    pthread_mutex_unlock(&discards.lock);
+}

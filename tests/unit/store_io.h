@@ -1,6 +1,7 @@
 /*
  * For the tests of snapshots: commands on an image by a loop on a thread of its own, waited for or not; and
- * FICLONERANGE held back, so that a copy is half-way for as long as a test wants.
+ * FICLONERANGE held back, so that a copy is half-way for as long as a test wants; and the removal of what was
+ * half-made, likewise.
  */
 #pragma once
 
@@ -55,3 +56,8 @@ int shares_count(void);                  /* done */
 uint64_t shares_longest_ns(void);        /* that one took */
 uint64_t shares_offset(int index);       /* of each */
 void shares_fail(int index, int errnum); /* have that one fail; -1: none */
+
+/* ---- the removal of trash/new.* ---- */
+
+void discards_hold(bool hold);
+void discards_wait(void); /* until one is held */

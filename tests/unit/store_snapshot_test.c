@@ -274,6 +274,33 @@ static void a_failure_leaves_nothing_and_lets_all_go(void **state)
     bench_close(&bench);
 }
 
+/* A repeat would build in the same place, and have its parts removed under its hands. */
+static void an_id_is_free_when_its_remains_are_gone(void **state)
+{
+    struct snapshot *snapshot, *found;
+    struct bench bench;
+
+    bench_open(&bench, state, SIZE);
+    bench_write(&bench, 0, SIZE, 'x');
+    shares_fail(0, EIO);
+    shares_allow(0);
+    snapshot = bench_snapshot(&bench, 1);
+    discards_hold(true);
+    shares_allow(-1);
+    discards_wait();
+    found = store_snapshot_find(bench.store, FIXTURE_SERVER ".s-0000000000000001");
+    discards_hold(false);
+    assert_ptr_equal(found, snapshot);
+    assert_int_equal(snapshot_wait(snapshot, time_now_ms() + 60000, NULL), -EIO);
+    snapshot_unref(found);
+    snapshot_unref(snapshot);
+    shares_reset();
+    snapshot = bench_snapshot(&bench, 1);
+    bench_wait_ready(snapshot);
+    snapshot_unref(snapshot);
+    bench_close(&bench);
+}
+
 /* What was answered before the cut may be lost: the snapshot would have holes that nobody knows of. */
 static void a_disk_that_lost_writes_makes_no_snapshot(void **state)
 {
@@ -435,6 +462,7 @@ int main(void)
         cmocka_unit_test(a_small_change_does_not_wait_for_a_large_one),
         cmocka_unit_test(each_kind_of_change_waits),
         cmocka_unit_test(a_failure_leaves_nothing_and_lets_all_go),
+        cmocka_unit_test(an_id_is_free_when_its_remains_are_gone),
         cmocka_unit_test(a_disk_that_lost_writes_makes_no_snapshot),
         cmocka_unit_test(deleting_stops_the_copying),
         cmocka_unit_test(repeats_differences_and_limits),
