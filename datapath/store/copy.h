@@ -19,8 +19,8 @@ struct image_copy;
 int image_copy_new(uint64_t size_bytes, struct image_copy **ret); /* 0 or -ENOMEM */
 struct image_copy *image_copy_free(struct image_copy *copy);      /* NULL is fine; returns NULL */
 
-/* The cut: see the head of image_copy.c. Takes the image's lock only. E_BUSY at STORE_COPIES_MAX. A copy of
- * what nobody changes does without. [any] */
+/* The cut: see the head of image_copy.c. Takes the image's lock only. E_BUSY at STORE_COPIES_MAX, and when
+ * the volume is larger than the copy by now. A copy of what nobody changes does without. [any] */
 int image_copy_begin(struct image *image, struct image_copy *copy, struct error *err);
 void image_copy_end(struct image_copy *copy); /* nobody waits for it any more, whatever is shared */
 

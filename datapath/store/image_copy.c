@@ -18,6 +18,11 @@
  * That sharing one range is atomic against direct I/O is the kernel's: FICLONERANGE takes the source's
  * exclusive lock and waits for the direct I/O in flight.
  *
+ * The size is the cut's, too: a volume that has grown since its copy was got ready is not cut. Otherwise what
+ * was written beyond the copy's end would be missing, and what depends on that need not be. A change beyond
+ * that end has read the larger size before it read `gates`; so where it did not read the cut, the cut finds
+ * the larger size.
+ *
  * The hold is the same gate, closed for every range: what reads it waits until the release.
  */
 #include <errno.h>
@@ -194,13 +199,17 @@ int image_copy_begin(struct image *image, struct image_copy *copy, struct error 
     int r = E_OK;
 
     pthread_mutex_lock(&image->lock);
-    if (image->copies_count == STORE_COPIES_MAX) {
+    atomic_fetch_add(&image->gates, 1);
+    if (image->copies_count == STORE_COPIES_MAX)
         r = error_set(err, E_BUSY, "volume %s: %d copies of it are under way: retry later", image->volume->id,
                       STORE_COPIES_MAX);
-    } else {
+    else if (volume_size_bytes(image->volume) > copy->size_bytes)
+        r = error_set(err, E_BUSY, "volume %s has just grown: retry", image->volume->id);
+    if (r == E_OK) {
         copy->image = image;
         image->copies[image->copies_count++] = copy;
-        atomic_fetch_add(&image->gates, 1);
+    } else {
+        atomic_fetch_sub(&image->gates, 1);
     }
     pthread_mutex_unlock(&image->lock);
     return r;

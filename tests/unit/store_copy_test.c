@@ -14,6 +14,7 @@
 #include "common/cleanup.h"
 #include "common/strings.h"
 #include "common/time.h"
+#include "datapath/store/copy.h"
 #include "datapath/store/store_internal.h"
 #include "tests/unit/store_bench.h"
 
@@ -299,6 +300,25 @@ static void an_odd_end_is_copied_too(void **state)
     bench_close(&bench);
 }
 
+/* Its copy was got ready for the size before: what was written beyond that would be missing. */
+static void a_volume_that_has_just_grown_is_not_cut(void **state)
+{
+    struct image_copy *ranges;
+    struct bench bench;
+
+    bench_open(&bench, state, SIZE);
+    assert_int_equal(image_copy_new(SIZE, &ranges), 0);
+    assert_int_equal(volume_expand(bench.volume, 2 * SIZE, fixture_generation(bench.volume), NULL), E_OK);
+    assert_int_equal(image_copy_begin(bench.image, ranges, NULL), E_BUSY);
+    bench_write(&bench, 0, 4096, 'x'); /* waits for nothing */
+    image_copy_free(ranges);
+    assert_int_equal(image_copy_new(2 * SIZE, &ranges), 0);
+    assert_int_equal(image_copy_begin(bench.image, ranges, NULL), E_OK);
+    image_copy_end(ranges);
+    image_copy_free(ranges);
+    bench_close(&bench);
+}
+
 /* XFS takes a direct write to a part of a block that is shared through its cache. */
 static void a_part_of_a_shared_block_is_copied_too(void **state)
 {
@@ -451,6 +471,7 @@ int main(void)
         cmocka_unit_test(an_odd_end_is_copied_too),
         cmocka_unit_test(a_part_of_a_shared_block_is_copied_too),
         cmocka_unit_test(a_thick_copy_has_its_space),
+        cmocka_unit_test(a_volume_that_has_just_grown_is_not_cut),
         cmocka_unit_test(a_hold_holds_changes_alone),
         cmocka_unit_test(a_group_is_held_then_committed),
     };
