@@ -417,6 +417,56 @@ static void a_hold_holds_changes_alone(void **state)
     bench_close(&bench);
 }
 
+/* Time for whatever was let go to be carried out. */
+static void let_time_pass(struct bench *bench)
+{
+    static char block[4096];
+
+    for (unsigned i = 0; i < 20; i++) {
+        test_io_run(&bench->loop, bench->image, IMAGE_READ, 4 * MIB, 4096, 0, block);
+        test_io_run(&bench->loop, bench->image, IMAGE_FLUSH, 0, 0, 0, NULL);
+    }
+}
+
+/* The end of an older copy lets nothing go that the hold holds, nor the hold's what a copy under it waits
+ * for. */
+static void a_hold_and_copies_let_go_of_their_own(void **state)
+{
+    struct snapshot *older, *newer;
+    struct test_io *late;
+    struct bench bench;
+    char *data;
+    size_t size;
+
+    bench_open(&bench, state, SIZE);
+    bench_write(&bench, 0, MIB, 'x');
+    shares_allow(0);
+    older = bench_snapshot(&bench, 1);
+    shares_wait(1);
+    assert_int_equal(image_hold(bench.image, NULL), 0);
+    late = test_io_start(&bench.loop, bench.image, IMAGE_WRITE, 0, 4096, 'y', NULL);
+    shares_allow(-1);
+    bench_wait_ready(older);
+    let_time_pass(&bench);
+    assert_false(test_io_is_done(late));
+    shares_reset();
+    shares_allow(0);
+    newer = bench_snapshot(&bench, 2);
+    shares_wait(1);
+    image_release(bench.image);
+    let_time_pass(&bench);
+    assert_false(test_io_is_done(late));
+    shares_allow(-1);
+    bench_wait_ready(newer);
+    assert_int_equal(test_io_end(late, NULL), 0);
+    data = bench_data(bench.fixture, "snapshots", FIXTURE_SERVER ".s-0000000000000002", &size);
+    assert_int_equal(data[0], 'x');
+    free(data);
+    snapshot_unref(older);
+    snapshot_unref(newer);
+    bench_close(&bench);
+}
+
 static void a_group_is_held_then_committed(void **state)
 {
     struct snapshot_record spec = bench_snapshot_spec(1), record;
@@ -473,6 +523,7 @@ int main(void)
         cmocka_unit_test(a_thick_copy_has_its_space),
         cmocka_unit_test(a_volume_that_has_just_grown_is_not_cut),
         cmocka_unit_test(a_hold_holds_changes_alone),
+        cmocka_unit_test(a_hold_and_copies_let_go_of_their_own),
         cmocka_unit_test(a_group_is_held_then_committed),
     };
 
