@@ -250,7 +250,7 @@ static int finish(struct create *create, struct storage_server *home, const char
     const char *name = create->request->name;
     int r;
 
-    if (ours && create->placement.code != E_OK) {
+    if (create->placement.code != E_OK && (ours || create->size_bytes == 0)) {
         claim_abandon(create->controller, CLAIM_VOLUME, name, volume_id);
         r = create->placement.code;
         error_move(err, &create->placement);
@@ -325,6 +325,16 @@ static int create_rounds(struct create *create, Mooring__Storage__V1__Volume **r
                      create->request->name);
 }
 
+/* A source that has grown beyond the size that is asked for is no error yet either. */
+static int choose_size(struct create *create, struct error *err)
+{
+    bool of_source = create->source.size_bytes > 0;
+    int r = volume_source_size(&create->source, &create->request->range, &create->size_bytes,
+                               of_source ? &create->placement : err);
+
+    return of_source && r == E_OUT_OF_RANGE ? E_OK : r;
+}
+
 /* The source is looked at, and a size and a server are chosen. */
 static int prepare(struct create *create, struct error *err)
 {
@@ -333,7 +343,7 @@ static int prepare(struct create *create, struct error *err)
                                &create->placement, err);
 
     if (r == E_OK)
-        r = volume_source_size(&create->source, &request->range, &create->size_bytes, err);
+        r = choose_size(create, err);
     return r == E_OK ? choose_candidate(create, err) : r;
 }
 

@@ -182,6 +182,11 @@ def test_source_repeat(stack):
     csi.create("plain", size=4 * MIB, parameters={"zone": "b"})
     status("ALREADY_EXISTS", csi.create, "plain", size=4 * MIB, **source(volume_id=volume_id))
     equal(csi.create("no-range", capacity_range=None, **source(volume_id=volume_id)).capacity_bytes, 4 * MIB, "its size")
+    csi.ControllerExpandVolume(volume_id=volume_id, capacity_range={"required_bytes": 8 * MIB})
+    equal(csi.create("no-range", size=4 * MIB, **source(volume_id=volume_id)).capacity_bytes, 4 * MIB,
+          "a repeat after its source has grown")
+    status("OUT_OF_RANGE", csi.create, "smaller", size=4 * MIB, **source(volume_id=volume_id))
+    equal([stack.claim_of(target, "smaller") for target in stack.targets], [None] * len(stack.targets), "claims that are left")
     csi.DeleteSnapshot(snapshot_id=one.snapshot_id)
     equal(csi.create("made", size=4 * MIB, **source(snapshot_id=one.snapshot_id)).volume_id, made.volume_id,
           "a repeat after its source went")
