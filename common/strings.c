@@ -38,6 +38,26 @@ char *str_format(const char *format, ...)
     return length < 0 ? NULL : text;
 }
 
+static bool is_octal_escape(const char *text)
+{
+    return text[0] == '\\' && strspn(text + 1, "01234567") >= 3;
+}
+
+void str_unescape_octal(char *text)
+{
+    char *to = text;
+
+    for (const char *from = text; *from; to++) {
+        if (is_octal_escape(from)) {
+            *to = (char)((from[1] - '0') << 6 | (from[2] - '0') << 3 | (from[3] - '0'));
+            from += 4;
+        } else {
+            *to = *from++;
+        }
+    }
+    *to = '\0';
+}
+
 bool str_secret_equal(const void *a, const void *b, size_t length)
 {
     const unsigned char *left = a, *right = b;

@@ -25,6 +25,9 @@ char *str_format(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* To spread names over locks or loops (FNV-1a). Nothing may rest on names not meeting. */
 uint32_t str_hash(const char *text);
 
+/* In place: "\040" becomes a blank, as the kernel writes blanks and the like in its tables of mounts. */
+void str_unescape_octal(char *text);
+
 /* Equal in constant time: for secrets and digests. */
 bool str_secret_equal(const void *a, const void *b, size_t length);
 

@@ -14,26 +14,12 @@
 
 #include "common/cleanup.h"
 #include "common/io.h"
+#include "common/strings.h"
 #include "datapath/device/fuse_proto.h"
 
 #define FUSE_DEVICE "/dev/fuse"
 #define FUSE_TYPE "fuse.mooring"
 #define PAGE 4096
-
-/* In mountinfo, blanks and the like are octal escapes. */
-static void unescape(char *text)
-{
-    char *to = text;
-    for (const char *from = text; *from; to++) {
-        if (from[0] == '\\' && from[1] && from[2] && from[3]) {
-            *to = (char)((from[1] - '0') << 6 | (from[2] - '0') << 3 | (from[3] - '0'));
-            from += 4;
-        } else {
-            *to = *from++;
-        }
-    }
-    *to = '\0';
-}
 
 /* The type of the newest mount at path: "" when there is none. Never touches the mount itself. */
 static int mount_type(const char *path, char ret_type[64], struct error *err)
@@ -51,7 +37,7 @@ static int mount_type(const char *path, char ret_type[64], struct error *err)
         char *separator = rest ? strstr(rest, " - ") : NULL;
         if (!separator || !fields[4])
             continue;
-        unescape(fields[4]);
+        str_unescape_octal(fields[4]);
         if (strcmp(fields[4], path) == 0)
             sscanf(separator + 3, "%63s", ret_type);
     }

@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 
 #include "common/cleanup.h"
+#include "common/strings.h"
 
 #define MOUNTS_MAX 8192
 
@@ -27,20 +28,6 @@ struct mount_table {
     struct mount_entry *entries;
     size_t count;
 };
-
-static void unescape(char *text)
-{
-    char *to = text;
-    for (const char *from = text; *from; to++) {
-        if (from[0] == '\\' && from[1] && from[2] && from[3]) {
-            *to = (char)((from[1] - '0') << 6 | (from[2] - '0') << 3 | (from[3] - '0'));
-            from += 4;
-        } else {
-            *to = *from++;
-        }
-    }
-    *to = '\0';
-}
 
 static void table_done(struct mount_table *table)
 {
@@ -62,7 +49,7 @@ static int table_fill(struct mount_table *table, FILE *file, struct error *err)
             continue;
         entry->id = strtoull(fields[0], NULL, 10);
         entry->parent = strtoull(fields[1], NULL, 10);
-        unescape(fields[4]);
+        str_unescape_octal(fields[4]);
         entry->path = strdup(fields[4]);
         if (!entry->path)
             break;

@@ -130,6 +130,25 @@ static void format_makes_a_string(void **state)
     assert_string_equal(text, "a-7");
 }
 
+static void octal_escapes_become_bytes(void **state)
+{
+    static const char *const pairs[][2] = {{"/mnt/a\\040b\\134c", "/mnt/a b\\c"},
+                                           {"\\011\\303\\244", "\t\303\244"},
+                                           {"/plain", "/plain"},
+                                           {"\\04", "\\04"},
+                                           {"\\089", "\\089"},
+                                           {"", ""}};
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(pairs); i++) {
+        char text[32];
+
+        assert_true(str_copy(text, sizeof(text), pairs[i][0]));
+        str_unescape_octal(text);
+        assert_string_equal(text, pairs[i][1]);
+    }
+}
+
 static void secrets_compare_whole(void **state)
 {
     (void)state;
@@ -204,6 +223,7 @@ int main(void)
         cmocka_unit_test(copy_refuses_truncation),
         cmocka_unit_test(hashes_are_fnv_1a),
         cmocka_unit_test(format_makes_a_string),
+        cmocka_unit_test(octal_escapes_become_bytes),
         cmocka_unit_test(secrets_compare_whole),
         cmocka_unit_test(secrets_are_wiped),
         cmocka_unit_test(prefixes),
