@@ -82,7 +82,7 @@ void rpc_peer_identify(struct rpc_peer *ret_peer, grpc_call *call, bool local)
         peer_identify_certificate(ret_peer, call);
 }
 
-const char *rpc_role_name(enum rpc_role role)
+static const char *role_name(enum rpc_role role)
 {
     switch (role) {
     case RPC_ROLE_NONE:
@@ -103,6 +103,6 @@ const char *rpc_role_name(enum rpc_role role)
 
 void rpc_peer_format(const struct rpc_peer *peer, char *ret_text, size_t size)
 {
-    snprintf(ret_text, size, "%s%s%s@%s", rpc_role_name(peer->role), peer->id[0] ? ":" : "", peer->id,
+    snprintf(ret_text, size, "%s%s%s@%s", role_name(peer->role), peer->id[0] ? ":" : "", peer->id,
              peer->address[0] ? peer->address : "?");
 }

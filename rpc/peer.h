@@ -15,6 +15,3 @@ void rpc_peer_identify(struct rpc_peer *ret_peer, grpc_call *call, bool local);
 
 /* "node:worker-1@ipv4:10.0.0.7:4242", for the access log. */
 void rpc_peer_format(const struct rpc_peer *peer, char *ret_text, size_t size);
-
-/* "node", "operator", …, for a message. */
-const char *rpc_role_name(enum rpc_role role);

@@ -171,7 +171,8 @@ int loop_hold_fd(struct loop *loop, int fd)
     return 0;
 }
 
-int loop_enable(struct loop *loop)
+/* Bind the ring to this thread, once. 0 or -errno. */
+static int loop_enable(struct loop *loop)
 {
     int rc;
 

@@ -71,9 +71,6 @@ struct loop {
     struct loop_offloading offload;
 };
 
-/* Bind the ring to this thread, once. 0 or -errno. */
-int loop_enable(struct loop *loop);
-
 /* A submission slot whose completion calls op; NULL when there is none, op then completes with an error. */
 struct io_uring_sqe *loop_queue(struct loop *loop, struct loop_op *op);
 
