@@ -75,18 +75,27 @@ static json_t *with_format(json_t *object, int format)
     return TAKE_PTR(record);
 }
 
-int record_save(int dir_fd, const char *name, int format, json_t *object, mode_t mode, struct error *err)
+char *record_text(json_t *object, int format, size_t *ret_length)
 {
     _cleanup_json_ json_t *record = with_format(object, format);
-    _cleanup_free_ char *text = record ? json_dumps(record, JSON_INDENT(2) | JSON_ENSURE_ASCII) : NULL;
-    size_t length;
+    char *text = record ? json_dumps(record, JSON_INDENT(2) | JSON_ENSURE_ASCII) : NULL;
+
+    if (!text)
+        return NULL;
+    *ret_length = strlen(text) + 1;
+    text[*ret_length - 1] = '\n'; /* in the NUL's place: the length says where it ends */
+    return text;
+}
+
+int record_save(int dir_fd, const char *name, int format, json_t *object, mode_t mode, struct error *err)
+{
+    size_t length = 0;
+    _cleanup_free_ char *text = record_text(object, format, &length);
     int r;
 
     if (!text)
         return error_errno(err, ENOMEM, "cannot write %s", name);
-    length = strlen(text);
-    text[length] = '\n'; /* in the NUL's place: the length says where it ends */
-    r = io_replace_file(dir_fd, name, text, length + 1, mode, err);
+    r = io_replace_file(dir_fd, name, text, length, mode, err);
     explicit_bzero(text, length);
     return r;
 }

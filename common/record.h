@@ -20,6 +20,10 @@ int record_load(int dir_fd, const char *name, int format, json_t **ret_object, s
 /* Add "format" and replace dir_fd/name durably. object is borrowed. Mode 0600 where it holds secrets. */
 int record_save(int dir_fd, const char *name, int format, json_t *object, mode_t mode, struct error *err);
 
+/* What record_save() writes, NUL-terminated for nobody: *ret_length bytes. The caller frees; NULL when memory
+ * ran out. */
+char *record_text(json_t *object, int format, size_t *ret_length);
+
 /* Members. The string is borrowed from the object. Optional ones leave *ret as it is when the member is
  * absent. */
 int record_get_string(json_t *object, const char *member, const char **ret, struct error *err);

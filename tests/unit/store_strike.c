@@ -60,6 +60,11 @@ int fsync(int fd)
     return strike(S_ISDIR(status.st_mode) ? 'd' : 'f', -1, NULL, 0) < 0 ? -1 : (int)syscall(SYS_fsync, fd);
 }
 
+int sync_file_range(int fd, off64_t offset, off64_t length, unsigned flags)
+{
+    return strike('y', -1, NULL, 0) < 0 ? -1 : (int)syscall(SYS_sync_file_range, fd, offset, length, flags);
+}
+
 int renameat(int from_fd, const char *from, int to_fd, const char *to)
 {
     return strike('r', -1, NULL, 0) < 0 ? -1 : (int)syscall(SYS_renameat2, from_fd, from, to_fd, to, 0);

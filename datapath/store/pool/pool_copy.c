@@ -142,7 +142,7 @@ int pool_copy_commit_snapshot(struct backend_copy *copy, const struct snapshot_r
     if (r == E_OK && fstat(copy->fd, &status) < 0)
         r = pool_errno(err, errno, "tell the space used by", record->id);
     if (r == E_OK)
-        r = pool_snapshot_record_save(copy->dir_fd, record, err);
+        r = pool_snapshot_record_put(copy->dir_fd, record, pool_record_make, err);
     if (r == E_OK)
         r = pool_aside_commit(copy->backend, copy->aside, copy->backend->snapshots_fd, "snapshots",
                               record->id, err);
@@ -158,7 +158,7 @@ int pool_copy_commit_volume(struct backend_copy *copy, const struct volume_recor
     int r = finish_data(copy, record->size_bytes, record->thick, record->id, err);
 
     if (r == E_OK)
-        r = pool_volume_record_save(copy->dir_fd, record, err);
+        r = pool_volume_record_put(copy->dir_fd, record, pool_record_make, err);
     if (r == E_OK)
         r = pool_aside_commit(copy->backend, copy->aside, copy->backend->volumes_fd, "volumes", record->id,
                               err);

@@ -124,10 +124,21 @@ void pool_aside_discard(struct backend *backend, const char *name);
 int pool_entry_delete(struct backend *backend, int from_fd, const char *what, const char *id,
                       struct error *err);
 
-int pool_volume_record_save(int dir_fd, const struct volume_record *record, struct error *err);
+/* ---- pool_file.c ---- */
 
-/* ---- pool_snapshot.c ---- */
-int pool_snapshot_record_save(int dir_fd, const struct snapshot_record *record, struct error *err);
+typedef int (*pool_record_put)(int dir_fd, const char *name, int format, json_t *object, struct error *err);
+
+/* A record in a directory that is built aside: not stable yet, but with anything that comes after it. */
+int pool_record_make(int dir_fd, const char *name, int format, json_t *object, struct error *err);
+
+/* Replace dir_fd/name, all or nothing; stable when it returns 0. One writer at a time for a name. */
+int pool_record_save(int dir_fd, const char *name, int format, json_t *object, struct error *err);
+
+/* ---- pool_volume.c, pool_snapshot.c ---- */
+int pool_volume_record_put(int dir_fd, const struct volume_record *record, pool_record_put put,
+                           struct error *err);
+int pool_snapshot_record_put(int dir_fd, const struct snapshot_record *record, pool_record_put put,
+                             struct error *err);
 int pool_snapshot_save(struct backend *backend, const struct snapshot_record *record, struct error *err);
 int pool_snapshot_delete(struct backend *backend, const char *snapshot_id, struct error *err);
 

@@ -112,7 +112,7 @@ static int node_save_once(struct backend *backend, void *context, struct error *
     if (r < 0)
         return error_errno(err, -r, "cannot write the record of node %s", record->id);
     snprintf(file, sizeof(file), "%s" SUFFIX, record->id);
-    return record_save(backend->nodes_fd, file, NODE_RECORD_FORMAT, object, 0600, err);
+    return pool_record_save(backend->nodes_fd, file, NODE_RECORD_FORMAT, object, err);
 }
 
 int pool_node_save(struct backend *backend, const struct node_record *record, struct error *err)
@@ -226,7 +226,7 @@ int pool_name_save(struct backend *backend, enum name_kind kind, const char *nam
         return r;
     if (!object)
         return error_errno(err, ENOMEM, "cannot write the claim of name %s", name);
-    return record_save(backend->names_fd, file, format, object, 0600, err);
+    return pool_record_save(backend->names_fd, file, format, object, err);
 }
 
 int pool_name_delete(struct backend *backend, enum name_kind kind, const char *name, struct error *err)

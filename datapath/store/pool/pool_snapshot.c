@@ -10,14 +10,15 @@
 #include "common/record.h"
 #include "datapath/store/pool/pool_internal.h"
 
-int pool_snapshot_record_save(int dir_fd, const struct snapshot_record *record, struct error *err)
+int pool_snapshot_record_put(int dir_fd, const struct snapshot_record *record, pool_record_put put,
+                             struct error *err)
 {
     _cleanup_json_ json_t *object = NULL;
     int r = snapshot_record_to_json(record, &object);
 
     if (r < 0)
         return error_errno(err, -r, "cannot write the record of snapshot %s", record->id);
-    return record_save(dir_fd, POOL_SNAPSHOT_FILE, SNAPSHOT_RECORD_FORMAT, object, 0600, err);
+    return put(dir_fd, POOL_SNAPSHOT_FILE, SNAPSHOT_RECORD_FORMAT, object, err);
 }
 
 static int save_once(struct backend *backend, void *context, struct error *err)
@@ -27,7 +28,7 @@ static int save_once(struct backend *backend, void *context, struct error *err)
 
     if (dir_fd < 0)
         return pool_errno(err, errno, "open the directory of snapshot", record->id);
-    return pool_snapshot_record_save(dir_fd, record, err);
+    return pool_snapshot_record_put(dir_fd, record, pool_record_save, err);
 }
 
 int pool_snapshot_save(struct backend *backend, const struct snapshot_record *record, struct error *err)

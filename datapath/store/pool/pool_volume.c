@@ -38,19 +38,20 @@ static int build_data(int dir_fd, const struct volume_record *record, struct err
     if (r < 0 && errno == EFBIG)
         return error_set(err, E_OUT_OF_RANGE, "volume %s is larger than a file of the pool can be",
                          record->id);
-    if (r < 0 || fsync(fd) < 0)
+    if (r < 0)
         return pool_errno(err, errno, "allocate the data file of volume", record->id);
-    return E_OK;
+    return E_OK; /* stable with the rest of the directory: nothing has been written to it */
 }
 
-int pool_volume_record_save(int dir_fd, const struct volume_record *record, struct error *err)
+int pool_volume_record_put(int dir_fd, const struct volume_record *record, pool_record_put put,
+                           struct error *err)
 {
     _cleanup_json_ json_t *object = NULL;
     int r = volume_record_to_json(record, &object);
 
     if (r < 0)
         return error_errno(err, -r, "cannot write the record of volume %s", record->id);
-    return record_save(dir_fd, POOL_VOLUME_FILE, volume_record_format(record), object, 0600, err);
+    return put(dir_fd, POOL_VOLUME_FILE, volume_record_format(record), object, err);
 }
 
 static int build(struct backend *backend, const char *aside, const struct volume_record *record,
@@ -62,7 +63,7 @@ static int build(struct backend *backend, const char *aside, const struct volume
     if (r != E_OK)
         return r;
     r = build_data(dir_fd, record, err);
-    return r == E_OK ? pool_volume_record_save(dir_fd, record, err) : r; /* which syncs the directory, too */
+    return r == E_OK ? pool_volume_record_put(dir_fd, record, pool_record_make, err) : r;
 }
 
 int pool_volume_create(struct backend *backend, const struct volume_record *record, struct error *err)
@@ -129,7 +130,7 @@ static int save_once(struct backend *backend, void *context, struct error *err)
 
     if (dir_fd < 0)
         return pool_errno(err, errno, "open the directory of volume", record->id);
-    return pool_volume_record_save(dir_fd, record, err);
+    return pool_volume_record_put(dir_fd, record, pool_record_save, err);
 }
 
 int pool_volume_save(struct backend *backend, const struct volume_record *record, struct error *err)
