@@ -504,6 +504,7 @@ void task_abort(struct task *task)
     case TASK_ANSWERS:
         return;
     }
+    throttle_give_back(task);
     task_free(task);
 }
 

@@ -112,18 +112,33 @@ static void throttle_timer_done(struct loop_op *op, int res, unsigned flags)
     connection_operation_end(connection);
 }
 
-/* Whoever comes next goes by the time that this one had taken; the last one gives it back, so that an
- * initiator that loses patience again and again does not use the limit up. */
+/* It gives back what it was charged, so that an initiator that loses patience again and again does not use
+ * the limit up; whoever comes next goes at the time that it had taken, but pays for itself. */
 void throttle_leave(struct task *task)
 {
     struct connection *connection = task->connection;
     struct throttle *throttle = &connection->throttle;
+    bool taken = throttle->first == task;
     throttle_remove(task);
-    if (throttle->first)
+    task->charged = false;
+    if (!taken)
         return;
     limits_give_back(connection->session->limits, throttle->taken_bytes);
-    if (throttle->timing)
+    if (throttle->first) {
+        uint64_t until_ns = throttle->until_ns;
+        throttle_take(throttle->first);
+        throttle->until_ns = until_ns;
+    } else if (throttle->timing) {
         loop_cancel(connection->reactor->loop, &throttle->timer);
+    }
+}
+
+void throttle_give_back(struct task *task)
+{
+    if (!task->charged)
+        return;
+    task->charged = false;
+    limits_give_back(task->connection->session->limits, scsi_task_limited_bytes(&task->scsi));
 }
 
 bool throttle_has_room(const struct task *task)

@@ -35,6 +35,9 @@ bool throttle_holds(struct task *task, void (*go_on)(struct task *task));
 /* It is not to go on any more. */
 void throttle_leave(struct task *task);
 
+/* It went on, if it ever had to wait, and ends before it is carried out. */
+void throttle_give_back(struct task *task);
+
 /* Is there room for one more that has its data with it? */
 bool throttle_has_room(const struct task *task);
 

@@ -8,4 +8,9 @@ if(TARGET mooring_target)
   mooring_test(target_export_test
     SOURCES ${CMAKE_CURRENT_LIST_DIR}/target_export_test.c ${target}/export.c ${target}/limits.c ${target}/round.c ${target}/session.c
     DEPENDS mooring_fake_loop mooring_store mooring_iscsi mooring_scsi mooring_rpc)
+
+  # Who waits for a volume's limits, on the fake loop's clock.
+  mooring_test(target_throttle_test
+    SOURCES ${CMAKE_CURRENT_LIST_DIR}/target_throttle_test.c ${target}/throttle.c ${target}/limits.c
+    DEPENDS mooring_fake_loop mooring_iscsi)
 endif()
