@@ -24,7 +24,8 @@ static const struct scsi_command commands[] = {
     {0x2a, COMMAND_NO_ACTION, COMMAND_IS_WRITE, read_write_write_parse,
      read_write_write_execute},                                                   /* WRITE(10) */
     {0x35, COMMAND_NO_ACTION, 0, read_write_sync_parse, read_write_sync_execute}, /* SYNCHRONIZE CACHE(10) */
-    {0x41, COMMAND_NO_ACTION, COMMAND_IS_CHANGE, write_same_parse, write_same_execute}, /* WRITE SAME(10) */
+    {0x41, COMMAND_NO_ACTION, COMMAND_IS_CHANGE | COMMAND_REPEATS, write_same_parse,
+     write_same_execute}, /* WRITE SAME(10) */
     {0x42, COMMAND_NO_ACTION, COMMAND_IS_CHANGE, provisioning_unmap_parse,
      provisioning_unmap_execute},                                         /* UNMAP */
     {0x5a, COMMAND_NO_ACTION, 0, mode_sense10_parse, mode_sense_execute}, /* MODE SENSE(10) */
@@ -32,7 +33,8 @@ static const struct scsi_command commands[] = {
     {0x8a, COMMAND_NO_ACTION, COMMAND_IS_WRITE, read_write_write_parse,
      read_write_write_execute},                                                   /* WRITE(16) */
     {0x91, COMMAND_NO_ACTION, 0, read_write_sync_parse, read_write_sync_execute}, /* SYNCHRONIZE CACHE(16) */
-    {0x93, COMMAND_NO_ACTION, COMMAND_IS_CHANGE, write_same_parse, write_same_execute}, /* WRITE SAME(16) */
+    {0x93, COMMAND_NO_ACTION, COMMAND_IS_CHANGE | COMMAND_REPEATS, write_same_parse,
+     write_same_execute},                                                    /* WRITE SAME(16) */
     {0x9e, 0x10, 0, unit_capacity16_parse, unit_capacity16_execute},         /* READ CAPACITY(16) */
     {0x9e, 0x12, 0, provisioning_status_parse, provisioning_status_execute}, /* GET LBA STATUS(16) */
     {0xa0, COMMAND_NO_ACTION, COMMAND_ANY_LUN | COMMAND_KEEPS_ATTENTION, unit_luns_parse,
@@ -115,8 +117,15 @@ bool scsi_task_limited(const struct scsi_task *task)
     return task->command->flags & COMMAND_OPERATION;
 }
 
+bool scsi_task_limited_by_data(const struct scsi_task *task)
+{
+    return task->command->flags & COMMAND_REPEATS && task->direction == SCSI_DATA_OUT;
+}
+
 uint64_t scsi_task_limited_bytes(const struct scsi_task *task)
 {
+    if (task->command->flags & COMMAND_REPEATS)
+        return write_same_repeated_bytes(task);
     return task->command->flags & COMMAND_TRANSFERS ? task->transfer_length : 0;
 }
 

@@ -10,7 +10,8 @@ enum command_flags {
         2,                  /* runs while a unit attention is pending, and leaves it (SAM-5, section 5.14) */
     COMMAND_WRITES = 4,     /* refused where the nexus is read-only */
     COMMAND_OPERATION = 8,  /* counts against the volume's IOPS … */
-    COMMAND_TRANSFERS = 16, /* … and its data against the bandwidth */
+    COMMAND_TRANSFERS = 16, /* … and its data against the bandwidth … */
+    COMMAND_REPEATS = 32,   /* … or, of WRITE SAME, what it makes of them */
     COMMAND_IS_READ = COMMAND_OPERATION | COMMAND_TRANSFERS,
     COMMAND_IS_WRITE = COMMAND_WRITES | COMMAND_IS_READ,
     COMMAND_IS_CHANGE = COMMAND_WRITES | COMMAND_OPERATION,
@@ -90,6 +91,7 @@ bool provisioning_status_parse(struct scsi_task *task);
 void provisioning_status_execute(struct scsi_task *task);
 bool write_same_parse(struct scsi_task *task);
 void write_same_execute(struct scsi_task *task);
+uint64_t write_same_repeated_bytes(const struct scsi_task *task); /* 0 while its data are not here */
 
 /* What VPD page B0 promises and the commands hold to. */
 #define COMMAND_UNMAP_BYTES_MAX (1024u * 1024 * 1024) /* of one descriptor */

@@ -101,9 +101,11 @@ void scsi_task_execute(struct scsi_task *task);
 
 /*
  * Whether the volume's limits are for this command, once it is parsed: it counts as one operation where it
- * reads or changes the medium, and its bytes are those that it transfers for that. Flushes are free.
+ * reads or changes the medium, and its bytes are those that it transfers for that; of a WRITE SAME those that
+ * it writes over and over, which its data tell: they have to be here. Flushes are free.
  */
 bool scsi_task_limited(const struct scsi_task *task);
+bool scsi_task_limited_by_data(const struct scsi_task *task);
 uint64_t scsi_task_limited_bytes(const struct scsi_task *task);
 
 /* Status and sense for a task that the target ends by itself. */

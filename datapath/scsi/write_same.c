@@ -55,6 +55,16 @@ static bool write_same_is_zero(const uint8_t *data, size_t length)
     return data[0] == 0 && memcmp(data, data + 1, length - 1) == 0;
 }
 
+uint64_t write_same_repeated_bytes(const struct scsi_task *task)
+{
+    uint32_t block_size_bytes = task->nexus->unit->block_size_bytes;
+
+    if (write_same_ndob(task) || task->data_size < block_size_bytes ||
+        write_same_is_zero(task->data, block_size_bytes))
+        return 0;
+    return task->blocks * block_size_bytes;
+}
+
 void write_same_execute(struct scsi_task *task)
 {
     uint32_t block_size_bytes = task->nexus->unit->block_size_bytes;

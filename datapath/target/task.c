@@ -284,7 +284,7 @@ static void task_start(struct task *task)
 {
     uint32_t immediate_size = task->connection->reader.data_size;
     task->buffer_size = task_buffer_need(task);
-    if (immediate_size || !throttle_holds(task, task_provide_later))
+    if (immediate_size || scsi_task_limited_by_data(&task->scsi) || !throttle_holds(task, task_provide_later))
         task_provide(task, immediate_size);
 }
 

@@ -5,7 +5,8 @@
  * management function, ends it at once (invariant 2).
  *
  * One that brought no data with it waits before it gets a buffer, so that slow volumes do not use up what
- * others of the loop need; those that did may hold half of the loop's buffers together.
+ * others of the loop need; those that did may hold half of the loop's buffers together. (A WRITE SAME has its
+ * block with it in any case, since that decides what it costs.)
  */
 #pragma once
 

@@ -169,6 +169,28 @@ def lifted_at_once(target):
     session.close()
 
 
+def repeated(target):
+    """What WRITE SAME makes of its block is paid for, whether that comes with it or later; zeroes are free."""
+    volume = Volume(target)
+    session = login(volume.attach())
+    modify(volume, bytes_per_s=1024)
+
+    def same(blocks, data, immediate=4096):
+        return session.command(struct.pack(">BBQIH", 0x93, 0, 0, blocks, 0), write=4096, data=data[:immediate])
+
+    for _ in range(8):
+        expect(session.wait(same(1024, bytes(4096)))[0], 0, "WRITE SAME of zeroes")
+    expect(session.wait(same(1024, b"r" * 4096))[0], 0, "the first WRITE SAME that writes")
+    late = [same(1, b"s" * 4096), same(1, b"s" * 4096, 0)]  # each would wait for an hour
+    session.data_out_all(session.r2t(), b"s" * 4096)
+    expect(session.wait(session.command(FLUSH))[0], 0, "a flush beside them")
+    expect([tag in session.answers for tag in late], [False, False], "those behind it are answered")
+    modify(volume)
+    for tag in late:
+        expect(session.wait(tag)[0], 0, "WRITE SAME that had waited")
+    session.close()
+
+
 def answer_all(session, waiting):
     """Data-out as it is asked for, until all of them are answered."""
     waiting = set(waiting)
@@ -248,6 +270,7 @@ def main():
         suite.run("limits", limits, target)
         suite.run("rates", rates, target)
         suite.run("lifted-at-once", lifted_at_once, target)
+        suite.run("repeated", repeated, target)
         suite.run("drains", drains, target)
         suite.run("exit-status", lambda: expect(target.stop(), 0, "exit status"))
         target.stop()  # also when only some tests run: the next one has its pool

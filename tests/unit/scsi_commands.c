@@ -528,8 +528,23 @@ static void limits_are_for_the_medium(void **state)
     assert_false(scsi_task_limited(&task));
     task = COMMAND(8, 0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0);
     assert_false(scsi_task_limited(&task));
-    task = COMMAND(BLOCK, 0x41, 0, 0, 0, 0, 0, 0, 0, 2, 0); /* WRITE SAME */
+    task = COMMAND(0, 0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0); /* UNMAP */
     assert_true(scsi_task_limited(&task));
+    assert_false(scsi_task_limited_by_data(&task));
+    assert_int_equal(scsi_task_limited_bytes(&task), 0);
+    /* WRITE SAME: what it writes, which depends on its block. */
+    memset(buffer, 0, BLOCK);
+    task = COMMAND(BLOCK, 0x41, 0, 0, 0, 0, 0, 0, 0, 100, 0);
+    assert_true(scsi_task_limited(&task));
+    assert_true(scsi_task_limited_by_data(&task));
+    assert_int_equal(scsi_task_limited_bytes(&task), 0);
+    buffer[BLOCK - 1] = 1;
+    assert_int_equal(scsi_task_limited_bytes(&task), 100 * BLOCK);
+    task.data_size = 0; /* not here yet */
+    assert_int_equal(scsi_task_limited_bytes(&task), 0);
+    task = COMMAND(0, 0x93, 0x09, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0); /* UNMAP, NDOB */
+    assert_true(scsi_task_limited(&task));
+    assert_false(scsi_task_limited_by_data(&task));
     assert_int_equal(scsi_task_limited_bytes(&task), 0);
 }
 
