@@ -214,6 +214,26 @@ def broken_groups(target):
     expect(status_of(c.ReleaseName, name=late.name, volume_id=late.id, kind=2), "OK", "the release of its name")
 
 
+def hold_ends_amid_a_cut(target, pool):
+    """A member that is cut when its hold has just ended is of no moment that the group shares: it is not kept."""
+    c, volume, one = target.controller, Volume(target), Group(target)
+    member, statuses = f"{target.server_id}.s-{secrets.token_hex(8)}", []
+    one.begin([volume], 1500)
+    harness.run("/usr/sbin/fsfreeze", "--freeze", pool.path)
+    try:
+        call = threading.Thread(target=lambda: statuses.append(status_of(one.create, volume, member)))
+        call.start()
+        harness.wait_until(lambda: status_of(c.HoldVolumes, hold_id=one.hold, volume_ids=[volume.id], hold_ms=1500) != "OK",
+                           "the end of the hold")
+    finally:
+        harness.run("/usr/sbin/fsfreeze", "--unfreeze", pool.path)
+    call.join()
+    expect(statuses, ["FAILED_PRECONDITION"], "a member whose hold ended while it was got ready")
+    expect(status_of(c.GetSnapshot, snapshot_id=member), "NOT_FOUND", "that member")
+    expect(one.members(), [], "what the group has")
+    expect(status_of(c.ReleaseName, name=one.name, volume_id=one.id, kind=2), "OK", "the release of its name")
+
+
 # ---- extents ----
 
 
@@ -281,6 +301,7 @@ def main():
         for name, function in (("holds", holds), ("holds-end", holds_end), ("group", group), ("broken-groups", broken_groups),
                                ("extents", allocated_and_changed)):
             suite.run(name, function, target)
+        suite.run("hold-ends-amid-a-cut", hold_ends_amid_a_cut, target, pool)
         suite.run("exit-status", lambda: expect(target.stop(), 0, "exit status"))
         target.stop()  # also when only some tests run: the next one has its pool
         suite.run("stop-under-hold", stop_under_hold, scratch, tls, pool)
