@@ -14,7 +14,7 @@
 #include "controller/health.h"
 
 #define TOKEN_PREFIX "v1:"
-#define ASK_MAX 100u /* of one server at a time */
+#define ASK_MAX 101u /* of one server at a time: a usual page, and the entry that tells of the next one */
 
 /* What ListVolumesResponse and ListSnapshotsResponse have in common, and the two items. */
 struct list_response {

@@ -255,11 +255,12 @@ static int explain(const struct storage_server *server, const char *method, int 
 }
 
 static int call_once(struct storage_server *server, const char *method, const ProtobufCMessage *request,
-                     uint64_t deadline_ms, ProtobufCMessage **ret_response, struct error *err)
+                     uint64_t deadline_ms, char ret_boot_id[RPC_BOOT_ID_MAX + 1],
+                     ProtobufCMessage **ret_response, struct error *err)
 {
     _cleanup_error_ struct error why = {0};
     uint64_t now_ms = time_now_ms();
-    struct rpc_call_options options = {0};
+    struct rpc_call_options options = {.ret_boot_id = ret_boot_id};
     int r;
 
     if (now_ms >= deadline_ms)
@@ -295,7 +296,7 @@ static int ask_server(struct storage_server *server, uint64_t deadline_ms,
     ProtobufCMessage *message = NULL;
     int r;
 
-    r = call_once(server, "GetServer", &request.base, deadline_ms, &message, err);
+    r = call_once(server, "GetServer", &request.base, deadline_ms, NULL, &message, err);
     response = (Mooring__Storage__V1__GetServerResponse *)message;
     if (r == E_OK && (!str_equal(response->server_id, server->config->id) ||
                       strcasecmp(response->pool_uuid, server->config->pool_uuid) != 0)) {
@@ -334,27 +335,41 @@ static bool was_proven(struct storage_server *server)
     return proven;
 }
 
+/* Did the process that was proven last give the answer that states this boot id? */
+static bool is_proven(struct storage_server *server, const char *boot_id)
+{
+    bool proven;
+
+    pthread_mutex_lock(&server->lock);
+    proven = boot_id[0] != '\0' && str_equal(boot_id, server->boot_id);
+    server->ready = server->ready || proven;
+    pthread_mutex_unlock(&server->lock);
+    return proven;
+}
+
 /*
- * Ask, then prove who answered: the boot id after the call is the one proven before it, so one process of the
- * right pool was there all the while. Where it is another, the call is made again.
+ * Ask, then prove who answered: the answer states the boot id that is proven, or (a server older than that)
+ * the boot id after the call is the one proven before it, so one process of the right pool was there all the
+ * while. Where it is another, the call is made again.
  */
 static int call_proven(struct storage_server *server, const char *method, const ProtobufCMessage *request,
                        uint64_t deadline_ms, ProtobufCMessage **ret_response, bool *ret_again,
                        struct error *err)
 {
     _cleanup_error_ struct error answer_error = {0};
+    char boot_id[RPC_BOOT_ID_MAX + 1] = "";
     ProtobufCMessage *response = NULL;
     bool same_boot = true;
-    int answer;
-    int r;
+    int r = E_OK, answer;
 
     if (!was_proven(server)) {
         r = ask_server(server, deadline_ms, NULL, &same_boot, err);
         if (r != E_OK)
             return r;
     }
-    answer = call_once(server, method, request, deadline_ms, &response, &answer_error);
-    r = answer == E_UNAVAILABLE ? E_OK : ask_server(server, deadline_ms, NULL, &same_boot, err);
+    answer = call_once(server, method, request, deadline_ms, boot_id, &response, &answer_error);
+    if (answer != E_UNAVAILABLE && !is_proven(server, boot_id))
+        r = ask_server(server, deadline_ms, NULL, &same_boot, err);
     if (r != E_OK || !same_boot) {
         if (response)
             protobuf_c_message_free_unpacked(response, NULL);
@@ -416,11 +431,11 @@ int storage_require(struct storage_server *server, const char *feature, uint64_t
 
 static int stream_once(struct storage_server *server, const char *method, const ProtobufCMessage *request,
                        uint64_t deadline_ms, int (*receive)(const ProtobufCMessage *response, void *context),
-                       void *context, struct error *err)
+                       void *context, char ret_boot_id[RPC_BOOT_ID_MAX + 1], struct error *err)
 {
     _cleanup_error_ struct error why = {0};
     uint64_t now_ms = time_now_ms();
-    struct rpc_call_options options = {0};
+    struct rpc_call_options options = {.ret_boot_id = ret_boot_id};
     int r;
 
     if (now_ms >= deadline_ms)
@@ -436,13 +451,14 @@ int storage_stream(struct storage_server *server, const char *method, const Prot
                    uint64_t deadline_ms, int (*receive)(const ProtobufCMessage *response, void *context),
                    void *context, struct error *err)
 {
+    char boot_id[RPC_BOOT_ID_MAX + 1] = "";
     bool same_boot = true;
     int r;
 
     r = was_proven(server) ? E_OK : storage_get_server(server, deadline_ms, NULL, err);
     if (r == E_OK)
-        r = stream_once(server, method, request, deadline_ms, receive, context, err);
-    if (r != E_OK)
+        r = stream_once(server, method, request, deadline_ms, receive, context, boot_id, err);
+    if (r != E_OK || is_proven(server, boot_id))
         return r;
     r = ask_server(server, deadline_ms, NULL, &same_boot, err);
     if (r == E_OK && !same_boot)

@@ -1,8 +1,8 @@
 /*
  * The storage servers as the controller sees them: one gRPC client each, and the proof that an answer came
  * from the pool that the configuration names (invariant 9). Every answer, refusals included, is taken only
- * when the server process that gave it (one boot id) was seen before and after with the configured server id
- * and pool UUID; a server with another pool is E_UNAVAILABLE, and named.
+ * when the server process that gave it (one boot id, which its answers state) was seen with the configured
+ * server id and pool UUID; a server with another pool is E_UNAVAILABLE, and named.
  *
  * Threads: any; all functions block until deadline_ms (of time_now_ms()) at most. Nothing is retried here:
  * the CO does that.

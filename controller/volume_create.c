@@ -25,6 +25,7 @@ struct create {
     uint64_t size_bytes;
     char candidate_id[CLAIM_ID_MAX + 1]; /* ours, where no claim stands yet */
     struct volume_source source;
+    int round;
     struct error placement; /* why no server can take a new volume; code 0 when one can */
 };
 
@@ -293,7 +294,11 @@ static int create_round(struct create *create, bool *ret_again, Mooring__Storage
         r = storage_of_volume(create->controller->storage, volume_id, &home, err);
     if (r != E_OK)
         return r;
-    r = storage_get_volume(home, volume_id, create->deadline_ms, ret_volume, &absent);
+    if (create->round == 0 &&
+        str_equal(volume_id, create->candidate_id)) /* drawn just now: nobody has made it */
+        r = E_NOT_FOUND;
+    else
+        r = storage_get_volume(home, volume_id, create->deadline_ms, ret_volume, &absent);
     if (r == E_NOT_FOUND)
         return finish(create, home, volume_id, ret_again, ret_volume, err);
     if (r != E_OK) {
@@ -313,7 +318,7 @@ static int create_rounds(struct create *create, Mooring__Storage__V1__Volume **r
     bool again = true;
     int r = E_OK;
 
-    for (int round = 0; round < CREATE_ROUNDS && again; round++) {
+    for (create->round = 0; create->round < CREATE_ROUNDS && again; create->round++) {
         again = false;
         if (err)
             error_done(err);

@@ -35,6 +35,7 @@ struct client_call {
     gpr_timespec deadline;
     bool retry;
     unsigned attempts; /* so far */
+    char *ret_boot_id; /* or NULL */
     /* Takes each response, and owns it. */
     int (*receive)(struct client_call *call, ProtobufCMessage *response);
     bool received; /* one arrived: no more retries */
@@ -154,20 +155,42 @@ static int attempt_receive(struct client_attempt *attempt, struct client_call *c
     return code;
 }
 
+static const grpc_slice *attempt_find(const struct client_attempt *attempt, const char *key)
+{
+    for (size_t i = 0; i < attempt->trailing.count; i++)
+        if (grpc_slice_str_cmp(attempt->trailing.metadata[i].key, key) == 0)
+            return &attempt->trailing.metadata[i].value;
+    return NULL;
+}
+
 /* The error code of the status; notes whether a server of ours sent it. */
 static int attempt_code(struct client_attempt *attempt)
 {
-    for (size_t i = 0; i < attempt->trailing.count; i++) {
-        const grpc_metadata *entry = &attempt->trailing.metadata[i];
-        if (grpc_slice_str_cmp(entry->key, "mooring-code") == 0) {
-            char *name = grpc_slice_to_c_string(entry->value);
-            int code = status_refine((int)attempt->status, name);
-            gpr_free(name);
-            attempt->answered = true;
-            return code;
-        }
-    }
-    return status_to_error((int)attempt->status);
+    const grpc_slice *exact = attempt_find(attempt, "mooring-code");
+    char *name;
+    int code;
+
+    if (!exact)
+        return status_to_error((int)attempt->status);
+    name = grpc_slice_to_c_string(*exact);
+    code = status_refine((int)attempt->status, name);
+    gpr_free(name);
+    attempt->answered = true;
+    return code;
+}
+
+static void attempt_keep_boot_id(const struct client_attempt *attempt, const struct client_call *call)
+{
+    const grpc_slice *stated = attempt_find(attempt, "mooring-boot-id");
+    size_t length = stated ? GRPC_SLICE_LENGTH(*stated) : 0;
+
+    if (!call->ret_boot_id)
+        return;
+    if (length > RPC_BOOT_ID_MAX)
+        length = 0;
+    if (length > 0)
+        memcpy(call->ret_boot_id, GRPC_SLICE_START_PTR(*stated), length);
+    call->ret_boot_id[length] = '\0';
 }
 
 /*
@@ -232,6 +255,7 @@ static int call_attempt(struct client_call *call, struct error *err)
     received = attempt_receive(&attempt, call, err);
     attempt_pluck(&attempt, TAG_STATUS);
     attempt_pluck(&attempt, TAG_SEND);
+    attempt_keep_boot_id(&attempt, call);
     code = received ? received : attempt_result(&attempt, call, err);
     grpc_byte_buffer_destroy(request);
     attempt_done(&attempt, call);
@@ -294,6 +318,9 @@ static int call_init(struct client_call *call, struct rpc_client *client,
     assert(call->method && call->method->input == request->descriptor);
     call->request = request;
     call->retry = options && options->retry;
+    call->ret_boot_id = options ? options->ret_boot_id : NULL;
+    if (call->ret_boot_id)
+        call->ret_boot_id[0] = '\0';
     call->deadline =
         gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis((int64_t)timeout_ms, GPR_TIMESPAN));
     io_random(&drawn, sizeof(drawn));

@@ -93,8 +93,12 @@ struct rpc_server_options {
         socket_mode; /* of a unix socket, 0 means 0660. A stale socket file is replaced, a live one is not */
     size_t message_max_bytes; /* 0 means 4 MiB */
     unsigned
-        backlog_max; /* calls waiting for a thread, per service, before RESOURCE_EXHAUSTED; 0 means 256 */
+        backlog_max;     /* calls waiting for a thread, per service, before RESOURCE_EXHAUSTED; 0 means 256 */
+    const char *boot_id; /* NULL, or what every answer says of the process that gave it: a word of at most
+                            RPC_BOOT_ID_MAX. Outlives the server */
 };
+
+#define RPC_BOOT_ID_MAX 64 /* in the trailing metadata "mooring-boot-id" of each answer */
 
 struct rpc_server;
 
@@ -129,6 +133,9 @@ struct rpc_call_options {
     /* Try again, with back-off and jitter, while the server is UNAVAILABLE and time remains: the one retry
      * policy. Only for calls that may be repeated; all of ours may. */
     bool retry;
+    /* NULL, or room for RPC_BOOT_ID_MAX + 1 bytes: the boot id of the process that answered, with success or
+     * not. "" when nobody answered, or one that states none. */
+    char *ret_boot_id;
 };
 
 /*

@@ -100,6 +100,7 @@ static int server_init_services(struct rpc_server *server, const struct rpc_serv
         struct server_service *service = &server->services[i];
         service->grpc = server->grpc;
         service->local = server->endpoint.local;
+        service->boot_id = options->boot_id;
         service->message_max_bytes =
             options->message_max_bytes ? options->message_max_bytes : SERVER_MESSAGE_MAX_BYTES;
         service->backlog_max = options->backlog_max ? options->backlog_max : SERVER_BACKLOG_MAX;

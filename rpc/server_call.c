@@ -345,6 +345,20 @@ static void call_log(const struct rpc_call *call, int code, const struct error *
              code < 0 ? error_text(err) : "");
 }
 
+static size_t call_trailing(const struct rpc_call *call, int code, grpc_metadata ret_trailing[2])
+{
+    const char *boot_id = call->method->service->boot_id;
+    size_t count = 0;
+
+    if (code)
+        ret_trailing[count++] = (grpc_metadata){.key = grpc_slice_from_static_string("mooring-code"),
+                                                .value = grpc_slice_from_static_string(error_name(code))};
+    if (boot_id)
+        ret_trailing[count++] = (grpc_metadata){.key = grpc_slice_from_static_string("mooring-boot-id"),
+                                                .value = grpc_slice_from_static_string(boot_id)};
+    return count;
+}
+
 /* Logs, sends the status with, when it is unary, the response, and gives up the caller's reference. Takes
  * response.
  */
@@ -357,8 +371,7 @@ static void call_finish(struct rpc_call *call, grpc_byte_buffer *response, int c
     grpc_status_code status = (grpc_status_code)status_from_error(code);
     char text[CALL_TEXT_MAX];
     grpc_slice details;
-    grpc_metadata exact = {.key = grpc_slice_from_static_string("mooring-code"),
-                           .value = grpc_slice_from_static_string(error_name(code))};
+    grpc_metadata trailing[2];
     grpc_op ops[3] = {{.op = GRPC_OP_SEND_STATUS_FROM_SERVER}};
     size_t count = 1;
 
@@ -367,10 +380,8 @@ static void call_finish(struct rpc_call *call, grpc_byte_buffer *response, int c
     details = grpc_slice_from_copied_string(text);
     ops[0].data.send_status_from_server.status = status;
     ops[0].data.send_status_from_server.status_details = &details;
-    if (code) {
-        ops[0].data.send_status_from_server.trailing_metadata = &exact;
-        ops[0].data.send_status_from_server.trailing_metadata_count = 1;
-    }
+    ops[0].data.send_status_from_server.trailing_metadata = trailing;
+    ops[0].data.send_status_from_server.trailing_metadata_count = call_trailing(call, code, trailing);
     if (!call->initial_sent)
         ops[count++].op = GRPC_OP_SEND_INITIAL_METADATA;
     if (response) {

@@ -32,7 +32,8 @@ struct server_service {
     const struct rpc_service *spec; /* NULL: the one for methods that are not served; it has no workers */
     grpc_server *grpc;
     grpc_completion_queue *cq;
-    bool local; /* the server's endpoint is a unix socket */
+    bool local;          /* the server's endpoint is a unix socket */
+    const char *boot_id; /* that answers carry, or NULL */
     size_t message_max_bytes;
     unsigned backlog_max;
 
@@ -52,7 +53,7 @@ struct server_service {
 };
 
 /* Register spec's methods (all others when spec is NULL) with grpc, which is not started yet. service is
- * zeroed but for grpc, local and the limits. On failure too, server_service_done() releases it. */
+ * zeroed but for grpc, local, boot_id and the limits. On failure too, server_service_done() releases it. */
 int server_service_init(struct server_service *service, const struct rpc_service *spec, struct error *err);
 
 /* Start the threads and ask gRPC for calls; the server has been started. */

@@ -75,7 +75,8 @@ static int target_start(struct target *target, struct error *err)
         return code;
     storage_service_init(&target->storage, target->server);
     const struct rpc_server_options options = {.endpoint = target->settings.listen,
-                                               .tls = &target->settings.tls};
+                                               .tls = &target->settings.tls,
+                                               .boot_id = target->server->boot_id};
     return rpc_server_new(&target->rpc, &options, target->storage.services, STORAGE_SERVICES, err);
 }
 

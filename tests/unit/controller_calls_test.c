@@ -95,6 +95,31 @@ static void test_absence_across_restart(void **state)
     assert_true(swaps > 1);
 }
 
+/* An answer that states the boot that was proven is proven by that alone; any other is asked for. */
+static void test_answer_states_its_boot(void **state)
+{
+    struct fixture *fixture = *state;
+    struct peer *peer = &fixture->peers[1];
+    unsigned before, swaps = 0;
+
+    peer_stop(peer);
+    peer->states_boot = true;
+    peer_start(peer, peer->server_id, NULL);
+    str_copy(peer->stated, sizeof(peer->stated), peer->boot_id);
+    while (fixture_find(&fixture->a, OLD_ID_2, NULL) != E_NOT_FOUND) /* the connection is made anew */
+        ;
+    before = peer->calls;
+    assert_int_equal(fixture_find(&fixture->a, OLD_ID_2, NULL), E_NOT_FOUND);
+    assert_int_equal(peer->calls, before + 1);
+    str_copy(peer->stated, sizeof(peer->stated), "another");
+    assert_int_equal(fixture_find(&fixture->a, OLD_ID_2, NULL), E_NOT_FOUND);
+    assert_int_equal(peer->calls, before + 3);
+    peer->hook_context = &swaps;
+    peer->hook = swap_pool;
+    assert_int_equal(fixture_find(&fixture->a, OLD_ID_2, NULL), E_UNAVAILABLE);
+    assert_true(swaps > 1);
+}
+
 /* ---- DeleteVolume ---- */
 
 static int fail_release(struct peer *peer, const char *method, void *context)
@@ -467,6 +492,7 @@ int main(void)
         TEST(test_absence_unknown_server),
         TEST(test_absence_other_pool),
         TEST(test_absence_across_restart),
+        TEST(test_answer_states_its_boot),
         TEST(test_delete_cut_short),
         TEST(test_delete_attached),
         TEST(test_publish),

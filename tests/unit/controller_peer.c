@@ -434,7 +434,8 @@ void peer_new_boot(struct peer *peer)
 
 void peer_start(struct peer *peer, const char *server_id, const char *dir)
 {
-    struct rpc_server_options options = {.endpoint = peer->endpoint};
+    struct rpc_server_options options = {.endpoint = peer->endpoint,
+                                         .boot_id = peer->states_boot ? peer->stated : NULL};
     struct error err = {0};
     int r;
 

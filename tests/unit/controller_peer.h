@@ -65,6 +65,8 @@ struct peer {
     const char *zone; /* topology, or NULL */
     bool old;         /* serves none of the newer features */
     unsigned calls;   /* all that came */
+    bool states_boot; /* when it starts: each answer states `stated`, which the test sets */
+    char stated[RPC_BOOT_ID_MAX + 1];
     /* Called without the lock, before (method) is served; may change the store. Returns a code to fail with.
      */
     int (*hook)(struct peer *peer, const char *method, void *context);

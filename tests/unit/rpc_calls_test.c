@@ -33,8 +33,10 @@ struct calls {
 
 static void calls_serve(struct calls *calls)
 {
-    struct rpc_server_options options = {
-        .endpoint = rpc_test_unix, .message_max_bytes = 100000, .backlog_max = BACKLOG_MAX};
+    struct rpc_server_options options = {.endpoint = rpc_test_unix,
+                                         .message_max_bytes = 100000,
+                                         .backlog_max = BACKLOG_MAX,
+                                         .boot_id = "boot-1"};
 
     rpc_test_expect(0, rpc_server_new(&calls->server, &options, calls->services, 3, &calls->err),
                     &calls->err);
@@ -413,6 +415,26 @@ static void test_retry_gives_up(void **state)
     assert_non_null(strstr(error_text(&calls->err), "cannot be reached"));
 }
 
+/* Each answer of the server states it, a refusal too; no answer, nothing. */
+static void test_boot_id(void **state)
+{
+    struct calls *calls = *state;
+    char boot_id[RPC_BOOT_ID_MAX + 1] = "stale";
+    struct rpc_call_options options = {.timeout_ms = 10000, .ret_boot_id = boot_id};
+    Csi__V1__GetPluginInfoRequest unserved = CSI__V1__GET_PLUGIN_INFO_REQUEST__INIT;
+
+    rpc_test_expect(0, call_probe(calls, &options), &calls->err);
+    assert_string_equal(boot_id, "boot-1");
+    str_copy(boot_id, sizeof(boot_id), "stale");
+    rpc_test_expect(E_UNIMPLEMENTED,
+                    call_and_drop(calls, IDENTITY, "GetPluginInfo", &unserved.base, &options, &calls->err),
+                    &calls->err);
+    assert_string_equal(boot_id, "boot-1");
+    calls->server = rpc_server_free(calls->server, 1000);
+    rpc_test_expect(E_UNAVAILABLE, call_probe(calls, &options), &calls->err);
+    assert_string_equal(boot_id, "");
+}
+
 /* mooring-node starts processes that outlive it: one that inherits the listening socket would keep it alive,
  * and with it the refusal of a new server. */
 static void test_nothing_is_inherited(void **state)
@@ -449,6 +471,7 @@ int rpc_calls_tests(void)
         CALLS_TEST(test_drain_cancels),
         CALLS_TEST(test_retry),
         CALLS_TEST(test_retry_gives_up),
+        CALLS_TEST(test_boot_id),
         CALLS_TEST(test_nothing_is_inherited),
     };
 
