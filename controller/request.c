@@ -11,8 +11,10 @@
 #include "controller/capability.h"
 #include "controller/size_range.h"
 #include "proto/map.h"
+#include "proto/mkfs_options.h"
 
 #define MOUNT_FLAGS_MAX 4096
+#define FS_TYPE_DEFAULT "ext4" /* the node's, where nobody says one */
 
 /* CSI: U+0000-0008, 000B, 000C, 000E-001F and 007F-009F are banned in names. The last range is C2 80 to C2 9F
  * in UTF-8; protobuf has checked that it is UTF-8, and rpc/ that there is no NUL. */
@@ -213,6 +215,17 @@ static int take_parameters(const Csi__V1__CreateVolumeRequest *message, struct p
     return r;
 }
 
+/* What only a volume with a file system has to fit: mkfs's options, and the least size. */
+static int take_file_system(struct create_request *request, struct error *err)
+{
+    const char *fs_type = request->parameters.text[PARAMETER_FS_TYPE];
+    const char *options = request->parameters.text[PARAMETER_MKFS_OPTIONS];
+
+    if (fs_type && str_equal(fs_type, "xfs"))
+        request->range.floor_bytes = SIZE_XFS_MIN_BYTES;
+    return options ? mkfs_options_check(fs_type ? fs_type : FS_TYPE_DEFAULT, options, err) : E_OK;
+}
+
 int request_create(const Csi__V1__CreateVolumeRequest *message, struct create_request *ret, struct error *err)
 {
     bool mounts = false;
@@ -228,9 +241,8 @@ int request_create(const Csi__V1__CreateVolumeRequest *message, struct create_re
         r = take_source(message->volume_content_source, ret, err);
     if (r == E_OK)
         r = take_range(message->capacity_range, &ret->range, err);
-    if (r == E_OK && mounts && ret->parameters.text[PARAMETER_FS_TYPE] &&
-        str_equal(ret->parameters.text[PARAMETER_FS_TYPE], "xfs"))
-        ret->range.floor_bytes = SIZE_XFS_MIN_BYTES;
+    if (r == E_OK && mounts)
+        r = take_file_system(ret, err);
     if (r == E_OK)
         r = take_wish(message->accessibility_requirements, &ret->wish, err);
     ret->wish.zone = ret->parameters.text[PARAMETER_ZONE];

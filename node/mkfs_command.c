@@ -11,6 +11,7 @@
 
 #include "common/cleanup.h"
 #include "common/strings.h"
+#include "proto/mkfs_options.h"
 
 /* Of e2fsprogs 1.45, without what came later: orphan_file (Linux 5.15) and metadata_csum_seed. */
 #define EXT4_FEATURES                                                                                        \
@@ -107,7 +108,7 @@ static bool mkfs_names(const char *list, const char *name)
     return false;
 }
 
-/* Whether the volume's options say it: by name, by a file, or as a format that has none of them. */
+/* Whether the volume's options say it: by name, or as a format that has none of them. */
 static bool mkfs_xfs_says(const char *options, char option, const char *name)
 {
     _cleanup_free_ char *words = strdup(options);
@@ -116,12 +117,12 @@ static bool mkfs_xfs_says(const char *options, char option, const char *name)
 
     for (char *word = words ? strtok_r(words, " ", &saved) : NULL; word && !says;
          word = strtok_r(NULL, " ", &saved)) {
-        if (word[0] != '-')
+        if (word[0] != '-' || strchr("fKq", word[1])) /* these have no list */
             continue;
         char letter = word[1];
         const char *list = mkfs_argument(word, letter, &saved);
-        says = letter == 'c' || (list && letter == option && mkfs_names(list, name)) ||
-               (list && letter == 'm' && strstr(list, "crc=0"));
+        says = list &&
+               ((letter == option && mkfs_names(list, name)) || (letter == 'm' && strstr(list, "crc=0")));
     }
     return says;
 }
@@ -173,7 +174,10 @@ int mkfs_command_init(struct mkfs_command *command, const char *device, const ch
     *command = (struct mkfs_command){.words = strdup(options)};
     if (!command->words)
         return error_errno(err, ENOMEM, "cannot format %s", device);
-    int r = str_equal(fs_type, "xfs") ? mkfs_xfs(command, options, new_xfs, err) : mkfs_ext4(command, err);
+    int r = mkfs_options_check(fs_type, options, err);
+    if (r)
+        return r;
+    r = str_equal(fs_type, "xfs") ? mkfs_xfs(command, options, new_xfs, err) : mkfs_ext4(command, err);
     if (!r && !mkfs_push(command, device))
         r = mkfs_too_long(err);
     command->argv[command->count] = NULL;

@@ -22,7 +22,8 @@ struct mkfs_command {
 
 /*
  * options: words separated by blanks, may be "". new_xfs: of xfsprogs 6.10 or newer, which has features that
- * must be switched off by name. E_INVALID_ARGUMENT when options are too many or too long. device is borrowed.
+ * must be switched off by name. E_INVALID_ARGUMENT when options are too many, too long, or such as
+ * proto/mkfs_options.h refuses. device is borrowed.
  */
 int mkfs_command_init(struct mkfs_command *command, const char *device, const char *fs_type,
                       const char *options, bool new_xfs, struct error *err);

@@ -360,29 +360,6 @@ static int stage_make(struct node *node, const struct stage_request *request,
     return r;
 }
 
-/* mkfs between the marks (invariant 5). found is what libblkid found on a blank volume: nothing, or we do not
- * write. */
-static int stage_format(struct node *node, const struct stage_request *request,
-                        const struct storage_attachment *attachment, const struct attach_device *device,
-                        const char *found, struct error *err)
-{
-    if (attachment->readonly)
-        return error_set(err, E_PRECONDITION, "volume %s has no file system, and is attached read-only",
-                         attachment->volume_id);
-    if (found)
-        return error_set(err, E_PRECONDITION,
-                         "volume %s was never written to, yet %s carries %s: it is not formatted",
-                         attachment->volume_id, device->path, found);
-    int r = storage_format_begin(node->storage, attachment->volume_id, attachment->epoch, device->generation,
-                                 stage_left_ms(request), err);
-    if (!r)
-        r = stage_make(node, request, device, err);
-    if (!r)
-        r = storage_format_end(node->storage, attachment->volume_id, attachment->epoch, device->generation,
-                               stage_left_ms(request), err);
-    return r;
-}
-
 /* Reads, so the device may need a successor meanwhile. */
 static int stage_probe(struct node *node, const struct attach_device *device, const char *volume_id,
                        char **ret_type, struct error *err)
@@ -390,6 +367,44 @@ static int stage_probe(struct node *node, const struct attach_device *device, co
     volume_lock_lend(node->locks, volume_id);
     int r = filesystem_probe(device->path, ret_type, err);
     volume_lock_reclaim(node->locks, volume_id);
+    return r;
+}
+
+/* What mkfs has left: one that ended well may have made something else. */
+static int stage_check_made(struct node *node, const struct stage_request *request,
+                            const struct attach_device *device, char **ret_type, struct error *err)
+{
+    const char *wanted = *request->fs_type ? request->fs_type : FILESYSTEM_DEFAULT;
+
+    int r = stage_probe(node, device, request->volume_id, ret_type, err);
+    if (!r && (!*ret_type || !str_equal(*ret_type, wanted)))
+        r = error_set(err, E_INVALID_ARGUMENT, "mkfs of volume %s left %s, not %s: see mkfsOptions",
+                      request->volume_id, *ret_type ? *ret_type : "no file system", wanted);
+    return r;
+}
+
+/* mkfs between the marks (invariant 5). *type is what libblkid found on a blank volume: nothing, or we do not
+ * write. Then what was made. */
+static int stage_format(struct node *node, const struct stage_request *request,
+                        const struct storage_attachment *attachment, const struct attach_device *device,
+                        char **type, struct error *err)
+{
+    if (attachment->readonly)
+        return error_set(err, E_PRECONDITION, "volume %s has no file system, and is attached read-only",
+                         attachment->volume_id);
+    if (*type)
+        return error_set(err, E_PRECONDITION,
+                         "volume %s was never written to, yet %s carries %s: it is not formatted",
+                         attachment->volume_id, device->path, *type);
+    int r = storage_format_begin(node->storage, attachment->volume_id, attachment->epoch, device->generation,
+                                 stage_left_ms(request), err);
+    if (!r)
+        r = stage_make(node, request, device, err);
+    if (!r)
+        r = stage_check_made(node, request, device, type, err);
+    if (!r)
+        r = storage_format_end(node->storage, attachment->volume_id, attachment->epoch, device->generation,
+                               stage_left_ms(request), err);
     return r;
 }
 
@@ -404,11 +419,8 @@ static int stage_find_filesystem(struct node *node, const struct stage_request *
     int r = attachment->content == STORAGE_FORMATTING
                 ? 0
                 : stage_probe(node, device, request->volume_id, &found, err);
-    if (!r && attachment->content != STORAGE_DATA) {
-        r = stage_format(node, request, attachment, device, found, err);
-        if (!r)
-            r = stage_probe(node, device, request->volume_id, &found, err);
-    }
+    if (!r && attachment->content != STORAGE_DATA)
+        r = stage_format(node, request, attachment, device, &found, err);
     if (r)
         return r;
     if (!found)

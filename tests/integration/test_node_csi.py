@@ -155,9 +155,17 @@ def test_mkfs_options(stack):
     shown = harness.run(harness.program("dumpe2fs"), "-h", node.device(volume)).stdout
     assert "moored" in shown, shown
     node.leave(volume)
-    wrong = stack.volume(fs_type="ext4", mkfsOptions="--no-such-option").publish(node)
-    status("INVALID_ARGUMENT", node.stage, wrong, contains="mkfs.ext4")
-    node.unstage(wrong)
+    status("INVALID_ARGUMENT", stack.volume, fs_type="ext4", mkfsOptions="--no-such-option", contains="mkfs.ext4")
+    status("INVALID_ARGUMENT", stack.volume, mkfsOptions="-d etc", contains="-d")
+    by_hand = stack.volume(fs_type="ext4").publish(node)
+    by_hand.volume_context["mkfsOptions"] = "-d etc"
+    status("INVALID_ARGUMENT", node.stage, by_hand, contains="mkfs.ext4")
+    by_hand.volume_context["mkfsOptions"] = "-O journal_dev"  # which is no file system
+    status("INVALID_ARGUMENT", node.stage, by_hand, contains="mkfsOptions")
+    equal(by_hand.content(), "FORMATTING", "what mkfs made by mistake is not data")
+    del by_hand.volume_context["mkfsOptions"]
+    node.use(by_hand)
+    node.leave(by_hand)
 
 
 def test_mount_flags(stack):

@@ -48,8 +48,44 @@ static void xfs_features_are_said_once(void **state)
     assert_command("xfs", "", true,
                    "mkfs.xfs -q -K -m crc=1,finobt=1,reflink=1,rmapbt=0,bigtime=1,inobtcount=1 -i "
                    "sparse=1,nrext64=0,exchange=0 -n parent=0 /dev/x");
-    assert_command("xfs", "-c options=/etc/x.conf", true, "mkfs.xfs -q -K -c options=/etc/x.conf /dev/x");
     assert_command("xfs", "-mcrc=0", false, "mkfs.xfs -q -K -mcrc=0 /dev/x");
+    assert_command(
+        "xfs", "-f -n ftype=1 -m reflink=0", false,
+        "mkfs.xfs -q -K -m crc=1,finobt=1,rmapbt=0,bigtime=1,inobtcount=1 -i sparse=1,nrext64=0 -f "
+        "-n ftype=1 -m reflink=0 /dev/x");
+}
+
+static void assert_refused(const char *fs_type, const char *options)
+{
+    _cleanup_mkfs_command_ struct mkfs_command command = {0};
+    _cleanup_error_ struct error err = {0};
+
+    if (mkfs_command_init(&command, "/dev/x", fs_type, options, false, &err) != E_INVALID_ARGUMENT)
+        fail_msg("mkfs.%s takes \"%s\"", fs_type, options);
+    assert_non_null(strstr(error_text(&err), fs_type));
+}
+
+/* What would read a file of the node, make nothing, or make something else. */
+static void other_options_are_refused(void **state)
+{
+    static const char *const ext4[] = {"-d etc",  "-qd etc", "-detc",  "-l list", "-n",
+                                       "-z undo", "-t ext3", "-V",     "-S",      "-c",
+                                       "vmlinuz", "-",       "--help", "-b",      "-J size=8,device=UUID=1-2",
+                                       "-O x -n"};
+    static const char *const xfs[] = {
+        "-c options=x.conf", "-p protofile", "-N", "-r rtdev=sda", "-d name=disk",      "-d agcount=4,file",
+        "-l logdev=sdb",     "sda",          "-V", "-fN",          "-f -m reflink=0 -N"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(ext4) / sizeof(ext4[0]); i++)
+        assert_refused("ext4", ext4[i]);
+    for (size_t i = 0; i < sizeof(xfs) / sizeof(xfs[0]); i++)
+        assert_refused("xfs", xfs[i]);
+    assert_command("ext4", "-J size=4 -L -n -E lazy_itable_init=0 -T largefile", false,
+                   EXT4 " -E nodiscard,lazy_itable_init=0 -J size=4 -L -n -T largefile /dev/x");
+    assert_command("xfs", "-L name -d agcount=4", false,
+                   "mkfs.xfs -q -K -m crc=1,finobt=1,reflink=1,rmapbt=0,bigtime=1,inobtcount=1 -i "
+                   "sparse=1,nrext64=0 -L name -d agcount=4 /dev/x");
 }
 
 static void too_many_words_are_refused(void **state)
@@ -59,7 +95,7 @@ static void too_many_words_are_refused(void **state)
 
     (void)state;
     for (int i = 0; i < 64; i++)
-        strcat(options, " -F");
+        strcat(options, " -f");
     assert_int_equal(mkfs_command_init(&command, "/dev/x", "xfs", options, false, NULL), E_INVALID_ARGUMENT);
     mkfs_command_done(&command);
     memset(options, 'a', 600);
@@ -101,11 +137,9 @@ static void sizes_are_read(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(ext4_features_are_merged),
-        cmocka_unit_test(xfs_features_are_said_once),
-        cmocka_unit_test(too_many_words_are_refused),
-        cmocka_unit_test(versions_are_told_apart),
-        cmocka_unit_test(sizes_are_read),
+        cmocka_unit_test(ext4_features_are_merged),  cmocka_unit_test(xfs_features_are_said_once),
+        cmocka_unit_test(other_options_are_refused), cmocka_unit_test(too_many_words_are_refused),
+        cmocka_unit_test(versions_are_told_apart),   cmocka_unit_test(sizes_are_read),
     };
     return cmocka_run_group_tests_name("node_mkfs", tests, NULL, NULL);
 }
