@@ -87,6 +87,16 @@ static int expand_mounted(struct node *node, const struct stage_record *record, 
     return 0;
 }
 
+/* Its attachment may write, and it is mounted for reading all the same: by mount options, or after an error.
+ */
+static bool expand_only_reads(const struct stage_record *record)
+{
+    _cleanup_mount_info_ struct mount_info mounted = {0};
+
+    return mount_find(record->staging_path, &mounted, NULL) == 0 &&
+           (mounted.readonly || mounted.filesystem_readonly);
+}
+
 int expand_filesystem(struct node *node, const struct stage_record *record, const char *device,
                       struct error *err)
 {
@@ -100,6 +110,10 @@ int expand_filesystem(struct node *node, const struct stage_record *record, cons
                       "volume %s is attached read-only: its file system keeps its %llu bytes until it is "
                       "attached for writing",
                       record->volume_id, (unsigned long long)filesystem_bytes);
+    else if (grows && expand_only_reads(record))
+        r = error_set(err, E_PERMISSION,
+                      "the %s file system at %s is mounted read-only: it keeps its %llu bytes",
+                      record->fs_type, record->staging_path, (unsigned long long)filesystem_bytes);
     if (!r && grows)
         r = filesystem_grow(device, record->staging_path, record->fs_type, err);
     volume_lock_reclaim(node->locks, record->volume_id);

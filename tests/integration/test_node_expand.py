@@ -237,5 +237,20 @@ def test_read_only(stack):
     node.leave(volume)
 
 
+def test_mounted_read_only(stack):
+    """Mount options that only read: the volume is staged with the size that its file system has, and grows another time."""
+    node, volume = stack.n1, stack.volume(size=XFS_BYTES, fs_type="xfs")
+    before = filesystem_bytes(node.use(volume))
+    node.leave(volume)
+    grow(stack, volume, 2 * XFS_BYTES)
+    volume.capability.mount.mount_flags.append("ro")
+    equal(filesystem_bytes(node.use(volume)), before, "read-only")
+    status("FAILED_PRECONDITION", expand, node, volume, contains="read-only")
+    node.leave(volume)
+    del volume.capability.mount.mount_flags[:]
+    assert filesystem_bytes(node.use(volume)) > before * 3 // 2
+    node.leave(volume)
+
+
 if __name__ == "__main__":
     sys.exit(run_all(globals(), prefix="node_expand"))
