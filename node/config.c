@@ -114,6 +114,7 @@ int node_config_load(const char *path, struct node_config *ret, struct error *er
 
 void node_config_done(struct node_config *config)
 {
+    free(config->state_dir_real);
     server_list_done(&config->servers);
     json_decref(config->object);
     *config = (struct node_config){0};

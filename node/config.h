@@ -23,6 +23,7 @@ struct node_config {
     bool header_digest; /* of the devices' sessions */
     bool fuse_io_uring; /* of the devices; cheaper reads, but a crash of one ends its volume's I/O */
     const char *state_dir;
+    char *state_dir_real; /* owned, once it is resolved; then state_dir is it */
     const char *address;
     const char *attach;
     const char *boot_id_file;

@@ -93,6 +93,16 @@ static int main_lock(const struct node *node, const sigset_t *ending, int *ret_f
     return r;
 }
 
+/* The kernel names mounts and loop devices' files by where they really are: links are followed once, here. */
+static int main_resolve_state_dir(struct node_config *config, struct error *err)
+{
+    config->state_dir_real = realpath(config->state_dir, NULL);
+    if (!config->state_dir_real)
+        return error_errno(err, errno, "cannot resolve %s", config->state_dir);
+    config->state_dir = config->state_dir_real;
+    return 0;
+}
+
 static int main_prepare(struct node *node, struct error *err)
 {
     _cleanup_free_ char *volumes = str_format("%s/volumes", node->config.state_dir);
@@ -104,6 +114,8 @@ static int main_prepare(struct node *node, struct error *err)
         r = io_make_dirs(node->config.state_dir, 0700, err);
     if (!r)
         r = io_make_dirs(volumes, 0700, err);
+    if (!r)
+        r = main_resolve_state_dir(&node->config, err);
     if (!r && volume_locks_new(&node->locks))
         r = error_errno(err, ENOMEM, "cannot start");
     if (!r)

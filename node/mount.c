@@ -39,15 +39,39 @@ static bool mount_has_option(const char *options, const char *name)
     return options && mnt_optstr_get_option(options, name, NULL, NULL) == 0;
 }
 
+/*
+ * As the kernel's table has it: a folder above may be a symbolic link, as where a kubelet's root is on
+ * another disk. The last name is taken as it is: it may be a mount whose storage hangs. NULL: no memory.
+ */
+static char *mount_real_path(const char *path)
+{
+    _cleanup_free_ char *parent = strdup(path);
+    size_t length = strlen(path);
+
+    while (parent && length > 1 && parent[length - 1] == '/')
+        parent[--length] = '\0';
+    char *slash = parent ? strrchr(parent, '/') : NULL;
+    if (!slash || slash[1] == '\0')
+        return parent ? strdup(path) : NULL;
+    *slash = '\0';
+    _cleanup_free_ char *real = realpath(slash == parent ? "/" : parent, NULL);
+    if (!real) /* then nothing is mounted there */
+        return errno == ENOMEM ? NULL : strdup(path);
+    return str_format("%s/%s", str_equal(real, "/") ? "" : real, slash + 1);
+}
+
 int mount_find(const char *path, struct mount_info *ret_info, struct error *err)
 {
-    struct libmnt_table *table = mnt_new_table_from_file("/proc/self/mountinfo");
+    _cleanup_free_ char *real = mount_real_path(path);
+    struct libmnt_table *table = real ? mnt_new_table_from_file("/proc/self/mountinfo") : NULL;
     unsigned long flags = 0;
     int r = 0;
 
+    if (!real)
+        return error_errno(err, ENOMEM, "cannot look at %s", path);
     if (!table)
         return error_errno(err, errno ? errno : EIO, "cannot read /proc/self/mountinfo");
-    struct libmnt_fs *fs = mnt_table_find_target(table, path, MNT_ITER_BACKWARD);
+    struct libmnt_fs *fs = mnt_table_find_target(table, real, MNT_ITER_BACKWARD);
     if (!fs) {
         r = error_set(err, E_NOT_FOUND, "nothing is mounted at %s", path);
     } else {
@@ -120,10 +144,11 @@ int mount_device(const char *device, const char *path, const char *fs_type, cons
  */
 static void mount_note(const char *device, const char *path)
 {
+    _cleanup_free_ char *real = mount_real_path(path);
     struct libmnt_update *update = mnt_new_update();
     struct libmnt_fs *fs = mnt_new_fs();
 
-    if (update && fs && mnt_fs_set_source(fs, device) == 0 && mnt_fs_set_target(fs, path) == 0 &&
+    if (real && update && fs && mnt_fs_set_source(fs, device) == 0 && mnt_fs_set_target(fs, real) == 0 &&
         mnt_fs_set_options(fs, "_netdev") == 0 && mnt_update_set_fs(update, 0, NULL, fs) == 0)
         mnt_update_table(update, NULL);
     mnt_unref_fs(fs);
@@ -132,9 +157,10 @@ static void mount_note(const char *device, const char *path)
 
 static void mount_forget(const char *path)
 {
+    _cleanup_free_ char *real = mount_real_path(path);
     struct libmnt_update *update = mnt_new_update();
 
-    if (update && mnt_update_set_fs(update, 0, path, NULL) == 0)
+    if (real && update && mnt_update_set_fs(update, 0, real, NULL) == 0)
         mnt_update_table(update, NULL);
     mnt_free_update(update);
 }

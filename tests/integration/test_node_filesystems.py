@@ -5,7 +5,7 @@ import sys
 
 import harness
 from controller_stack import equal, status
-from node_fixture import MIB, XFS_BYTES, filesystem_bytes, is_mounted, mounts, run_all, write_and_sync
+from node_fixture import MIB, XFS_BYTES, Node, filesystem_bytes, is_mounted, mounts, run_all, write_and_sync
 
 
 def copy_of(stack, source, size, larger):
@@ -122,6 +122,32 @@ def test_stacked_mounts(stack):
     assert not is_mounted(target) and not target.exists()
     node.unstage(volume)
     assert not is_mounted(staging)
+    volume.unpublish(node)
+
+
+def test_paths_through_links(stack):
+    """A kubelet's root on another disk, behind a symbolic link, and mooring-node's own folder too: the kernel's tables show
+    neither as it was given."""
+    node = Node(stack, "n3", start=False)
+    link = node.folder / "link"
+    link.symlink_to(node.folder)
+    node.config["state_dir"] = str(link / "s")
+    node.start().wait_registered()
+    volume, staging, target = stack.volume().publish(node), str(link / "staging"), str(link / "target")
+    for _ in range(2):
+        node.stage(volume, staging_target_path=staging)
+        node.publish(volume, staging_target_path=staging, target_path=target)
+    equal([at for at, _ in mounts() if at.endswith("/target")], [str(node.folder / "target")], "mounts")
+    write_and_sync(link / "target" / "file", b"there")
+    equal(node.stats(volume, target).usage[0].unit, 1, "stats")
+    health = node.csi.NodeGetVolumeHealth(volume_id=volume.id, volume_publish_path=target, staging_target_path=staging)
+    equal(list(health.volume_health.health_statuses), [], "health")
+    node.restart()
+    node.csi.NodeExpandVolume(volume_id=volume.id, volume_path=target, staging_target_path=staging)
+    node.unpublish(volume, target_path=target)
+    assert not (node.folder / "target").exists()
+    node.unstage(volume, staging_target_path=staging)
+    assert not is_mounted(node.folder / "staging") and not node.volume_dir(volume).exists()
     volume.unpublish(node)
 
 
