@@ -34,6 +34,11 @@ static const struct output_column detail_columns[] = {
     {"thick", "thick", OUTPUT_BOOL},
     {"block_size_bytes", "block size", OUTPUT_TEXT},
     {"created_unix_s", "created", OUTPUT_TIME},
+    {"source", "made of", OUTPUT_TEXT},
+    {"iops_limit", "operations a second", OUTPUT_TEXT},
+    {"bandwidth_limit", "bytes a second", OUTPUT_SIZE},
+    {"burst_s", "burst in seconds", OUTPUT_TEXT},
+    {"health", "health", OUTPUT_TEXT},
     {"context", "parameters", OUTPUT_TEXT},
     {"topology", "reached from", OUTPUT_TEXT},
     {"attachments", "attachments", OUTPUT_TEXT},
@@ -145,8 +150,9 @@ int volume_create(struct cli *cli, int argc, char **argv, struct error *err)
     const struct cli_usage usage = {
         "mooring volume create",
         "Make a volume, or show the one of this name if it is what is asked for. Parameters are those of a\n"
-        "StorageClass: attach, blockSize, fsType, mkfsOptions, mountOptions, pathTimeout, provisioning, "
-        "sessions, zone.",
+        "StorageClass: attach, bandwidthLimit, blockSize, burstSeconds, fsType, iopsLimit, lease, "
+        "mkfsOptions,\n"
+        "mountOptions, pathTimeout, provisioning, sessions, zone.",
         "NAME [PARAMETER=VALUE…]",
         options,
         ARRAY_SIZE(options),
@@ -311,6 +317,30 @@ static json_t *attachments_to_json(const Mooring__Storage__V1__Volume *volume)
     return array;
 }
 
+/* A limit of 0 is none: null, as where the volume has no limits at all. */
+static json_t *limit_to_json(uint64_t value)
+{
+    return value > 0 ? json_integer((json_int_t)value) : json_null();
+}
+
+static void add_limits(const Mooring__Storage__V1__Limits *limits, json_t *object)
+{
+    json_object_set_new(object, "iops_limit", limit_to_json(limits ? limits->iops : 0));
+    json_object_set_new(object, "bandwidth_limit", limit_to_json(limits ? limits->bytes_per_s : 0));
+    json_object_set_new(object, "burst_s", limit_to_json(limits ? limits->burst_s : 0));
+}
+
+static void add_origin_and_health(const Mooring__Storage__V1__Volume *volume, json_t *object)
+{
+    const char *source = *volume->source_volume_id ? volume->source_volume_id : volume->source_snapshot_id;
+    json_t *health = json_array();
+
+    for (size_t i = 0; i < volume->n_health; i++)
+        json_array_append_new(health, json_string(volume->health[i]->message));
+    json_object_set_new(object, "source", json_string(source));
+    json_object_set_new(object, "health", health);
+}
+
 /* What only the storage server knows. Without it the rest is still worth showing. */
 static void add_details(struct cli *cli, const char *volume_id, json_t *object)
 {
@@ -337,6 +367,10 @@ static void add_details(struct cli *cli, const char *volume_id, json_t *object)
                   : NULL;
     json_object_update(object, details);
     json_decref(details);
+    if (volume) {
+        add_limits(volume->limits, object);
+        add_origin_and_health(volume, object);
+    }
     protobuf_c_message_free_unpacked(message, NULL);
 }
 

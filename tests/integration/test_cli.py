@@ -101,6 +101,26 @@ def test_volume_life(stack, cli):
     cli.run("volume", "clear-failed", volume_id, expect=NOT_FOUND)
 
 
+def test_parameters_are_told(stack, cli):
+    """The help names each parameter that the controller takes, and show what stands."""
+    refusal = cli.run("volume", "create", "n", "--size=1GiB", "replicas=3", expect=USAGE, contains='"replicas"')
+    known = refusal.split("the parameters are: ")[1].replace(",", " ").split()
+    told = cli.run("volume", "create", "--help")
+    equal([name for name in known if name not in told], [], "parameters that --help keeps quiet about")
+    made = cli.json("volume", "create", "held", "--size=8MiB", "iopsLimit=100", "bandwidthLimit=2MiB")
+    shown = cli.json("volume", "show", "held")
+    equal([shown[key] for key in ("iops_limit", "bandwidth_limit", "burst_s", "source", "health")],
+          [100, 2 * MIB, None, "", []], "limits, source and health")
+    cli.run("volume", "modify", "held", "iopsLimit=0", "burstSeconds=2")
+    shown = cli.json("volume", "show", "held")
+    equal([shown[key] for key in ("iops_limit", "bandwidth_limit", "burst_s")], [None, 2 * MIB, 2], "modified")
+    copy = cli.json("volume", "create", "copied", f"--from={made['volume_id']}")
+    equal(cli.json("volume", "show", "copied")["source"], made["volume_id"], "source")
+    cli.run("volume", "show", "copied", contains=made["volume_id"])
+    for volume in (copy, made):
+        cli.run("volume", "delete", volume["volume_id"])
+
+
 def test_snapshots(stack, cli):
     volume_id = cli.json("volume", "create", "photographed", "--size", "8MiB")["volume_id"]
     cli.run("snapshot", "create", "nobody", "s", expect=NOT_FOUND)
@@ -338,8 +358,9 @@ def test_tls(stack, cli):
     cli.run("tls", "issue", "operator", "--dir", folder, expect=STATE)
 
 
-TESTS = [test_usage, test_config, test_volume_life, test_snapshots, test_changes, test_no_node, test_mount, test_pools,
-         test_fence, test_fence_partial, test_retry, test_lists_partial, test_roles, test_tls]
+TESTS = [test_usage, test_config, test_volume_life, test_parameters_are_told, test_snapshots, test_changes,
+         test_no_node, test_mount, test_pools, test_fence, test_fence_partial, test_retry, test_lists_partial,
+         test_roles, test_tls]
 
 
 def main():
