@@ -9,6 +9,7 @@
 #include "datapath/store/copy.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,6 +20,7 @@
 #include "common/time.h"
 
 #define BATCH_NS 2000000u
+#define STOP_WAIT_MS 2000
 #define BATCH_EXTENTS_MIN 8u
 #define BATCH_EXTENTS_MAX 512u
 
@@ -136,8 +138,8 @@ static int share_all(struct copy *copy, struct error *err)
     bool wanted;
 
     while (image_copy_next(copy->ranges, &offset, &end, &wanted)) {
-        int r =
-            atomic_load(&copy->cancelled) ? E_CANCELLED : share_next(copy, offset, end, wanted, &extents_max);
+        int r = atomic_load(&copy->cancelled_ms) ? E_CANCELLED
+                                                 : share_next(copy, offset, end, wanted, &extents_max);
 
         if (r == E_CANCELLED)
             return error_set(err, r, "%s was deleted while it was made", copy->id);
@@ -270,19 +272,34 @@ bool copy_reads_locked(const struct store *store, const char *source_id)
     return false;
 }
 
-static void stop(struct copy *copy)
+/* False when it has not ended until then. */
+static bool stop(struct copy *copy, uint64_t until_ms)
 {
-    atomic_store(&copy->cancelled, true);
-    copy_wait(copy, UINT64_MAX, NULL);
-    copy_unref(copy);
+    uint64_t never = 0;
+
+    atomic_compare_exchange_strong(&copy->cancelled_ms, &never, time_now_ms());
+    copy_wait(copy, until_ms, NULL);
+    pthread_mutex_lock(&copy->lock);
+    bool ended = copy->ended;
+    pthread_mutex_unlock(&copy->lock);
+    return ended;
 }
 
-void copy_stop(struct store *store, const char *id)
+int copy_stop(struct store *store, const char *id, struct error *err)
 {
+    uint64_t until_ms = time_now_ms() + STOP_WAIT_MS;
     struct copy *copy;
+    int r = E_OK;
 
-    while ((copy = copy_find(store, id)))
-        stop(copy);
+    while (r == E_OK && (copy = copy_find(store, id))) {
+        if (!stop(copy, until_ms))
+            r = error_set(err, E_BUSY,
+                          "%s is being made of %s, and was told to stop %" PRIu64
+                          " ms ago: the pool's disk keeps it, retry",
+                          id, copy->source_id, time_now_ms() - atomic_load(&copy->cancelled_ms));
+        copy_unref(copy);
+    }
+    return r;
 }
 
 void copy_stop_all(struct store *store)
@@ -294,7 +311,8 @@ void copy_stop_all(struct store *store)
         copy = store->copies_count > 0 ? copy_ref(store->copies[0]) : NULL;
         pthread_rwlock_unlock(&store->index_lock);
         if (copy)
-            stop(copy);
+            stop(copy, UINT64_MAX);
+        copy_unref(copy);
     } while (copy);
 }
 

@@ -50,7 +50,7 @@ struct copy {
     struct image_copy *ranges;
     struct backend_image *source;
     struct backend_copy *backend;
-    atomic_bool cancelled;
+    _Atomic uint64_t cancelled_ms; /* when it was told to stop first; 0: it was not */
 
     pthread_mutex_t lock; /* guards the outcome */
     pthread_cond_t ended_cond;
@@ -75,8 +75,9 @@ void copy_start(struct copy *copy);
 
 /* The one under way for id: a reference, or NULL. [any] */
 struct copy *copy_find(struct store *store, const char *id);
-/* Stop the one under way for id, if any, and wait until it has ended, one way or the other. */
-void copy_stop(struct store *store, const char *id);
+/* Stop the one under way for id, if any, and wait until it has ended, one way or the other. E_BUSY when what
+ * it waits for, a disk, takes long: it ends as soon as that does. */
+int copy_stop(struct store *store, const char *id, struct error *err);
 void copy_stop_all(struct store *store);
 bool copy_reads_locked(const struct store *store, const char *source_id); /* index lock */
 

@@ -294,20 +294,21 @@ static int create_new(struct store *store, struct volume *volume, const struct s
 int store_snapshot_create(struct store *store, struct volume *source, const struct snapshot_record *spec,
                           struct snapshot **ret, struct error *err)
 {
-    pthread_mutex_t *lock = &store->id_locks[store_stripe(spec->id)];
-    struct snapshot *snapshot;
+    struct snapshot *snapshot = NULL;
+    struct key_lock lock;
     int r;
 
     r = check_spec(store, spec, err);
     if (r == E_OK)
         r = volume_check_readable(source, err);
+    if (r == E_OK)
+        r = key_lock_take(&store->ids, &lock, spec->id, "making", err);
     if (r != E_OK)
         return r;
-    pthread_mutex_lock(lock);
     snapshot = store_snapshot_find(store, spec->id);
     r = snapshot ? check_same(snapshot, spec, source->id, err)
                  : create_new(store, source, spec, &snapshot, err);
-    pthread_mutex_unlock(lock);
+    key_lock_give(&lock);
     if (r != E_OK) {
         snapshot_unref(snapshot);
         return r;
@@ -399,17 +400,20 @@ static int delete_found(struct snapshot *snapshot, bool provisional_only, struct
 static int delete_by_id(struct store *store, const char *snapshot_id, bool provisional_only,
                         struct error *err)
 {
-    pthread_mutex_t *lock = &store->id_locks[store_stripe(snapshot_id)];
-    struct snapshot *snapshot;
-    int r = E_OK;
+    struct snapshot *snapshot = NULL;
+    struct key_lock lock;
+    int r = key_lock_take(&store->ids, &lock, snapshot_id, "deleting", err);
 
-    pthread_mutex_lock(lock);
-    copy_stop(store, snapshot_id); /* under the lock: no new one begins; the thread does not take it */
-    snapshot = store_snapshot_find(store, snapshot_id);
+    if (r != E_OK)
+        return r;
+    /* Under the lock: no new one begins. The copy's thread does not take it. */
+    r = copy_stop(store, snapshot_id, err);
+    if (r == E_OK)
+        snapshot = store_snapshot_find(store, snapshot_id);
     if (snapshot)
         r = delete_found(snapshot, provisional_only, err);
     snapshot_unref(snapshot);
-    pthread_mutex_unlock(lock);
+    key_lock_give(&lock);
     return r;
 }
 

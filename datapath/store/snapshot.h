@@ -38,8 +38,8 @@ int store_snapshot_create(struct store *store, struct volume *source, const stru
 /* Until it is ready or until_ms of time_now_ms(): E_DEADLINE; else why there is no snapshot after all. */
 int snapshot_wait(struct snapshot *snapshot, uint64_t until_ms, struct error *err);
 
-/* 0 also when there is none. Stops the copying of one that is not ready. E_PRECONDITION while a volume is
- * being made of it. */
+/* 0 also when there is none. Stops the copying of one that is not ready, and E_BUSY while the disk keeps it
+ * from stopping: a repeat finds it gone, or waits on. E_PRECONDITION while a volume is being made of it. */
 int store_snapshot_delete(struct store *store, const char *snapshot_id, struct error *err);
 /* The same, but E_PRECONDITION for one that is not provisional any more. */
 int store_snapshot_delete_provisional(struct store *store, const char *snapshot_id, struct error *err);

@@ -55,8 +55,8 @@ static struct store *store_new(const struct store_options *options)
     store->names.key = name_key;
     store->snapshots.key = snapshot_key;
     pthread_rwlock_init(&store->index_lock, NULL);
+    key_locks_init(&store->ids);
     for (size_t i = 0; i < STORE_STRIPES; i++) {
-        pthread_mutex_init(&store->id_locks[i], NULL);
         pthread_mutex_init(&store->name_locks[i], NULL);
     }
     return store;
@@ -80,10 +80,10 @@ struct store *store_close(struct store *store)
     index_done(&store->names);
     index_done(&store->snapshots);
     for (size_t i = 0; i < STORE_STRIPES; i++) {
-        pthread_mutex_destroy(&store->id_locks[i]);
         pthread_mutex_destroy(&store->name_locks[i]);
     }
     pthread_rwlock_destroy(&store->index_lock);
+    key_locks_done(&store->ids);
     if (store->backend)
         store->ops->close(store->backend); /* last: it gives the pool's lock back */
     free(store);

@@ -83,12 +83,13 @@ int store_name_release(struct store *store, enum name_kind kind, const char *nam
 /* Create spec->id (its name, size_bytes, block_size_bytes, thick, limits, parameters are taken; the rest is
  * born). A repeat with equal fields returns the volume that stands; E_EXISTS, naming what differs, else.
  * E_NO_SPACE when the pool cannot promise it; E_OUT_OF_RANGE for a size that is 0 or no multiple of the block
- * size; E_INVALID_ARGUMENT for a block size other than 512 and 4096 or finer than the pool's direct I/O. A
- * reference for the caller. */
+ * size; E_INVALID_ARGUMENT for a block size other than 512 and 4096 or finer than the pool's direct I/O;
+ * E_BUSY, saying what runs, when another call makes or deletes it for long. A reference for the caller. */
 int store_volume_create(struct store *store, const struct volume_record *spec, struct volume **ret,
                         struct error *err);
 
-/* 0 also when there is none. E_PRECONDITION while attached. E_BUSY by the operation slot. */
+/* 0 also when there is none. E_PRECONDITION while attached. E_BUSY by the operation slot, as above, and while
+ * the disk keeps the copying that makes it from being stopped: it stays told to stop. */
 int store_volume_delete(struct store *store, const char *volume_id, struct error *err);
 
 /* A reference, or NULL. [any] */

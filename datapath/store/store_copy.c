@@ -172,18 +172,18 @@ int store_copy_begin(struct store *store, const struct volume_record *spec, stru
 {
     struct source source = {.volume = volume, .snapshot = snapshot};
     struct volume_record record = {0};
-    pthread_mutex_t *lock;
+    struct key_lock lock;
     int r;
 
     assert(!volume != !snapshot);
     r = volume ? source_of_volume(&source, err) : source_of_snapshot(&source, err);
     if (r == E_OK)
         r = born(store, spec, &source, &record, err);
+    if (r == E_OK)
+        r = key_lock_take(&store->ids, &lock, spec->id, "making", err);
     if (r == E_OK) {
-        lock = &store->id_locks[store_stripe(spec->id)];
-        pthread_mutex_lock(lock);
         r = begin_locked(store, &record, &source, ret, err);
-        pthread_mutex_unlock(lock);
+        key_lock_give(&lock);
     }
     volume_record_done(&record);
     volume_record_done(&source.record);

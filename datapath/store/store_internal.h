@@ -3,7 +3,7 @@
  * store include store.h and image.h.
  *
  * Locks, outermost first; a later one is never held while an earlier one is taken:
- *   store->name_locks[], store->id_locks[]   one create, delete, claim or release per key, across its commit
+ *   store->name_locks[], store->ids          one create, delete, claim or release per key, across its commit
  *   node->lock                               one change of a node's record, and every attach to it
  *   volume->record_lock,                     one commit of a volume's, a snapshot's record
  *   snapshot->record_lock
@@ -23,7 +23,7 @@
 #include "datapath/store/record.h"
 #include "datapath/store/store.h"
 
-#define STORE_STRIPES 64
+#define STORE_STRIPES 1024 /* many more than calls at once: two of them seldom wait for each other's disk */
 #define OPERATION_WORDS_MAX 64
 #define STORE_COPIES_TOTAL 32 /* under way at once, of all volumes */
 
@@ -98,6 +98,20 @@ struct index {
     const char *(*key)(const void *item);
 };
 
+/* key_lock.c */
+struct key_lock {
+    struct key_lock *next;
+    struct key_locks *locks;
+    const char *key, *what; /* the caller's, until it is given back */
+    uint64_t since_ms;
+};
+
+struct key_locks {
+    pthread_mutex_t lock;
+    pthread_cond_t given;
+    struct key_lock *first; /* locked */
+};
+
 struct store {
     const struct backend_ops *ops;
     struct backend *backend;
@@ -105,7 +119,7 @@ struct store {
     uint64_t reserve_bytes;
     bool overcommit;
 
-    pthread_mutex_t id_locks[STORE_STRIPES];   /* by volume id: create and delete */
+    struct key_locks ids;                      /* of volumes and snapshots: create and delete */
     pthread_mutex_t name_locks[STORE_STRIPES]; /* by name: claim and release */
 
     pthread_rwlock_t index_lock; /* guards all below, for memory only */
@@ -176,6 +190,16 @@ int snapshot_load(struct store *store, struct snapshot_record *record, uint64_t 
  * takes no reference of it. */
 int image_new(struct volume *volume, struct image **ret, struct error *err);
 struct image *image_free(struct image *image); /* nothing in flight; NULL is fine; returns NULL */
+
+/* ---- key_lock.c ---- */
+
+void key_locks_init(struct key_locks *locks);
+void key_locks_done(struct key_locks *locks);
+
+/* E_BUSY, saying what holds it since when, after a short wait. */
+int key_lock_take(struct key_locks *locks, struct key_lock *taken, const char *key, const char *what,
+                  struct error *err);
+void key_lock_give(struct key_lock *taken);
 
 /* ---- index.c ---- */
 

@@ -177,7 +177,7 @@ int store_volume_create(struct store *store, const struct volume_record *spec, s
 {
     struct volume_record record = {0};
     struct volume *volume = NULL;
-    pthread_mutex_t *lock;
+    struct key_lock lock;
     struct copy *copy;
     int r;
 
@@ -187,8 +187,11 @@ int store_volume_create(struct store *store, const struct volume_record *spec, s
     if (r != E_OK)
         return r;
     record.source_id[0] = '\0';
-    lock = &store->id_locks[store_stripe(spec->id)];
-    pthread_mutex_lock(lock);
+    r = key_lock_take(&store->ids, &lock, spec->id, "making", err);
+    if (r != E_OK) {
+        volume_record_done(&record);
+        return r;
+    }
     copy = copy_find(store, spec->id); /* first: what it makes is found before it is gone from there */
     volume = store_volume_find(store, spec->id);
     if (volume)
@@ -198,7 +201,7 @@ int store_volume_create(struct store *store, const struct volume_record *spec, s
     else
         r = create_new(store, &record, &volume, err);
     copy_unref(copy);
-    pthread_mutex_unlock(lock);
+    key_lock_give(&lock);
     volume_record_done(&record);
     if (r != E_OK) {
         volume_unref(volume);
@@ -235,13 +238,16 @@ static int delete_found(struct store *store, struct volume *volume, struct error
 
 int store_volume_delete(struct store *store, const char *volume_id, struct error *err)
 {
-    pthread_mutex_t *lock = &store->id_locks[store_stripe(volume_id)];
-    struct volume *volume;
-    int r = E_OK;
+    struct volume *volume = NULL;
+    struct key_lock lock;
+    int r = key_lock_take(&store->ids, &lock, volume_id, "deleting", err);
 
-    pthread_mutex_lock(lock);
-    copy_stop(store, volume_id); /* under the lock: no new one begins; the thread does not take it */
-    volume = store_volume_find(store, volume_id);
+    if (r != E_OK)
+        return r;
+    /* Under the lock: no new one begins. The copy's thread does not take it. */
+    r = copy_stop(store, volume_id, err);
+    if (r == E_OK)
+        volume = store_volume_find(store, volume_id);
     if (volume) {
         r = volume_operation_begin(volume, "delete", err);
         if (r == E_OK) {
@@ -250,6 +256,6 @@ int store_volume_delete(struct store *store, const char *volume_id, struct error
         }
         volume_unref(volume);
     }
-    pthread_mutex_unlock(lock);
+    key_lock_give(&lock);
     return r;
 }

@@ -18,7 +18,7 @@ struct health;
 struct server;
 struct job;
 
-#define SERVICE_NAME_LOCKS 64
+#define SERVICE_NAME_LOCKS 1024
 #define STORAGE_SERVICES 7 /* the one of the .proto, in parts that have threads of their own */
 #define SERVICE_THREADS 24 /* for calls that change something */
 #define COPY_WAITERS_MAX 6 /* calls that wait for a copy: one more is told at once how far it is */

@@ -179,6 +179,58 @@ static void joins_refuses_and_stops(void **state)
     bench_close(&bench);
 }
 
+/* ---- a disk that keeps what is under way ---- */
+
+#define STUCK FIXTURE_SERVER ".s-0000000000000001"
+
+static void a_deletion_does_not_wait_for_the_disk_for_long(void **state)
+{
+    _cleanup_error_ struct error err = {0};
+    struct snapshot *snapshot;
+    struct bench bench;
+    int r;
+
+    bench_open(&bench, state, SIZE);
+    for (uint64_t i = 0; i < 100; i++) /* more extents than are shared at once */
+        bench_write(&bench, i * 80 * KIB, 4096, 'x');
+    shares_allow(0);
+    snapshot = bench_snapshot(&bench, 1);
+    shares_wait(1);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(store_snapshot_delete(bench.store, STUCK, &err), E_BUSY);
+        assert_non_null(strstr(error_text(&err), "told to stop"));
+    }
+    shares_allow(-1);
+    while ((r = store_snapshot_delete(bench.store, STUCK, &err)) == E_BUSY)
+        ;
+    assert_int_equal(r, E_OK);
+    assert_int_equal(snapshot_wait(snapshot, UINT64_MAX, NULL),
+                     E_CANCELLED); /* the first word for it stood */
+    assert_null(store_snapshot_find(bench.store, STUCK));
+    snapshot_unref(snapshot);
+    bench_close(&bench);
+}
+
+static void a_repeat_is_told_what_runs(void **state)
+{
+    _cleanup_error_ struct error err = {0};
+    struct key_lock deleting, other, again;
+    struct key_locks locks;
+
+    (void)state;
+    key_locks_init(&locks);
+    assert_int_equal(key_lock_take(&locks, &deleting, "a", "deleting", &err), E_OK);
+    assert_int_equal(key_lock_take(&locks, &other, "b", "making", &err), E_OK);
+    assert_int_equal(key_lock_take(&locks, &again, "a", "making", &err), E_BUSY);
+    assert_non_null(strstr(error_text(&err), "deleting of a has been running for "));
+    key_lock_give(&deleting);
+    assert_int_equal(key_lock_take(&locks, &again, "a", "making", &err), E_OK);
+    key_lock_give(&other);
+    key_lock_give(&again);
+    assert_null(locks.first);
+    key_locks_done(&locks);
+}
+
 /* ---- space ---- */
 
 static uint64_t exclusive_of_volume(struct volume *volume)
@@ -516,6 +568,8 @@ int main(void)
         cmocka_unit_test(clones_and_restores),
         cmocka_unit_test(a_source_may_go_before_its_copies),
         cmocka_unit_test(joins_refuses_and_stops),
+        cmocka_unit_test(a_deletion_does_not_wait_for_the_disk_for_long),
+        cmocka_unit_test(a_repeat_is_told_what_runs),
         cmocka_unit_test(space_is_told_as_it_is),
         cmocka_unit_test(space_that_is_not_there_is_not_promised),
         cmocka_unit_test(an_odd_end_is_copied_too),
