@@ -16,6 +16,7 @@
 #include "datapath/target/storage_service.h"
 #include "rpc/rpc.h"
 
+#define CONFIG_DEFAULT "/etc/mooring/target.json"
 #define EXIT_USAGE 2
 #define LOCK_RETRY_MS 50
 #define CALLS_GRACE_MS 500 /* an idle client's open connection uses it up */
@@ -132,7 +133,7 @@ static void target_raise_descriptors(void)
 static int target_parse(int argc, char **argv, const char **ret_config, struct error *err)
 {
     const struct option_spec options[] = {
-        {"config", "FILE", "the configuration (JSON)", ret_config, NULL, true},
+        {"config", "FILE", "the configuration (default: " CONFIG_DEFAULT ")", ret_config, NULL, false},
     };
     const struct program_spec program = {.name = "mooring-target",
                                          .summary =
@@ -147,7 +148,7 @@ int main(int argc, char **argv)
 {
     _cleanup_error_ struct error err = {0};
     struct target target = {0};
-    const char *config = NULL;
+    const char *config = CONFIG_DEFAULT;
     if (target_parse(argc, argv, &config, &err) || settings_load(&target.settings, config, &err)) {
         fprintf(stderr, "mooring-target: %s\n", error_text(&err));
         return EXIT_USAGE;

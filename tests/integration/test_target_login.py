@@ -257,7 +257,7 @@ def bad_configuration(scratch, target):
         path.write_text(json.dumps({**target.config, **(own if change else {}), **change}))
         done = harness.run(harness.program("mooring-target"), "--config", path, check=False)
         assert done.returncode == status and words in done.stdout, f"{change}: {done.returncode}: {done.stdout[-300:]}"
-    for flags in ((), ("--bogus",), ("--config", "/nonexistent")):
+    for flags in (("--bogus",), ("--config", "/nonexistent")):
         expect(harness.run(harness.program("mooring-target"), *flags, check=False).returncode, 2, f"exit status of {flags}")
     target.controller.GetServer()
 
