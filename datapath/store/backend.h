@@ -113,6 +113,20 @@ struct backend_ops {
     int (*copy_commit_volume)(struct backend_copy *copy, const struct volume_record *record,
                               struct error *err);
     void (*copy_free)(struct backend_copy *copy);
+
+    /* The data of a volume or snapshot by its id alone, to be read and closed by image_close(). E_NOT_FOUND
+     * when it is not there (any more). */
+    int (*scrub_open)(struct backend *backend, const char *id, struct backend_image **ret, struct error *err);
+    /* What was written next at or after offset, *ret_end 0 for nothing; and its place on the disk when it is
+     * shared, else 0. 0 or -errno. */
+    int (*scrub_next)(struct backend_image *image, uint64_t offset, uint64_t *ret_start, uint64_t *ret_end,
+                      uint64_t *ret_place);
+    /* Past every cache, aligned to IMAGE_ALIGN; 0 bytes at the end. 0 or the disk's -errno. */
+    int (*scrub_read)(struct backend_image *image, void *buffer, uint64_t offset, size_t length,
+                      size_t *ret_length);
+    /* What the scrub knows, one object. E_NOT_FOUND when nothing was ever saved. */
+    int (*scrub_load)(struct backend *backend, json_t **ret, struct error *err);
+    int (*scrub_save)(struct backend *backend, json_t *object, struct error *err);
 };
 
 extern const struct backend_ops pool_backend; /* pool/ */

@@ -20,6 +20,7 @@
 #include "common/log.h"
 #include "common/size.h"
 #include "datapath/store/image_internal.h"
+#include "datapath/store/scrub_internal.h"
 
 static void image_mark(struct image_io *io);
 static int image_mark_work(struct loop_work *work);
@@ -228,6 +229,15 @@ static void image_data_failed(struct image_io *io, int res)
     image_record(recorder, io->loop);
 }
 
+/* Where a scrub could not read, this is to be read again. */
+static void image_note_change(const struct image_io *io)
+{
+    struct volume *volume = io->image->volume;
+
+    if (io->verb != IMAGE_READ && atomic_load_explicit(&volume->suspect, memory_order_relaxed))
+        scrub_note_change(volume, io->offset, io->length);
+}
+
 static void image_transferred(struct image_io *io, int bytes)
 {
     if (bytes == 0) { /* the file ends before the volume does */
@@ -235,14 +245,17 @@ static void image_transferred(struct image_io *io, int bytes)
         return;
     }
     io->progress += (uint64_t)bytes;
-    if (io->progress < io->length)
+    if (io->progress < io->length) {
         image_start(io, IMAGE_STEP_DATA);
-    else
-        io->done(io, 0);
+        return;
+    }
+    image_note_change(io);
+    io->done(io, 0);
 }
 
 static void image_range_changed(struct image_io *io)
 {
+    image_note_change(io);
     if (io->fua)
         image_sync(io);
     else
@@ -395,10 +408,15 @@ int image_extent(struct image *image, uint64_t offset, uint64_t length, bool *re
 
 int image_discard_all(struct image *image, struct error *err)
 {
+    int r;
+
     if (atomic_load(&image->gates) > 0)
         return error_set(err, E_BUSY, "volume %s is held, or a copy of it is under way: retry later",
                          image->volume->id);
-    return image->ops->image_discard_all(image->backend, err);
+    r = image->ops->image_discard_all(image->backend, err);
+    if (r == E_OK && atomic_load(&image->volume->suspect))
+        scrub_note_change(image->volume, 0, volume_size_bytes(image->volume));
+    return r;
 }
 
 int image_new(struct volume *volume, struct image **ret, struct error *err)

@@ -13,6 +13,7 @@
 
 #include "common/strings.h"
 #include "datapath/store/copy.h"
+#include "datapath/store/scrub_internal.h"
 #include "datapath/store/store_internal.h"
 
 /* ---- life ---- */
@@ -347,6 +348,7 @@ static void snapshot_gone(struct snapshot *snapshot)
     index_remove(&store->snapshots, snapshot->id);
     store->promised_bytes -= snapshot->promised_bytes;
     pthread_rwlock_unlock(&store->index_lock);
+    scrub_forget(store, snapshot->id);
     snapshot_unref(snapshot); /* the index's */
 }
 

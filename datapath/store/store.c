@@ -16,6 +16,7 @@
 #include "common/size.h"
 #include "common/strings.h"
 #include "datapath/store/copy.h"
+#include "datapath/store/scrub_internal.h"
 #include "datapath/store/store_internal.h"
 
 /* ---- open and close ---- */
@@ -66,6 +67,7 @@ struct store *store_close(struct store *store)
 {
     if (!store)
         return NULL;
+    store_scrub_stop(store);
     copy_stop_all(store);
     for (size_t i = 0; i < store->volumes.count; i++)
         volume_unref(store->volumes.items[i]);
@@ -84,6 +86,7 @@ struct store *store_close(struct store *store)
     }
     pthread_rwlock_destroy(&store->index_lock);
     key_locks_done(&store->ids);
+    scrub_free(store->scrub);
     if (store->backend)
         store->ops->close(store->backend); /* last: it gives the pool's lock back */
     free(store);

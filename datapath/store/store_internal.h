@@ -10,6 +10,7 @@
  *   store->index_lock                        memory only, as those below: never across I/O, so [any]
  *   volume->view_lock, volume->slot_lock,    functions may take them
  *   snapshot->view_lock, image->lock
+ *   scrub->lock                              memory only, too: innermost
  */
 #pragma once
 
@@ -42,6 +43,7 @@ struct volume {
     _Atomic uint64_t size_bytes;
     atomic_bool write_failed;
     atomic_bool deleted;
+    atomic_bool suspect; /* a scrub could not read some of it: changes are told to it */
     _Atomic(enum volume_content) content;
 
     pthread_mutex_t record_lock; /* held across one durable commit */
@@ -121,6 +123,8 @@ struct store {
 
     struct key_locks ids;                      /* of volumes and snapshots: create and delete */
     pthread_mutex_t name_locks[STORE_STRIPES]; /* by name: claim and release */
+
+    struct scrub *scrub; /* NULL: none; set before the first image is used, freed with the store */
 
     pthread_rwlock_t index_lock; /* guards all below, for memory only */
     struct index volumes;        /* struct volume */

@@ -9,6 +9,7 @@
 
 #include "common/strings.h"
 #include "datapath/store/copy.h"
+#include "datapath/store/scrub_internal.h"
 #include "datapath/store/store_internal.h"
 
 /* ---- looking ---- */
@@ -232,6 +233,7 @@ static int delete_found(struct store *store, struct volume *volume, struct error
     index_remove(&store->volumes, volume->id);
     store->promised_bytes -= volume_size_bytes(volume);
     pthread_rwlock_unlock(&store->index_lock);
+    scrub_forget(store, volume->id);
     volume_unref(volume); /* the index's */
     return E_OK;
 }

@@ -224,4 +224,9 @@ const struct backend_ops pool_backend = {
     .copy_commit_snapshot = pool_copy_commit_snapshot,
     .copy_commit_volume = pool_copy_commit_volume,
     .copy_free = pool_copy_free,
+    .scrub_open = pool_scrub_open,
+    .scrub_next = pool_scrub_next,
+    .scrub_read = pool_scrub_read,
+    .scrub_load = pool_scrub_load,
+    .scrub_save = pool_scrub_save,
 };

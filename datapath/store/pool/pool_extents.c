@@ -16,6 +16,7 @@
 #include "datapath/store/pool/pool_internal.h"
 
 #define BATCH 512u
+#define SCRUB_BATCH 16u /* one written one is wanted */
 /* Flags of an extent whose place on the disk says nothing about its bytes. */
 #define NO_PLACE                                                                                             \
     (FIEMAP_EXTENT_UNKNOWN | FIEMAP_EXTENT_DELALLOC | FIEMAP_EXTENT_ENCODED | FIEMAP_EXTENT_NOT_ALIGNED |    \
@@ -121,6 +122,26 @@ int pool_extents_end(int fd, uint64_t offset, uint64_t limit, unsigned count, ui
     walk_done(&walk);
     *ret_found = found;
     return r;
+}
+
+int pool_scrub_next(struct backend_image *image, uint64_t offset, uint64_t *ret_start, uint64_t *ret_end,
+                    uint64_t *ret_place)
+{
+    struct piece piece = {0};
+    struct walk walk;
+    int r = walk_init(&walk, image->fd, offset, INT64_MAX, SCRUB_BATCH);
+
+    if (r == 0)
+        r = walk_next(&walk, &piece);
+    walk_done(&walk);
+    if (r < 0)
+        return r;
+    *ret_start = MAX(piece.start, offset);
+    *ret_end = piece.end;
+    *ret_place = piece.flags & FIEMAP_EXTENT_SHARED && !(piece.flags & NO_PLACE)
+                     ? piece.place + (*ret_start - piece.start)
+                     : 0;
+    return 0;
 }
 
 int pool_image_exclusive(struct backend_image *image, uint64_t *ret_bytes, struct error *err)

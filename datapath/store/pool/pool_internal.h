@@ -4,6 +4,7 @@
  *   pool.json                          uuid, server id, format version: written once, last, by `create`
  *   lock                               flock: one mooring-target at a time
  *   host.json                          which host serves it, and whether that closed it (pool_host.c)
+ *   scrub.json                         what was read whole and when, and what could not be (pool_scrub.c)
  *   volumes/<id>/{volume.json,data}
  *   snapshots/<id>/{snapshot.json,data}
  *   nodes/<id>.json
@@ -160,8 +161,17 @@ void pool_copy_free(struct backend_copy *copy);
 int pool_extents_end(int fd, uint64_t offset, uint64_t limit, unsigned count, uint64_t *ret_end,
                      unsigned *ret_found);
 int pool_image_exclusive(struct backend_image *image, uint64_t *ret_bytes, struct error *err);
+int pool_scrub_next(struct backend_image *image, uint64_t offset, uint64_t *ret_start, uint64_t *ret_end,
+                    uint64_t *ret_place);
 int pool_image_extents(struct backend_image *image, struct backend_image *base, uint64_t from, uint64_t limit,
                        extent_visit visit, void *context, struct error *err);
+
+/* ---- pool_scrub.c ---- */
+int pool_scrub_open(struct backend *backend, const char *id, struct backend_image **ret, struct error *err);
+int pool_scrub_read(struct backend_image *image, void *buffer, uint64_t offset, size_t length,
+                    size_t *ret_length);
+int pool_scrub_load(struct backend *backend, json_t **ret, struct error *err);
+int pool_scrub_save(struct backend *backend, json_t *object, struct error *err);
 
 /* ---- pool_tree.c ---- */
 
