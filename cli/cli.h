@@ -102,6 +102,7 @@ int mount_unmount(struct cli *cli, int argc, char **argv, struct error *err);
 int pool_create(struct cli *cli, int argc, char **argv, struct error *err);
 int pool_list(struct cli *cli, int argc, char **argv, struct error *err);
 int pool_import(struct cli *cli, int argc, char **argv, struct error *err);
+int pool_scrub(struct cli *cli, int argc, char **argv, struct error *err);
 int node_list(struct cli *cli, int argc, char **argv, struct error *err);
 int node_fence(struct cli *cli, int argc, char **argv, struct error *err);
 int node_unfence(struct cli *cli, int argc, char **argv, struct error *err);

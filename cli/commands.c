@@ -24,6 +24,7 @@ const struct cli_command cli_commands[] = {
     {"pool", "create", "make a pool on this host", pool_create},
     {"pool", "list", "list the storage servers and their pools", pool_list},
     {"pool", "import", "say what pool a directory holds and how to serve it", pool_import},
+    {"pool", "scrub", "say what was read of all that is allocated, and what could not be", pool_scrub},
     {"node", "list", "list the compute nodes", node_list},
     {"node", "fence", "keep a lost node from all storage servers", node_fence},
     {"node", "unfence", "let a fenced node attach again", node_unfence},

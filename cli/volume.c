@@ -38,6 +38,7 @@ static const struct output_column detail_columns[] = {
     {"iops_limit", "operations a second", OUTPUT_TEXT},
     {"bandwidth_limit", "bytes a second", OUTPUT_SIZE},
     {"burst_s", "burst in seconds", OUTPUT_TEXT},
+    {"scrubbed_unix_s", "last scrubbed", OUTPUT_TIME},
     {"health", "health", OUTPUT_TEXT},
     {"context", "parameters", OUTPUT_TEXT},
     {"topology", "reached from", OUTPUT_TEXT},
@@ -339,6 +340,7 @@ static void add_origin_and_health(const Mooring__Storage__V1__Volume *volume, js
         json_array_append_new(health, json_string(volume->health[i]->message));
     json_object_set_new(object, "source", json_string(source));
     json_object_set_new(object, "health", health);
+    json_object_set_new(object, "scrubbed_unix_s", json_integer((json_int_t)volume->scrubbed_unix_s));
 }
 
 /* What only the storage server knows. Without it the rest is still worth showing. */

@@ -18,6 +18,7 @@ static Csi__V1__VolumeHealthErrorType status_of(health_kind kind)
     case MOORING__STORAGE__V1__HEALTH__KIND__WRITE_FAILED:
         return CSI__V1__VOLUME_HEALTH_ERROR_TYPE__INACCESSIBLE;
     case MOORING__STORAGE__V1__HEALTH__KIND__UNREADABLE:
+    case MOORING__STORAGE__V1__HEALTH__KIND__READ_ERRORS:
         return CSI__V1__VOLUME_HEALTH_ERROR_TYPE__DATA_LOSS;
     case MOORING__STORAGE__V1__HEALTH__KIND__POOL_FILLING:
     case MOORING__STORAGE__V1__HEALTH__KIND__POOL_FULL:
@@ -35,6 +36,8 @@ static const char *reason_of(health_kind kind)
         return "WriteFailed";
     case MOORING__STORAGE__V1__HEALTH__KIND__UNREADABLE:
         return "Unreadable";
+    case MOORING__STORAGE__V1__HEALTH__KIND__READ_ERRORS:
+        return "ReadErrors";
     case MOORING__STORAGE__V1__HEALTH__KIND__POOL_FILLING:
         return "PoolFilling";
     case MOORING__STORAGE__V1__HEALTH__KIND__POOL_FULL:

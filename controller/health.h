@@ -6,6 +6,7 @@
  * | server's kind | status       | reason      |
  * | WRITE_FAILED  | INACCESSIBLE | WriteFailed |  an operator must clear it
  * | UNREADABLE    | DATA_LOSS    | Unreadable  |
+ * | READ_ERRORS   | DATA_LOSS    | ReadErrors  |  of some of its data, until they are written anew
  * | POOL_FILLING  | DEGRADED     | PoolFilling |
  * | POOL_FULL     | DEGRADED     | PoolFull    |  writes that need space are refused
  */

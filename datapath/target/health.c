@@ -11,6 +11,7 @@
 #include "common/size.h"
 #include "common/strings.h"
 #include "common/time.h"
+#include "datapath/store/scrub.h"
 #include "datapath/target/server.h"
 
 #define LOOK_TICKS 2
@@ -74,15 +75,16 @@ static void health_log_pool(const struct health_findings *found, const char *poo
     }
 }
 
+/* what: of whom there are so many, as in "volumes are write-failed". */
 static void health_log_count(const char *what, const struct health_count *now,
                              const struct health_count *before)
 {
     if (now->count == before->count)
         return;
     if (now->count)
-        log_warning("%zu volumes are %s, the first is %s", now->count, what, now->first);
+        log_warning("%zu %s, the first is %s", now->count, what, now->first);
     else
-        log_info("no volume is %s any more", what);
+        log_info("no %s any more", what);
 }
 
 /* ---- looking ---- */
@@ -108,6 +110,14 @@ static void health_count_volumes(struct store *store, struct health_count *write
     }
 }
 
+static void health_count_read_errors(struct store *store, struct health_count *read_errors)
+{
+    struct scrub_status status;
+    store_scrub_status(store, &status);
+    read_errors->count = status.unreadable_of;
+    str_copy(read_errors->first, sizeof(read_errors->first), status.first);
+}
+
 static bool health_refused_lately(struct health *health)
 {
     uint64_t refused = atomic_load(&health->refused), now_ns = time_now_ns();
@@ -125,8 +135,10 @@ static void health_take(struct health *health, const struct health_findings *fou
     pthread_mutex_unlock(&health->lock);
     if (found->pool != before.pool)
         health_log_pool(found, health->server->settings->pool);
-    health_log_count("write-failed", &found->write_failed, &before.write_failed);
-    health_log_count("unreadable", &found->unreadable, &before.unreadable);
+    health_log_count("volumes are write-failed", &found->write_failed, &before.write_failed);
+    health_log_count("volumes are unreadable", &found->unreadable, &before.unreadable);
+    health_log_count("volumes and snapshots have data that the disk cannot read", &found->read_errors,
+                     &before.read_errors);
 }
 
 /* Offload thread. */
@@ -144,6 +156,7 @@ static int health_look(struct loop_work *work)
     found.pool = health_judge_pool(&found.capacity, health->server->settings->pool_warning_percent,
                                    health_refused_lately(health), health->found.pool);
     health_count_volumes(store, &found.write_failed, &found.unreadable);
+    health_count_read_errors(store, &found.read_errors);
     health_take(health, &found);
     return 0;
 }

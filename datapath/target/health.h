@@ -20,13 +20,13 @@ enum health_pool { HEALTH_POOL_GOOD, HEALTH_POOL_FILLING, HEALTH_POOL_FULL };
 
 struct health_count {
     size_t count;
-    char first[ID_VOLUME_MAX + 1]; /* of them, by id */
+    char first[ID_SNAPSHOT_MAX + 1]; /* of them, by id */
 };
 
 struct health_findings {
     enum health_pool pool;
     struct store_capacity capacity;
-    struct health_count write_failed, unreadable;
+    struct health_count write_failed, unreadable, read_errors; /* the last: snapshots, too */
 };
 
 struct health {

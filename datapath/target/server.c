@@ -14,10 +14,12 @@
 #include "common/cleanup.h"
 #include "common/log.h"
 #include "common/strings.h"
+#include "datapath/store/scrub.h"
 #include "datapath/target/connection.h"
 #include "datapath/target/reactor.h"
 #include "datapath/target/recovery.h"
 
+#define DAY_S 86400
 #define LISTEN_BACKLOG 1024
 #define LISTEN_WAIT_MS 5000u
 #define LISTEN_RETRY_MS 20u
@@ -181,9 +183,16 @@ static int server_start_reactors(struct server *server, struct error *err)
 
 int server_start(struct server *server, struct store *store, struct error *err)
 {
+    const struct scrub_options scrub = {.bytes_per_s = server->settings->scrub_bytes_per_s,
+                                        .interval_s = server->settings->scrub_interval_days * DAY_S};
     server->store = store;
     recovery_run(server);
-    int code = server_start_reactors(server, err);
+    int code = store_scrub_open(store, &scrub, err);
+    if (code == 0)
+        code = server_start_reactors(server, err);
+    if (code)
+        return code;
+    code = store_scrub_start(store, err);
     if (code)
         return code;
     server_close_lobby(server);
@@ -207,6 +216,8 @@ void server_stop(struct server *server)
     for (unsigned i = 0; i < server->reactors_count; i++)
         reactor_free(server->reactors[i]);
     server->reactors_count = 0;
+    if (server->store)
+        store_scrub_stop(server->store);
     server->store = NULL;
 }
 

@@ -1,11 +1,14 @@
 /* What health.c found, as messages of mooring.storage.v1. Worker threads; memory is freed by protobuf-c. */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/cleanup.h"
 #include "common/strings.h"
+#include "datapath/store/scrub.h"
 #include "datapath/target/health.h"
+#include "datapath/target/server.h"
 #include "datapath/target/storage_service.h"
 
 #define MESSAGES_MAX 4
@@ -52,9 +55,22 @@ static int service_health_count_message(const struct health_count *found,
 {
     if (!found->count)
         return 0;
+    return service_health_message(ret, count, kind,
+                                  str_format("%s: %zu, the first is %s", what, found->count, found->first));
+}
+
+static int service_health_read_errors(struct store *store, const char *volume_id,
+                                      Mooring__Storage__V1__Health ***ret, size_t *count)
+{
+    struct scrub_error first;
+    size_t ranges = store_scrub_errors(store, volume_id, &first, 1);
+    if (!ranges)
+        return 0;
     return service_health_message(
-        ret, count, kind,
-        str_format("volumes that %s: %zu, the first is %s", what, found->count, found->first));
+        ret, count, MOORING__STORAGE__V1__HEALTH__KIND__READ_ERRORS,
+        str_format("the disk cannot read %zu ranges of its data, the first of %" PRIu64
+                   " bytes at offset %" PRIu64 " (%s): restore the volume, or write them anew",
+                   ranges, first.length, first.offset, error_name(-first.errnum)));
 }
 
 int service_server_health(struct health *health, Mooring__Storage__V1__Health ***ret, size_t *ret_count)
@@ -64,10 +80,14 @@ int service_server_health(struct health *health, Mooring__Storage__V1__Health **
     if (code == 0)
         code = service_health_count_message(&found.write_failed,
                                             MOORING__STORAGE__V1__HEALTH__KIND__WRITE_FAILED,
-                                            "are write-failed", ret, ret_count);
+                                            "volumes that are write-failed", ret, ret_count);
     if (code == 0)
         code = service_health_count_message(&found.unreadable, MOORING__STORAGE__V1__HEALTH__KIND__UNREADABLE,
-                                            "cannot be read", ret, ret_count);
+                                            "volumes that cannot be read", ret, ret_count);
+    if (code == 0)
+        code = service_health_count_message(
+            &found.read_errors, MOORING__STORAGE__V1__HEALTH__KIND__READ_ERRORS,
+            "volumes and snapshots with data that the disk cannot read", ret, ret_count);
     return code;
 }
 
@@ -83,6 +103,8 @@ int service_volume_health(struct health *health, const struct volume_record *rec
             ret, ret_count, MOORING__STORAGE__V1__HEALTH__KIND__WRITE_FAILED,
             strdup("its disk failed to make writes stable; it takes no writes until an "
                    "operator clears it"));
+    if (code == 0)
+        code = service_health_read_errors(health->server->store, record->id, ret, ret_count);
     const struct health_findings found = health_find(health);
     if (code == 0 && found.pool == HEALTH_POOL_FULL)
         code = service_health_pool_message(&found, ret, ret_count);

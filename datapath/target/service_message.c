@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "datapath/store/scrub.h"
 #include "datapath/target/server.h"
 #include "datapath/target/storage_service.h"
 
@@ -131,6 +132,7 @@ static Mooring__Storage__V1__Volume *service_message_of(struct storage_service *
         return NULL;
     int code = service_volume_health(&storage->server->health, record, unreadable, &message->health,
                                      &message->n_health);
+    message->scrubbed_unix_s = store_scrub_read_at(storage->server->store, record->id);
     if (code == 0 && unreadable) {
         message->content = MOORING__STORAGE__V1__CONTENT__CONTENT_UNKNOWN;
         message->unreadable = strdup(unreadable);

@@ -41,7 +41,8 @@ static int service_topology(json_t *topology, Mooring__Storage__V1__GetServerRes
 /* What of the contract is real in this build. */
 static int service_features(Mooring__Storage__V1__GetServerResponse *answer)
 {
-    static const char *const features[] = {"snapshots", "expand", "limits", "extents", "group-snapshots"};
+    static const char *const features[] = {"snapshots", "expand",          "limits",
+                                           "extents",   "group-snapshots", "scrub"};
     answer->features = calloc(ARRAY_SIZE(features), sizeof(*answer->features));
     if (!answer->features)
         return -ENOMEM;

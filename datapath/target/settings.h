@@ -28,6 +28,8 @@ struct settings {
     uint64_t reserve_bytes;
     bool overcommit;
     uint64_t pool_warning_percent; /* of the pool in use: its health says so from there on */
+    uint64_t scrub_bytes_per_s;    /* 0: no scrub */
+    uint64_t scrub_interval_days;  /* from the beginning of a round to that of the next */
     json_t *topology;              /* object of strings, or NULL */
     enum log_level log_level;
 

@@ -54,6 +54,8 @@ static const struct service_right {
     {"UnfenceNode", ROLE_O},
     {"ListSessions", ROLE_C | ROLE_O},
     {"ClearWriteFailed", ROLE_O},
+    {"GetScrub", ROLE_C | ROLE_O},
+    {"StartScrub", ROLE_O},
 };
 
 static const struct rpc_method changing[] = {
@@ -83,6 +85,8 @@ static const struct rpc_method looking[] = {
 static const struct rpc_method prompt[] = {
     {"GetServer", service_get_server, false},
     {"ListNodes", service_list_nodes, false},
+    {"GetScrub", service_get_scrub, false},
+    {"StartScrub", service_start_scrub, false},
 };
 
 static const struct rpc_method heartbeats[] = {

@@ -68,6 +68,11 @@ int service_get_server(struct rpc_call *call, const ProtobufCMessage *request, P
 int service_list_sessions(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
                           void *context, struct error *err);
 
+int service_get_scrub(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                      void *context, struct error *err);
+int service_start_scrub(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                        void *context, struct error *err);
+
 int service_claim_name(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
                        void *context, struct error *err);
 int service_release_name(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,

@@ -14,6 +14,7 @@ ALLOWED = {
     "FenceNode": "CO", "UnfenceNode": "O", "ListSessions": "CO", "ClearWriteFailed": "O", "ExpandVolume": "C",
     "ModifyVolume": "C", "CreateSnapshot": "C", "DeleteSnapshot": "C", "GetSnapshot": "CO", "ListSnapshots": "CO",
     "HoldVolumes": "C", "ReleaseVolumes": "C", "CommitSnapshots": "C", "ListExtents": "C",
+    "GetScrub": "CO", "StartScrub": "O",
 }
 NODE_CALLS = [name for name, roles in ALLOWED.items() if "N" in roles and name not in ("GetServer", "GetVolume")]
 

@@ -140,6 +140,8 @@ static void settings_defaults(void **state)
     assert_true(settings.loops >= 1);
     assert_int_equal(settings.commands_per_session_max, 128);
     assert_int_equal(settings.pool_warning_percent, 80);
+    assert_int_equal(settings.scrub_bytes_per_s, 16 << 20);
+    assert_int_equal(settings.scrub_interval_days, 30);
     settings_done(&settings);
     assert_int_equal(load("{" REQUIRED
                           ", \"portals\": [\"0.0.0.0:1\"], \"advertise\": [\"10.0.0.1:1\"], \"loops\": 3}",
@@ -161,6 +163,8 @@ static void settings_refusals(void **state)
         "{" REQUIRED ", \"portals\": [\"h:1\"], \"portal\": 1}",
         "{" REQUIRED ", \"portals\": [\"h:1\"], \"loops\": 1000}",
         "{" REQUIRED ", \"portals\": [\"h:1\"], \"log_level\": \"loud\"}",
+        "{" REQUIRED ", \"portals\": [\"h:1\"], \"scrub_interval_days\": 0}",
+        "{" REQUIRED ", \"portals\": [\"h:1\"], \"scrub_bytes_per_s\": -1}",
         "{" REQUIRED ", \"portals\": [\"h:1\"], \"topology\": {\"zone\": 1}}",
         "{" REQUIRED ", \"portals\": [\"h:1\"], \"limits\": {\"connections\": 0}}",
         "{" REQUIRED ", \"portals\": [\"h:1\"], \"limits\": {\"buffer_bytes_per_loop\": 4096}}",
