@@ -27,7 +27,8 @@ struct claim {
     struct controller *controller;
     enum claim_kind kind;
     const char *name;
-    char *id;
+    char *id;                            /* that is claimed for */
+    char candidate_id[CLAIM_ID_MAX + 1]; /* the caller's own */
     uint64_t deadline_ms;
 };
 
@@ -102,8 +103,8 @@ static int require_kind(struct storage_server *server, enum claim_kind kind, uin
     return spaces[kind].feature ? storage_require(server, spaces[kind].feature, deadline_ms, err) : E_OK;
 }
 
-static int ask(const struct claim *claim, struct storage_server *server, char ret_holder[CLAIM_ID_MAX + 1],
-               struct error *err)
+static int ask(const struct claim *claim, struct storage_server *server, const char *id,
+               char ret_holder[CLAIM_ID_MAX + 1], struct error *err)
 {
     const struct claim_space *space = &spaces[claim->kind];
     Mooring__Storage__V1__ClaimNameRequest request = MOORING__STORAGE__V1__CLAIM_NAME_REQUEST__INIT;
@@ -112,7 +113,7 @@ static int ask(const struct claim *claim, struct storage_server *server, char re
     int r;
 
     request.name = (char *)claim->name;
-    request.volume_id = claim->id;
+    request.volume_id = (char *)id;
     request.kind = space->number;
     r = require_kind(server, claim->kind, claim->deadline_ms, err);
     if (r == E_OK)
@@ -215,6 +216,40 @@ static int settle(const struct claim *claim, size_t index, const char *holder, e
     return settle_rival(claim, index, holder, err);
 }
 
+/* Is the id one that was adopted, and this its own server? */
+static bool is_adopted_home(const struct claim *claim, const struct storage_server *server)
+{
+    struct storage_server *home = NULL;
+
+    return !str_equal(claim->id, claim->candidate_id) &&
+           spaces[claim->kind].home(claim->controller->storage, claim->id, &home, NULL) == E_OK &&
+           home == server;
+}
+
+/*
+ * An adopted id's own server is asked for ours: where it has no claim of the adopted one, that is of
+ * something that was deleted, or of a call that did not come so far. It is not claimed there anew: no id is
+ * made twice.
+ */
+static int claim_one(const struct claim *claim, size_t index, enum claim_step *ret_step, struct error *err)
+{
+    struct storage_server *server = storage_at(claim->controller->storage, index);
+    bool at_home = is_adopted_home(claim, server);
+    char holder[CLAIM_ID_MAX + 1];
+    int r = ask(claim, server, at_home ? claim->candidate_id : claim->id, holder, err);
+
+    *ret_step = CLAIM_STANDS;
+    if (r != E_OK || str_equal(holder, claim->id))
+        return r;
+    if (!at_home || !str_equal(holder, claim->candidate_id))
+        return settle(claim, index, holder, ret_step, err);
+    *ret_step = CLAIM_AGAIN;
+    r = release_before(claim, index, claim->id, err);
+    if (r == E_OK)
+        str_copy(claim->id, CLAIM_ID_MAX + 1, claim->candidate_id);
+    return r;
+}
+
 /* One pass over all servers. *ret_again: something was settled, so what was claimed before it may not stand.
  */
 static int claim_pass(const struct claim *claim, bool *ret_again, struct error *err)
@@ -223,15 +258,12 @@ static int claim_pass(const struct claim *claim, bool *ret_again, struct error *
 
     *ret_again = false;
     for (size_t i = 0; i < storage_count(storage) && !*ret_again; i++) {
-        char holder[CLAIM_ID_MAX + 1];
-        enum claim_step step = CLAIM_STANDS;
+        enum claim_step step;
         int r;
 
         if (storage_server_config(storage_at(storage, i))->gone)
             continue;
-        r = ask(claim, storage_at(storage, i), holder, err);
-        if (r == E_OK && !str_equal(holder, claim->id))
-            r = settle(claim, i, holder, &step, err);
+        r = claim_one(claim, i, &step, err);
         if (r != E_OK)
             return r;
         *ret_again = step == CLAIM_AGAIN;
@@ -245,6 +277,7 @@ int claim_name(struct controller *controller, enum claim_kind kind, const char *
     struct claim claim = {
         .controller = controller, .kind = kind, .name = name, .id = id, .deadline_ms = deadline_ms};
 
+    str_copy(claim.candidate_id, sizeof(claim.candidate_id), id);
     for (int pass = 0; pass < CLAIM_PASSES; pass++) {
         bool again;
         int r = claim_pass(&claim, &again, err);

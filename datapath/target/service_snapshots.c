@@ -236,6 +236,25 @@ int service_create_snapshot(struct rpc_call *call, const ProtobufCMessage *reque
     return answer->snapshot ? 0 : err->code;
 }
 
+/* The claim here ends with it, as a volume's. A member of a group has none of its own. */
+static int service_delete_claimed_snapshot(struct storage_service *storage, const char *snapshot_id,
+                                           struct error *err)
+{
+    struct store *store = storage->server->store;
+    struct snapshot *snapshot = store_snapshot_find(store, snapshot_id);
+    struct snapshot_record record = {0};
+    if (snapshot)
+        snapshot_copy_record(snapshot, &record);
+    snapshot_unref(snapshot);
+    pthread_mutex_t *lock = service_name_lock(storage, NAME_SNAPSHOT, record.name);
+    pthread_mutex_lock(lock);
+    int code = store_snapshot_delete(store, snapshot_id, err);
+    if (code == 0 && record.name[0])
+        code = store_name_release(store, NAME_SNAPSHOT, record.name, snapshot_id, err);
+    pthread_mutex_unlock(lock);
+    return code;
+}
+
 int service_delete_snapshot(struct rpc_call *call, const ProtobufCMessage *request,
                             ProtobufCMessage *response, void *context, struct error *err)
 {
@@ -249,7 +268,7 @@ int service_delete_snapshot(struct rpc_call *call, const ProtobufCMessage *reque
         return code;
     if (delete->provisional_only)
         return store_snapshot_delete_provisional(storage->server->store, delete->snapshot_id, err);
-    return store_snapshot_delete(storage->server->store, delete->snapshot_id, err);
+    return service_delete_claimed_snapshot(storage, delete->snapshot_id, err);
 }
 
 /* ---- looking ---- */

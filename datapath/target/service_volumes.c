@@ -89,16 +89,52 @@ int service_create_volume(struct rpc_call *call, const ProtobufCMessage *request
     return answer->volume ? 0 : err->code;
 }
 
+/* The name, or "" for a volume that is not there. */
+static int service_name_of_volume(const struct storage_service *storage, const char *volume_id,
+                                  char ret_name[ID_VOLUME_NAME_MAX + 1], struct error *err)
+{
+    struct volume *volume = store_volume_find(storage->server->store, volume_id);
+    struct volume_record record = {0};
+    ret_name[0] = '\0';
+    if (!volume)
+        return 0;
+    int code =
+        volume_snapshot_record(volume, &record) == 0 ? 0 : error_errno(err, ENOMEM, "volume %s", volume_id);
+    if (code == 0)
+        str_copy(ret_name, ID_VOLUME_NAME_MAX + 1, record.name);
+    volume_record_done(&record);
+    volume_unref(volume);
+    return code;
+}
+
+/* Its claim here ends with it, so that nobody takes what is left of the others for those of a volume to come.
+ */
+static int service_delete_claimed(struct storage_service *storage, const char *volume_id, const char *name,
+                                  struct error *err)
+{
+    struct store *store = storage->server->store;
+    pthread_mutex_t *lock = service_name_lock(storage, NAME_VOLUME, name);
+    pthread_mutex_lock(lock);
+    int code = store_volume_delete(store, volume_id, err);
+    if (code == 0 && name[0])
+        code = store_name_release(store, NAME_VOLUME, name, volume_id, err);
+    pthread_mutex_unlock(lock);
+    return code;
+}
+
 int service_delete_volume(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
                           void *context, struct error *err)
 {
     const Mooring__Storage__V1__DeleteVolumeRequest *delete =
         (const Mooring__Storage__V1__DeleteVolumeRequest *)request;
     struct storage_service *storage = context;
+    char name[ID_VOLUME_NAME_MAX + 1];
     (void)call;
     (void)response;
     int code = service_check_volume_id(storage, delete->volume_id, err);
-    return code ? code : store_volume_delete(storage->server->store, delete->volume_id, err);
+    if (code == 0)
+        code = service_name_of_volume(storage, delete->volume_id, name, err);
+    return code ? code : service_delete_claimed(storage, delete->volume_id, name, err);
 }
 
 /* ---- looking ---- */

@@ -88,6 +88,22 @@ def test_server_away(stack):
     status("OK", settle, csi.ListVolumes)
 
 
+def test_delete_cut_off(stack):
+    """The first server is away when a volume is deleted: its claim is left there, and no new volume gets the old one's id."""
+    csi = stack.a.csi
+    volume_id = settle(csi.create, "cut-off", parameters={"zone": "c"}).volume_id
+    stack.targets[0].kill()
+    status("UNAVAILABLE", csi.DeleteVolume, volume_id=volume_id, contains="s1")
+    stack.targets[0].start()
+    equal(stack.claim_of(stack.targets[0], "cut-off"), volume_id, "the claim that is left")
+    other_id = settle(csi.create, "cut-off", parameters={"zone": "c"}).volume_id
+    assert other_id != volume_id, f"{volume_id} is there again"
+    settle(csi.DeleteVolume, volume_id=volume_id)
+    equal([volume.volume_id for volume in volumes_named(stack, "cut-off")], [other_id], "the new one")
+    equal({stack.claim_of(target, "cut-off") for target in stack.targets}, {other_id}, "the claims")
+    settle(csi.DeleteVolume, volume_id=other_id)
+
+
 def test_declared_gone(stack):
     csi = stack.a.csi
     volume_id = settle(csi.create, "gone", parameters={"zone": "c"}).volume_id
@@ -217,8 +233,8 @@ def test_certificates_renewed(stack):
     settle(csi.DeleteVolume, volume_id=volume_id)
 
 
-TESTS = [test_two_controllers, test_controller_killed, test_server_away, test_declared_gone, test_wrong_pool,
-         test_other_server_at_address, test_unconfigured_server, test_fenced, test_claims_survive_crash,
+TESTS = [test_two_controllers, test_controller_killed, test_server_away, test_delete_cut_off, test_declared_gone,
+         test_wrong_pool, test_other_server_at_address, test_unconfigured_server, test_fenced, test_claims_survive_crash,
          test_bad_configuration, test_certificates_renewed]
 
 

@@ -48,10 +48,25 @@ static void test_create_finishes_claim(void **state)
     char id[ID_VOLUME_MAX + 1];
 
     peer_claim(&fixture->peers[0], "data", OLD_ID_3);
+    peer_claim(&fixture->peers[2], "data", OLD_ID_3);
     assert_int_equal(fixture_create(&fixture->a, "data", MIB_BYTES, NULL, id, NULL), E_OK);
     assert_string_equal(id, OLD_ID_3);
     fixture_expect_claims(fixture, "data", OLD_ID_3);
     assert_int_equal(peer_count_volumes(&fixture->peers[2]), 1);
+}
+
+/* What a delete left that was cut off: the id's own server has no claim of it any more. */
+static void test_create_revives_no_id(void **state)
+{
+    struct fixture *fixture = *state;
+    char id[ID_VOLUME_MAX + 1];
+
+    peer_claim(&fixture->peers[0], "data", OLD_ID_3);
+    peer_claim(&fixture->peers[1], "data", OLD_ID_3);
+    assert_int_equal(fixture_create(&fixture->a, "data", MIB_BYTES, NULL, id, NULL), E_OK);
+    assert_string_not_equal(id, OLD_ID_3);
+    fixture_expect_claims(fixture, "data", id);
+    assert_int_equal(fixture_count_volumes(fixture), 1);
 }
 
 static void test_create_replaces_leftover(void **state)
@@ -275,11 +290,17 @@ static void test_two_controllers_race(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_create_and_repeat),        TEST(test_create_finishes_claim),
-        TEST(test_create_replaces_leftover), TEST(test_create_adopts_existing_elsewhere),
-        TEST(test_create_without_room),      TEST(test_create_refused_releases),
-        TEST(test_create_needs_all_servers), TEST(test_create_over_gone_claim),
-        TEST(test_two_controllers_create),   TEST(test_two_controllers_create_delete),
+        TEST(test_create_and_repeat),
+        TEST(test_create_finishes_claim),
+        TEST(test_create_revives_no_id),
+        TEST(test_create_replaces_leftover),
+        TEST(test_create_adopts_existing_elsewhere),
+        TEST(test_create_without_room),
+        TEST(test_create_refused_releases),
+        TEST(test_create_needs_all_servers),
+        TEST(test_create_over_gone_claim),
+        TEST(test_two_controllers_create),
+        TEST(test_two_controllers_create_delete),
         TEST(test_two_controllers_race),
     };
 
