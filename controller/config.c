@@ -4,6 +4,9 @@
 #include "common/cleanup.h"
 #include "common/config.h"
 #include "common/strings.h"
+#include "controller/group_sweep.h"
+
+#define ABANDONED_GROUP_S_MAX UINT64_C(31536000) /* a year: never, for most */
 
 static int check(struct controller_config *config, const char *path, const char *log_level, struct error *err)
 {
@@ -33,6 +36,11 @@ static int fill(struct controller_config *config, const char *path, struct error
         {.name = "servers", .type = CONFIG_ARRAY, .required = true, .value = &servers},
         {.name = "tls", .type = CONFIG_OBJECT, .value = &tls},
         {.name = "log_level", .type = CONFIG_STRING, .value = &log_level},
+        {.name = "abandoned_group_s",
+         .type = CONFIG_UINT,
+         .min = 1,
+         .max = ABANDONED_GROUP_S_MAX,
+         .value = &config->abandoned_group_s},
     };
     int r = config_read(config->object, path, keys, ARRAY_SIZE(keys), err);
 
@@ -49,7 +57,8 @@ static int fill(struct controller_config *config, const char *path, struct error
 
 int controller_config_load(const char *path, struct controller_config *ret, struct error *err)
 {
-    struct controller_config config = {.endpoint = "unix:///run/mooring/controller.sock"};
+    struct controller_config config = {.endpoint = "unix:///run/mooring/controller.sock",
+                                       .abandoned_group_s = GROUP_SWEEP_AFTER_S};
     int r = config_load(path, &config.object, err);
 
     if (r == E_OK)

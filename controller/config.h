@@ -1,8 +1,8 @@
 /*
  * mooring-controller's configuration file (see mooring-controller(8)).
  *
- *   { "endpoint": "unix:///run/mooring/controller.sock", "servers": [ … ], "tls": { … }, "log_level": "info"
- * }
+ *   { "endpoint": "unix:///run/mooring/controller.sock", "servers": [ … ], "tls": { … }, "log_level": "info",
+ *     "abandoned_group_s": 3600 }
  */
 #pragma once
 
@@ -18,6 +18,7 @@ struct controller_config {
     struct server_list servers;
     struct rpc_tls tls; /* required as soon as a server is there to be called */
     bool has_tls;
+    uint64_t abandoned_group_s;
     enum log_level log_level;
 };
 

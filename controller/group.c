@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "common/cleanup.h"
 #include "common/strings.h"
@@ -92,6 +93,62 @@ int group_find(struct controller *controller, const char *group_id, uint64_t dea
     *ret_group = group;
     return E_OK;
 }
+
+/* ---- attempts, and their end ---- */
+
+char *group_attempt_of(char *snapshot_id)
+{
+    return snapshot_id + strlen(snapshot_id) - 2 * (size_t)GROUP_ATTEMPT_DIGITS;
+}
+
+bool group_same_attempt(char *snapshot_id, char *other_id)
+{
+    return strncmp(group_attempt_of(snapshot_id), group_attempt_of(other_id), GROUP_ATTEMPT_DIGITS) == 0;
+}
+
+/* Members of one server: they are beside each other. */
+static int commit_on(struct controller *controller, struct group *group, size_t begin, size_t end,
+                     uint64_t deadline_ms, struct error *err)
+{
+    Mooring__Storage__V1__CommitSnapshotsRequest request =
+        MOORING__STORAGE__V1__COMMIT_SNAPSHOTS_REQUEST__INIT;
+    _cleanup_free_ char **ids = calloc(end - begin, sizeof(*ids));
+    struct storage_server *server = NULL;
+    int r;
+
+    if (!ids)
+        return error_errno(err, ENOMEM, "CommitSnapshots");
+    for (size_t i = begin; i < end; i++)
+        ids[i - begin] = group->snapshots[i]->snapshot_id;
+    request.group_id = group->id;
+    request.snapshot_ids = ids;
+    request.n_snapshot_ids = end - begin;
+    r = storage_of_snapshot(controller->storage, ids[0], &server, err);
+    if (r == E_OK)
+        r = storage_call(server, "CommitSnapshots", &request.base, deadline_ms, NULL, err);
+    for (size_t i = begin; r == E_OK && i < end; i++)
+        group->snapshots[i]->provisional = false;
+    return r;
+}
+
+int group_commit(struct controller *controller, struct group *group, uint64_t deadline_ms, struct error *err)
+{
+    size_t begin = 0;
+    int r = E_OK;
+
+    while (r == E_OK && begin < group->count) {
+        const char *id = group->snapshots[begin]->snapshot_id;
+        size_t server = strcspn(id, ".") + 1, end = begin + 1;
+
+        while (end < group->count && strncmp(group->snapshots[end]->snapshot_id, id, server) == 0)
+            end++;
+        r = commit_on(controller, group, begin, end, deadline_ms, err);
+        begin = end;
+    }
+    return r;
+}
+
+/* ---- look ---- */
 
 /* Members that are committed; provisional ones are of a call that goes on, or was cut short. */
 static size_t count_committed(const struct group *group)

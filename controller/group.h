@@ -8,6 +8,7 @@
 #include "controller/controller.h"
 
 #define GROUP_VOLUMES_MAX 128
+#define GROUP_ATTEMPT_DIGITS 8
 
 struct group_request {
     const char *name;
@@ -30,6 +31,13 @@ int group_find(struct controller *controller, const char *group_id, uint64_t dea
 /* What one server has of it, added to the group, whose id is set. */
 int group_find_on(struct storage_server *server, struct group *group, uint64_t deadline_ms,
                   struct error *err);
+
+/* The first digits of a member's id, which all members of one attempt to make the group have. */
+char *group_attempt_of(char *snapshot_id);
+bool group_same_attempt(char *snapshot_id, char *other_id);
+
+/* CommitSnapshots of all of the group's members, server by server. */
+int group_commit(struct controller *controller, struct group *group, uint64_t deadline_ms, struct error *err);
 
 /* Delete one member. provisional_only: E_PRECONDITION when it is committed. */
 int group_delete_member(struct controller *controller, const char *snapshot_id, bool provisional_only,

@@ -32,7 +32,6 @@
 #define HOLD_TIMEOUT_MS 1500 /* of each of the two first steps */
 #define RELEASE_TIMEOUT_MS 1000
 #define CLEAN_UP_MS 2000
-#define ATTEMPT_DIGITS 8
 
 /* What one server has to do with it. */
 struct part {
@@ -55,7 +54,7 @@ struct creation {
     char hold_id[ID_BOOT_LENGTH + 1];
     struct part *parts;
     size_t parts_count;
-    char attempt[ATTEMPT_DIGITS + 1];
+    char attempt[GROUP_ATTEMPT_DIGITS + 1];
     bool failed_whole; /* what is there of the attempt has to go */
     bool broken;       /* also what of it is committed: the rest of it is gone */
 };
@@ -173,12 +172,6 @@ static int hold_step(struct part *part, struct error *err)
     return r;
 }
 
-/* The digits of a member's id that its whole attempt has. */
-static char *attempt_of(char *snapshot_id)
-{
-    return snapshot_id + strlen(snapshot_id) - 2 * (size_t)ATTEMPT_DIGITS;
-}
-
 static int cut_one(const struct part *part, const char *volume_id, struct error *err)
 {
     const struct creation *creation = part->creation;
@@ -188,7 +181,7 @@ static int cut_one(const struct part *part, const char *volume_id, struct error 
 
     if (r != E_OK)
         return error_errno(err, -r, "a new snapshot id");
-    memcpy(attempt_of(snapshot_id), creation->attempt, ATTEMPT_DIGITS);
+    memcpy(group_attempt_of(snapshot_id), creation->attempt, GROUP_ATTEMPT_DIGITS);
     request.snapshot_id = snapshot_id;
     request.name = (char *)creation->request->name;
     request.source_volume_id = (char *)volume_id;
@@ -237,7 +230,7 @@ static int hold_and_cut(struct creation *creation, struct error *err)
 
     if (r != E_OK)
         return error_errno(err, -r, "a new hold id");
-    memcpy(creation->attempt, creation->hold_id, ATTEMPT_DIGITS);
+    memcpy(creation->attempt, creation->hold_id, GROUP_ATTEMPT_DIGITS);
     r = on_all(creation, hold_step, time_left(creation, HOLD_TIMEOUT_MS), err);
     if (r == E_OK)
         r = on_all(creation, cut_step, time_left(creation, HOLD_TIMEOUT_MS), err);
@@ -272,8 +265,7 @@ static bool is_whole(const struct group_request *request, const struct group *gr
     for (size_t i = 0; whole && i < request->sources_count; i++)
         whole = count_of(group, request->source_volume_ids[i]) == 1;
     for (size_t i = 1; whole && i < group->count; i++)
-        whole = strncmp(attempt_of(group->snapshots[i]->snapshot_id),
-                        attempt_of(group->snapshots[0]->snapshot_id), ATTEMPT_DIGITS) == 0;
+        whole = group_same_attempt(group->snapshots[i]->snapshot_id, group->snapshots[0]->snapshot_id);
     return whole;
 }
 
@@ -315,53 +307,11 @@ static int wait_all(struct creation *creation, struct group *group, struct error
     return E_OK;
 }
 
-/* Members of one server: they are beside each other. */
-static int commit_on(const struct creation *creation, struct group *group, size_t begin, size_t end,
-                     struct error *err)
-{
-    Mooring__Storage__V1__CommitSnapshotsRequest request =
-        MOORING__STORAGE__V1__COMMIT_SNAPSHOTS_REQUEST__INIT;
-    _cleanup_free_ char **ids = calloc(end - begin, sizeof(*ids));
-    struct storage_server *server = NULL;
-    int r;
-
-    if (!ids)
-        return error_errno(err, ENOMEM, "CommitSnapshots");
-    for (size_t i = begin; i < end; i++)
-        ids[i - begin] = group->snapshots[i]->snapshot_id;
-    request.group_id = group->id;
-    request.snapshot_ids = ids;
-    request.n_snapshot_ids = end - begin;
-    r = storage_of_snapshot(creation->controller->storage, ids[0], &server, err);
-    if (r == E_OK)
-        r = storage_call(server, "CommitSnapshots", &request.base, creation->deadline_ms, NULL, err);
-    for (size_t i = begin; r == E_OK && i < end; i++)
-        group->snapshots[i]->provisional = false;
-    return r;
-}
-
-static int commit(struct creation *creation, struct group *group, struct error *err)
-{
-    size_t begin = 0;
-    int r = E_OK;
-
-    while (r == E_OK && begin < group->count) {
-        const char *id = group->snapshots[begin]->snapshot_id;
-        size_t server = strcspn(id, ".") + 1, end = begin + 1;
-
-        while (end < group->count && strncmp(group->snapshots[end]->snapshot_id, id, server) == 0)
-            end++;
-        r = commit_on(creation, group, begin, end, err);
-        begin = end;
-    }
-    return r;
-}
-
 /* ---- fail whole ---- */
 
 static bool is_ours(const struct creation *creation, const Mooring__Storage__V1__Snapshot *snapshot)
 {
-    return strncmp(attempt_of(snapshot->snapshot_id), creation->attempt, ATTEMPT_DIGITS) == 0;
+    return strncmp(group_attempt_of(snapshot->snapshot_id), creation->attempt, GROUP_ATTEMPT_DIGITS) == 0;
 }
 
 /* Delete the attempt's members on one server. *ret_others: there are some of another attempt. */
@@ -419,10 +369,10 @@ static int complete(struct creation *creation, struct group *group, struct error
     creation->failed_whole = false;
     if (standing.committed == group->count)
         return E_OK;
-    memcpy(creation->attempt, attempt_of(group->snapshots[0]->snapshot_id), ATTEMPT_DIGITS);
+    memcpy(creation->attempt, group_attempt_of(group->snapshots[0]->snapshot_id), GROUP_ATTEMPT_DIGITS);
     r = wait_all(creation, group, &why);
     if (r == E_OK)
-        r = commit(creation, group, &why);
+        r = group_commit(creation->controller, group, creation->deadline_ms, &why);
     if (r == E_NOT_FOUND || r == E_PRECONDITION) {
         creation->failed_whole = creation->broken = true;
         return error_set(err, E_BUSY, "another call has taken members of group snapshot %s away; retry: %s",

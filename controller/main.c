@@ -14,6 +14,7 @@
 #include "common/options.h"
 #include "common/strings.h"
 #include "controller/config.h"
+#include "controller/group_sweep.h"
 #include "controller/monitor.h"
 #include "controller/service.h"
 #include "proto/identity.h"
@@ -23,6 +24,7 @@
 struct running {
     struct controller controller;
     struct monitor *monitor;
+    struct group_sweep *sweep;
     struct identity identity;
     struct rpc_service services[6];
     struct rpc_server *server;
@@ -69,6 +71,8 @@ static int start(struct running *running, const struct controller_config *config
     if (r == E_OK)
         r = monitor_new(&running->monitor, running->controller.storage, err);
     if (r == E_OK)
+        r = group_sweep_new(&running->sweep, &running->controller, config->abandoned_group_s, err);
+    if (r == E_OK)
         r = io_make_socket_dir(config->endpoint, err);
     if (r != E_OK)
         return r;
@@ -86,6 +90,7 @@ static void stop(struct running *running)
 {
     if (running->server)
         rpc_server_free(running->server, DRAIN_MS);
+    group_sweep_free(running->sweep);
     monitor_free(running->monitor);
     storage_free(running->controller.storage);
     operations_free(running->controller.operations);

@@ -21,25 +21,26 @@ struct hold {
     size_t count, held_count;
     struct snapshot *made[HOLD_VOLUMES_MAX]; /* references */
     size_t made_count;
+    struct hold *next; /* of those that left snapshots */
 };
 
 static void hold_table_begin(struct loop_message *message);
 static void hold_table_tick(struct loop_op *op, int res, unsigned flags);
+static int hold_sweep(struct loop_work *work);
+static void hold_sweep_done(struct loop_op *op, int res, unsigned flags);
 
 void hold_table_init(struct hold_table *table)
 {
-    *table = (struct hold_table){.begin = {.run = hold_table_begin}, .tick = {.done = hold_table_tick}};
+    *table = (struct hold_table){.begin = {.run = hold_table_begin},
+                                 .tick = {.done = hold_table_tick},
+                                 .sweep = {.work = hold_sweep, .op = {.done = hold_sweep_done}}};
     pthread_mutex_init(&table->lock, NULL);
 }
 
-void hold_table_start(struct hold_table *table, struct loop *loop)
+void hold_table_start(struct hold_table *table, struct store *store, struct loop *loop)
 {
+    table->store = store;
     table->loop = loop;
-}
-
-void hold_table_done(struct hold_table *table)
-{
-    pthread_mutex_destroy(&table->lock);
 }
 
 static struct hold *hold_free(struct hold *hold)
@@ -52,6 +53,11 @@ static struct hold *hold_free(struct hold *hold)
         snapshot_unref(hold->made[i]);
     free(hold);
     return NULL;
+}
+
+void hold_table_done(struct hold_table *table)
+{
+    pthread_mutex_destroy(&table->lock);
 }
 
 /* ---- the table, under its lock ---- */
@@ -90,26 +96,84 @@ static struct hold *hold_end_locked(struct hold_table *table, struct hold **plac
     return hold;
 }
 
+/* What was made under it has to go, by a tick that comes. */
+static void hold_leave_locked(struct hold_table *table, struct hold *hold)
+{
+    hold->next = table->left;
+    table->left = hold;
+}
+
 /* Those whose time is over, or all of them. */
 static void hold_table_expire(struct hold_table *table, bool all)
 {
-    struct hold *ended[HOLDS_MAX];
-    size_t count = 0;
     pthread_mutex_lock(&table->lock);
     uint64_t now_ns = time_now_ns();
-    for (size_t i = 0; i < HOLDS_MAX; i++)
-        if (table->standing[i] && (all || table->standing[i]->until_ns <= now_ns))
-            ended[count++] = hold_end_locked(table, &table->standing[i], false);
+    for (size_t i = 0; i < HOLDS_MAX; i++) {
+        if (!table->standing[i] || (!all && table->standing[i]->until_ns > now_ns))
+            continue;
+        struct hold *ended = hold_end_locked(table, &table->standing[i], false);
+        log_warning("hold %s of %zu volumes ended before it was released", ended->id, ended->count);
+        hold_leave_locked(table, ended);
+    }
     pthread_mutex_unlock(&table->lock);
-    for (size_t i = 0; i < count; i++) {
-        log_warning("hold %s of %zu volumes ended before it was released", ended[i]->id, ended[i]->count);
-        hold_free(ended[i]);
+}
+
+/* ---- what is left of those that ended too early: deleted on an offload thread ---- */
+
+static struct hold *hold_take_left(struct hold_table *table)
+{
+    pthread_mutex_lock(&table->lock);
+    struct hold *left = table->left;
+    table->left = NULL;
+    pthread_mutex_unlock(&table->lock);
+    return left;
+}
+
+static void hold_delete_snapshots(struct hold_table *table, const struct hold *hold)
+{
+    for (size_t i = 0; i < hold->made_count; i++) {
+        _cleanup_error_ struct error why = {0};
+        struct snapshot_record record;
+        int code = snapshot_copy_record(hold->made[i], &record);
+        if (code == 0)
+            code = store_snapshot_delete_provisional(table->store, record.id, &why);
+        if (code)
+            log_warning("a snapshot of group %s stays until the next start: %s", record.group_id,
+                        error_text(&why));
+        else
+            log_info("snapshot %s of group %s is deleted: its hold did not stand", record.id,
+                     record.group_id);
+    }
+}
+
+static int hold_sweep(struct loop_work *work)
+{
+    struct hold_table *table = container_of(work, struct hold_table, sweep);
+    struct hold *hold = hold_take_left(table);
+    while (hold) {
+        struct hold *next = hold->next;
+        hold_delete_snapshots(table, hold);
+        hold_free(hold);
+        hold = next;
+    }
+    return 0;
+}
+
+/* The loop has stopped, or stops next: the next start deletes what is left. */
+static void hold_forget_left(struct hold_table *table)
+{
+    struct hold *hold = hold_take_left(table);
+    while (hold) {
+        struct hold *next = hold->next;
+        hold_free(hold);
+        hold = next;
     }
 }
 
 void hold_table_stop(struct hold_table *table)
 {
     hold_table_expire(table, true);
+    hold_forget_left(table);
 }
 
 /* ---- the tick, on the loop ---- */
@@ -125,7 +189,17 @@ static bool hold_table_empty_locked(const struct hold_table *table)
     for (size_t i = 0; i < HOLDS_MAX; i++)
         if (table->standing[i])
             return false;
-    return true;
+    return !table->left;
+}
+
+static void hold_sweep_done(struct loop_op *op, int res, unsigned flags)
+{
+    struct hold_table *table = container_of(op, struct hold_table, sweep.op);
+    (void)res;
+    (void)flags;
+    pthread_mutex_lock(&table->lock);
+    table->sweeping = false;
+    pthread_mutex_unlock(&table->lock);
 }
 
 static void hold_table_tick(struct loop_op *op, int res, unsigned flags)
@@ -136,8 +210,11 @@ static void hold_table_tick(struct loop_op *op, int res, unsigned flags)
     hold_table_expire(table, false);
     pthread_mutex_lock(&table->lock);
     table->ticking = !hold_table_empty_locked(table);
-    bool again = table->ticking;
+    bool again = table->ticking, sweep = table->left && !table->sweeping;
+    table->sweeping |= sweep;
     pthread_mutex_unlock(&table->lock);
+    if (sweep)
+        loop_offload(table->loop, &table->sweep);
     if (again)
         loop_timeout(table->loop, &table->tick, TICK_MS);
 }
@@ -192,6 +269,13 @@ static int hold_take_all(struct hold *hold, struct error *err)
     return code;
 }
 
+static void hold_tick_locked(struct hold_table *table)
+{
+    if (!table->ticking)
+        loop_post(table->loop, &table->begin);
+    table->ticking = true;
+}
+
 /* Into the table; *hold is NULL then. It stays the caller's when another one stands, or it cannot be had. */
 static int hold_begin_locked(struct hold_table *table, struct hold **hold, uint32_t hold_ms,
                              struct error *err)
@@ -213,9 +297,7 @@ static int hold_begin_locked(struct hold_table *table, struct hold **hold, uint3
         return code;
     (*hold)->until_ns = time_now_ns() + hold_ms * NS_PER_MS;
     *place = TAKE_PTR(*hold);
-    if (!table->ticking)
-        loop_post(table->loop, &table->begin);
-    table->ticking = true;
+    hold_tick_locked(table);
     return 0;
 }
 
@@ -239,7 +321,7 @@ static int hold_check_request(const char *hold_id, struct volume *const *volumes
 int hold_begin(struct hold_table *table, const char *hold_id, struct volume *const *volumes, size_t count,
                uint32_t hold_ms, struct error *err)
 {
-    struct hold *hold;
+    struct hold *hold = NULL;
     int code = hold_check_request(hold_id, volumes, count, hold_ms, err);
     if (code == 0)
         code = hold_new(&hold, hold_id, volumes, count, err);
@@ -319,12 +401,14 @@ static int hold_mark_snapshots(const struct hold *hold, struct error *err)
     return 0;
 }
 
-static void hold_did_not_stand(struct hold_table *table, const char *hold_id)
+static void hold_did_not_stand(struct hold_table *table, struct hold *hold)
 {
     pthread_mutex_lock(&table->lock);
     for (size_t i = 0; i < HOLDS_REMEMBERED; i++)
-        if (str_equal(table->ended[i].id, hold_id))
+        if (str_equal(table->ended[i].id, hold->id))
             table->ended[i].stood = false;
+    hold_leave_locked(table, hold);
+    hold_tick_locked(table);
     pthread_mutex_unlock(&table->lock);
 }
 
@@ -348,7 +432,8 @@ int hold_release(struct hold_table *table, const char *hold_id, struct error *er
         return err->code;
     int code = hold_mark_snapshots(hold, err);
     if (code)
-        hold_did_not_stand(table, hold_id);
-    hold_free(hold);
+        hold_did_not_stand(table, hold);
+    else
+        hold_free(hold);
     return code;
 }

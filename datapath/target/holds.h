@@ -1,8 +1,9 @@
 /*
  * Holds: volumes of this server whose changes wait, so that snapshots here and on other servers are of one
  * moment. All of a hold's volumes or none. A hold ends by itself at its time, whatever becomes of who asked
- * for it; what was made under it counts only if it stood until it was released. What is kept of holds is
- * bounded (invariant 10) and ends with the process: after a restart no hold stands.
+ * for it; what was made under it counts only if it stood until it was released: else nobody can commit it,
+ * and it is deleted. What is kept of holds is bounded (invariant 10) and ends with the process: after a
+ * restart no hold stands.
  *
  * Functions are for any thread but a loop's, unless they say otherwise. A hold's end is a tick of one loop.
  */
@@ -36,6 +37,10 @@ struct hold_table {
     struct hold *standing[HOLDS_MAX];
     struct hold_end ended[HOLDS_REMEMBERED]; /* a ring */
     unsigned ended_next;
+    struct hold *left; /* that ended too early, with snapshots to delete */
+    bool sweeping;
+    struct loop_work sweep;
+    struct store *store;
     struct loop *loop;
     struct loop_message begin;
     struct loop_op tick;
@@ -43,8 +48,9 @@ struct hold_table {
 };
 
 void hold_table_init(struct hold_table *table);
-void hold_table_start(struct hold_table *table, struct loop *loop); /* before the first hold */
-void hold_table_stop(struct hold_table *table);                     /* end them all: the loop stops next */
+/* Before the first hold. */
+void hold_table_start(struct hold_table *table, struct store *store, struct loop *loop);
+void hold_table_stop(struct hold_table *table); /* end them all: the loop stops next */
 void hold_table_done(struct hold_table *table);
 
 /*

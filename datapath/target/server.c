@@ -196,7 +196,7 @@ int server_start(struct server *server, struct store *store, struct error *err)
     if (code)
         return code;
     server_close_lobby(server);
-    hold_table_start(&server->holds, server->reactors[0]->loop);
+    hold_table_start(&server->holds, store, server->reactors[0]->loop);
     atomic_store(&server->state, SERVER_READY);
     return reactor_accept(server->reactors[0], err);
 }

@@ -294,7 +294,8 @@ static bool service_snapshot_listed(const struct snapshot_record *record,
 {
     if (list->source_volume_id[0] && !str_equal(list->source_volume_id, record->source_volume_id))
         return false;
-    return list->group_id[0] ? str_equal(list->group_id, record->group_id) : !record->provisional;
+    return list->group_id[0] ? str_equal(list->group_id, record->group_id)
+                             : record->provisional == list->provisional;
 }
 
 /* The next one of the list after *record, which becomes its own; a reference, or NULL. */
