@@ -20,6 +20,7 @@
 
 #define CALL_ATTEMPTS 3 /* a server may restart between an answer and its proof; it does not do so thrice */
 #define CALL_TIMEOUT_MAX_MS UINT64_C(600000)
+#define STREAM_TIMEOUT_MAX_MS UINT64_C(86400000) /* it goes at its reader's pace, a backup's */
 
 struct storage_server {
     const struct server_config *config;
@@ -441,7 +442,7 @@ static int stream_once(struct storage_server *server, const char *method, const 
     if (now_ms >= deadline_ms)
         return error_set(err, E_DEADLINE, "no time was left to ask storage server %s for %s",
                          server->config->id, method);
-    options.timeout_ms = (unsigned)MIN(deadline_ms - now_ms, CALL_TIMEOUT_MAX_MS);
+    options.timeout_ms = (unsigned)MIN(deadline_ms - now_ms, STREAM_TIMEOUT_MAX_MS);
     r = rpc_client_stream(server->client, &mooring__storage__v1__storage__descriptor, method, request,
                           &options, receive, context, &why);
     return explain(server, method, r, &why, err);

@@ -62,10 +62,11 @@ struct peer {
     unsigned holds;                /* all that were */
     unsigned not_ready;            /* of new snapshots */
     uint64_t free_bytes;
-    const char *zone; /* topology, or NULL */
-    bool old;         /* serves none of the newer features */
-    unsigned calls;   /* all that came */
-    bool states_boot; /* when it starts: each answer states `stated`, which the test sets */
+    const char *zone;       /* topology, or NULL */
+    bool old;               /* serves none of the newer features */
+    unsigned calls;         /* all that came */
+    int64_t stream_left_ms; /* that the newest stream had, when it came */
+    bool states_boot;       /* when it starts: each answer states `stated`, which the test sets */
     char stated[RPC_BOOT_ID_MAX + 1];
     /* Called without the lock, before (method) is served; may change the store. Returns a code to fail with.
      */

@@ -253,6 +253,7 @@ HANDLER(peer_list_extents)
     (void)message, (void)response;
     if (r != E_OK)
         return r;
+    peer->stream_left_ms = rpc_call_remaining_ms(call);
     peer_end(peer, E_OK);
     answer.extents = list;
     answer.n_extents = 1;
