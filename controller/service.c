@@ -20,7 +20,8 @@
 #include "controller/validate.h"
 #include "proto/field_limits.h"
 
-#define SERVICE_THREADS 16
+#define SERVICE_THREADS 64        /* so many that calls that wait for a server that hangs leave some over */
+#define CREATE_THREADS 16         /* these ask every server */
 #define DEADLINE_DEFAULT_MS 60000 /* for a caller that set none: every call ends */
 #define DEADLINE_MARGIN_MS                                                                                   \
     50 /* so that our answer, which says why, comes before the caller's own deadline                         \
@@ -252,7 +253,7 @@ static Google__Protobuf__Int64Value *new_int64(uint64_t value)
     return box;
 }
 
-/* Capabilities that we do not serve have no capacity; malformed ones are refused. */
+/* Capabilities that we do not serve are refused, as CreateVolume would. */
 static int check_capacity(const Csi__V1__GetCapacityRequest *request, struct topology_wish *wish,
                           struct parameters *parameters, struct error *err)
 {
@@ -380,7 +381,8 @@ static const struct rpc_method snapshot_methods[] = {
     {"GetSnapshot", service_get_snapshot, false},
 };
 
-static struct rpc_service part(struct controller *controller, const struct rpc_method *list, size_t count)
+static struct rpc_service part(struct controller *controller, const struct rpc_method *list, size_t count,
+                               unsigned threads)
 {
     return (struct rpc_service){
         .descriptor = &csi__v1__controller__descriptor,
@@ -388,21 +390,21 @@ static struct rpc_service part(struct controller *controller, const struct rpc_m
         .methods_count = count,
         .context = controller,
         .check = field_limits_check,
-        .threads = SERVICE_THREADS,
+        .threads = threads,
     };
 }
 
 struct rpc_service service_controller(struct controller *controller)
 {
-    return part(controller, methods, ARRAY_SIZE(methods));
+    return part(controller, methods, ARRAY_SIZE(methods), SERVICE_THREADS);
 }
 
 struct rpc_service service_controller_create(struct controller *controller)
 {
-    return part(controller, create_methods, ARRAY_SIZE(create_methods));
+    return part(controller, create_methods, ARRAY_SIZE(create_methods), CREATE_THREADS);
 }
 
 struct rpc_service service_controller_snapshots(struct controller *controller)
 {
-    return part(controller, snapshot_methods, ARRAY_SIZE(snapshot_methods));
+    return part(controller, snapshot_methods, ARRAY_SIZE(snapshot_methods), CREATE_THREADS);
 }

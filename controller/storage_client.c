@@ -21,6 +21,9 @@
 #define CALL_ATTEMPTS 3 /* a server may restart between an answer and its proof; it does not do so thrice */
 #define CALL_TIMEOUT_MAX_MS UINT64_C(600000)
 #define STREAM_TIMEOUT_MAX_MS UINT64_C(86400000) /* it goes at its reader's pace, a backup's */
+#define SILENT_CALLS_MAX                                                                                     \
+    8 /* that wait for a server that does not answer: the other threads are for others                       \
+       */
 
 struct storage_server {
     const struct server_config *config;
@@ -30,6 +33,8 @@ struct storage_server {
     json_t *topology;                 /* locked */
     json_t *features;                 /* locked: array of strings; NULL before the first answer */
     bool ready;                       /* locked */
+    bool silent;                      /* locked: the last GetServer was not answered as it should be */
+    unsigned waiting;                 /* locked: calls under way */
 };
 
 struct storage {
@@ -167,6 +172,7 @@ static void set_ready(struct storage_server *server, bool ready)
 {
     pthread_mutex_lock(&server->lock);
     server->ready = ready;
+    server->silent = !ready;
     pthread_mutex_unlock(&server->lock);
 }
 
@@ -225,6 +231,7 @@ static void keep_answer(struct storage_server *server,
     *ret_same_boot = str_equal(server->boot_id, response->boot_id);
     str_copy(server->boot_id, sizeof(server->boot_id), response->boot_id);
     server->ready = true;
+    server->silent = false;
     old = server->topology;
     server->topology = topology;
     old_features = server->features;
@@ -344,6 +351,7 @@ static bool is_proven(struct storage_server *server, const char *boot_id)
     pthread_mutex_lock(&server->lock);
     proven = boot_id[0] != '\0' && str_equal(boot_id, server->boot_id);
     server->ready = server->ready || proven;
+    server->silent = server->silent && !proven;
     pthread_mutex_unlock(&server->lock);
     return proven;
 }
@@ -385,11 +393,9 @@ static int call_proven(struct storage_server *server, const char *method, const 
     return answer;
 }
 
-int storage_call(struct storage_server *server, const char *method, const ProtobufCMessage *request,
-                 uint64_t deadline_ms, ProtobufCMessage **ret_response, struct error *err)
+static int call_attempts(struct storage_server *server, const char *method, const ProtobufCMessage *request,
+                         uint64_t deadline_ms, ProtobufCMessage **ret_response, struct error *err)
 {
-    if (server->config->gone)
-        return error_set(err, E_UNAVAILABLE, "storage server %s is declared gone", server->config->id);
     for (int attempt = 0; attempt < CALL_ATTEMPTS; attempt++) {
         bool again = false;
         int r = call_proven(server, method, request, deadline_ms, ret_response, &again, err);
@@ -398,6 +404,44 @@ int storage_call(struct storage_server *server, const char *method, const Protob
             return r;
     }
     return error_set(err, E_UNAVAILABLE, "storage server %s keeps restarting; retry", server->config->id);
+}
+
+/* A server that hangs keeps each call until its deadline: it must not keep all threads from the others. */
+static int call_enter(struct storage_server *server, struct error *err)
+{
+    bool full;
+
+    pthread_mutex_lock(&server->lock);
+    full = server->silent && server->waiting >= SILENT_CALLS_MAX;
+    server->waiting += !full;
+    pthread_mutex_unlock(&server->lock);
+    if (!full)
+        return E_OK;
+    return error_set(err, E_UNAVAILABLE,
+                     "storage server %s at %s does not answer, and %d calls wait for it already; retry",
+                     server->config->id, server->config->address, SILENT_CALLS_MAX);
+}
+
+static void call_leave(struct storage_server *server)
+{
+    pthread_mutex_lock(&server->lock);
+    server->waiting--;
+    pthread_mutex_unlock(&server->lock);
+}
+
+int storage_call(struct storage_server *server, const char *method, const ProtobufCMessage *request,
+                 uint64_t deadline_ms, ProtobufCMessage **ret_response, struct error *err)
+{
+    int r;
+
+    if (server->config->gone)
+        return error_set(err, E_UNAVAILABLE, "storage server %s is declared gone", server->config->id);
+    r = call_enter(server, err);
+    if (r != E_OK)
+        return r;
+    r = call_attempts(server, method, request, deadline_ms, ret_response, err);
+    call_leave(server);
+    return r;
 }
 
 static bool has_feature(struct storage_server *server, const char *feature)

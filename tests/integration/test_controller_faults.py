@@ -2,6 +2,7 @@
 """Two controllers over three storage servers when things go wrong: invariants 2, 3, 8 and 9 as far as they are the
 controller's. Servers are killed and started again, pools unmounted and swapped, names fought over."""
 import random
+import signal
 import sys
 import threading
 import time
@@ -9,6 +10,7 @@ import time
 import controller_stack
 import harness
 from controller_stack import MIB, equal, settle, status
+from node_fixture import Background
 
 
 def volumes_named(stack, name):
@@ -102,6 +104,26 @@ def test_delete_cut_off(stack):
     equal([volume.volume_id for volume in volumes_named(stack, "cut-off")], [other_id], "the new one")
     equal({stack.claim_of(target, "cut-off") for target in stack.targets}, {other_id}, "the claims")
     settle(csi.DeleteVolume, volume_id=other_id)
+
+
+def test_server_hangs(stack):
+    """A server that is stopped, not gone, holds the calls for its own volumes, more than a CO has at a time; those for
+    another's are answered meanwhile."""
+    csi = stack.a.csi
+    other = settle(csi.create, "answered", parameters={"zone": "a"}).volume_id
+    victim = stack.targets[2]
+    victim.process.send_signal(signal.SIGSTOP)
+    try:
+        held = [Background(csi.ControllerGetVolume, volume_id=f"s3.{number:016x}", timeout_s=60) for number in range(24)]
+        time.sleep(0.5)  # so that they stand before the next ones
+        for _ in range(3):
+            status("OK", csi.ControllerGetVolume, volume_id=other, timeout_s=10)
+        assert any(call.running() for call in held), "nothing was held"
+    finally:
+        victim.process.send_signal(signal.SIGCONT)
+    for call in held:
+        assert call.status() in ("NOT_FOUND", "UNAVAILABLE"), call.status()
+    status("OK", settle, csi.DeleteVolume, volume_id=other)
 
 
 def test_declared_gone(stack):
@@ -233,9 +255,9 @@ def test_certificates_renewed(stack):
     settle(csi.DeleteVolume, volume_id=volume_id)
 
 
-TESTS = [test_two_controllers, test_controller_killed, test_server_away, test_delete_cut_off, test_declared_gone,
-         test_wrong_pool, test_other_server_at_address, test_unconfigured_server, test_fenced, test_claims_survive_crash,
-         test_bad_configuration, test_certificates_renewed]
+TESTS = [test_two_controllers, test_controller_killed, test_server_away, test_delete_cut_off, test_server_hangs,
+         test_declared_gone, test_wrong_pool, test_other_server_at_address, test_unconfigured_server, test_fenced,
+         test_claims_survive_crash, test_bad_configuration, test_certificates_renewed]
 
 
 def main():
