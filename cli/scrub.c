@@ -11,10 +11,14 @@
 #include "common/strings.h"
 
 static const struct output_column status_columns[] = {
-    {"server_id", "SERVER", OUTPUT_TEXT},       {"state", "STATE", OUTPUT_TEXT},
-    {"began_unix_s", "BEGAN", OUTPUT_TIME},     {"read_bytes", "READ", OUTPUT_SIZE},
-    {"last_ended_unix_s", "LAST", OUTPUT_TIME}, {"last_read_bytes", "READ", OUTPUT_SIZE},
-    {"next_unix_s", "NEXT", OUTPUT_TIME},       {"errors_count", "ERRORS", OUTPUT_TEXT},
+    {"server_id", "SERVER", OUTPUT_TEXT},
+    {"state", "STATE", OUTPUT_TEXT},
+    {"began_unix_s", "BEGAN", OUTPUT_TIME},
+    {"read_bytes", "READ", OUTPUT_SIZE},
+    {"last_ended_unix_s", "LAST ENDED", OUTPUT_TIME},
+    {"last_read_bytes", "LAST READ", OUTPUT_SIZE},
+    {"next_unix_s", "NEXT", OUTPUT_TIME},
+    {"errors_count", "ERRORS", OUTPUT_TEXT},
 };
 
 static const struct output_column error_columns[] = {

@@ -295,6 +295,24 @@ static void test_health_once(void **state)
     protobuf_c_message_free_unpacked(&health->base, NULL);
 }
 
+static void test_health_read_errors(void **state)
+{
+    Mooring__Storage__V1__Volume volume = MOORING__STORAGE__V1__VOLUME__INIT;
+    Mooring__Storage__V1__Health one = MOORING__STORAGE__V1__HEALTH__INIT;
+    Mooring__Storage__V1__Health *list[] = {&one};
+    Csi__V1__VolumeHealth *health = NULL;
+
+    (void)state;
+    one.kind = MOORING__STORAGE__V1__HEALTH__KIND__READ_ERRORS;
+    volume.health = list;
+    volume.n_health = 1;
+    assert_int_equal(health_fill(&volume, &health), E_OK);
+    assert_int_equal(health->n_health_statuses, 1);
+    assert_int_equal(health->health_statuses[0]->status, CSI__V1__VOLUME_HEALTH_ERROR_TYPE__DATA_LOSS);
+    assert_string_equal(health->health_statuses[0]->reason, "ReadErrors");
+    protobuf_c_message_free_unpacked(&health->base, NULL);
+}
+
 static int unreadable(struct peer *peer, const char *method, void *context)
 {
     (void)peer, (void)context;
@@ -357,6 +375,7 @@ int main(void)
         cmocka_unit_test(test_limits_text),
         TEST(test_health),
         cmocka_unit_test(test_health_once),
+        cmocka_unit_test(test_health_read_errors),
         TEST(test_health_unreadable),
         TEST(test_health_list),
     };
