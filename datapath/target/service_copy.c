@@ -93,9 +93,11 @@ static int service_copy_stands(struct storage_service *storage, const struct vol
 static int service_begin_copy(struct storage_service *storage, const struct volume_record *spec,
                               const struct copy_source *source, struct copy **ret, struct error *err)
 {
-    pthread_mutex_t *lock = service_name_lock(storage, NAME_VOLUME, spec->name);
-    pthread_mutex_lock(lock);
-    int code = service_check_claim(storage, NAME_VOLUME, spec->name, spec->id, err);
+    pthread_mutex_t *lock;
+    int code = service_name_lock(storage, NAME_VOLUME, spec->name, &lock, err);
+    if (code)
+        return code;
+    code = service_check_claim(storage, NAME_VOLUME, spec->name, spec->id, err);
     if (code == 0)
         code = store_copy_begin(storage->server->store, spec, source->volume, source->snapshot, ret, err);
     pthread_mutex_unlock(lock);

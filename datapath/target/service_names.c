@@ -1,12 +1,15 @@
 /* The Storage service's calls about the names of volumes, snapshots and groups. Worker threads. */
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 
 #include "common/cleanup.h"
 #include "common/strings.h"
 #include "datapath/store/snapshot.h"
 #include "datapath/target/server.h"
 #include "datapath/target/storage_service.h"
+
+#define NAME_WAIT_S 2
 
 static int service_name_kind(Mooring__Storage__V1__NameKind kind, enum name_kind *ret, struct error *err)
 {
@@ -45,9 +48,20 @@ int service_claim_name(struct rpc_call *call, const ProtobufCMessage *request, P
 
 /* ---- what is made under a claim ---- */
 
-pthread_mutex_t *service_name_lock(struct storage_service *storage, enum name_kind kind, const char *name)
+int service_name_lock(struct storage_service *storage, enum name_kind kind, const char *name,
+                      pthread_mutex_t **ret_lock, struct error *err)
 {
-    return &storage->name_locks[(str_hash(name) + (uint32_t)kind) % SERVICE_NAME_LOCKS];
+    pthread_mutex_t *lock = &storage->name_locks[(str_hash(name) + (uint32_t)kind) % SERVICE_NAME_LOCKS];
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += NAME_WAIT_S;
+    if (pthread_mutex_timedlock(lock, &until) != 0)
+        return error_set(err, E_BUSY,
+                         "a call for the name %.128s has been running for more than %d s: retry when it has "
+                         "ended",
+                         name, NAME_WAIT_S);
+    *ret_lock = lock;
+    return 0;
 }
 
 int service_check_claim(struct storage_service *storage, enum name_kind kind, const char *name,
@@ -112,8 +126,10 @@ int service_release_name(struct rpc_call *call, const ProtobufCMessage *request,
             return 0;
         name = claimed;
     }
-    pthread_mutex_t *lock = service_name_lock(storage, kind, name);
-    pthread_mutex_lock(lock);
+    pthread_mutex_t *lock;
+    code = service_name_lock(storage, kind, name, &lock, err);
+    if (code)
+        return code;
     code = service_release_name_locked(storage, kind, name, release->volume_id, err);
     pthread_mutex_unlock(lock);
     return code;

@@ -195,9 +195,11 @@ static int service_create_claimed_snapshot(struct storage_service *storage,
 {
     bool group = spec->group_id[0] != '\0';
     enum name_kind kind = group ? NAME_GROUP : NAME_SNAPSHOT;
-    pthread_mutex_t *lock = service_name_lock(storage, kind, create->name);
-    pthread_mutex_lock(lock);
-    int code = service_check_claim(storage, kind, create->name, group ? spec->group_id : spec->id, err);
+    pthread_mutex_t *lock;
+    int code = service_name_lock(storage, kind, create->name, &lock, err);
+    if (code)
+        return code;
+    code = service_check_claim(storage, kind, create->name, group ? spec->group_id : spec->id, err);
     if (code == 0 && group)
         code = service_create_held(storage, create->hold_id, spec, source, ret, err);
     else if (code == 0)
@@ -246,10 +248,14 @@ static int service_delete_claimed_snapshot(struct storage_service *storage, cons
     if (snapshot)
         snapshot_copy_record(snapshot, &record);
     snapshot_unref(snapshot);
-    pthread_mutex_t *lock = service_name_lock(storage, NAME_SNAPSHOT, record.name);
-    pthread_mutex_lock(lock);
-    int code = store_snapshot_delete(store, snapshot_id, err);
-    if (code == 0 && record.name[0])
+    if (!record.name[0])
+        return store_snapshot_delete(store, snapshot_id, err);
+    pthread_mutex_t *lock;
+    int code = service_name_lock(storage, NAME_SNAPSHOT, record.name, &lock, err);
+    if (code)
+        return code;
+    code = store_snapshot_delete(store, snapshot_id, err);
+    if (code == 0)
         code = store_name_release(store, NAME_SNAPSHOT, record.name, snapshot_id, err);
     pthread_mutex_unlock(lock);
     return code;

@@ -51,9 +51,11 @@ static int service_volume_spec(const Mooring__Storage__V1__CreateVolumeRequest *
 static int service_create_claimed(struct storage_service *storage, const struct volume_record *spec,
                                   struct volume **ret, struct error *err)
 {
-    pthread_mutex_t *lock = service_name_lock(storage, NAME_VOLUME, spec->name);
-    pthread_mutex_lock(lock);
-    int code = service_check_claim(storage, NAME_VOLUME, spec->name, spec->id, err);
+    pthread_mutex_t *lock;
+    int code = service_name_lock(storage, NAME_VOLUME, spec->name, &lock, err);
+    if (code)
+        return code;
+    code = service_check_claim(storage, NAME_VOLUME, spec->name, spec->id, err);
     if (code == 0)
         code = store_volume_create(storage->server->store, spec, ret, err);
     pthread_mutex_unlock(lock);
@@ -113,10 +115,12 @@ static int service_delete_claimed(struct storage_service *storage, const char *v
                                   struct error *err)
 {
     struct store *store = storage->server->store;
-    pthread_mutex_t *lock = service_name_lock(storage, NAME_VOLUME, name);
-    pthread_mutex_lock(lock);
-    int code = store_volume_delete(store, volume_id, err);
-    if (code == 0 && name[0])
+    pthread_mutex_t *lock;
+    int code = service_name_lock(storage, NAME_VOLUME, name, &lock, err);
+    if (code)
+        return code;
+    code = store_volume_delete(store, volume_id, err);
+    if (code == 0)
         code = store_name_release(store, NAME_VOLUME, name, volume_id, err);
     pthread_mutex_unlock(lock);
     return code;
@@ -134,7 +138,9 @@ int service_delete_volume(struct rpc_call *call, const ProtobufCMessage *request
     int code = service_check_volume_id(storage, delete->volume_id, err);
     if (code == 0)
         code = service_name_of_volume(storage, delete->volume_id, name, err);
-    return code ? code : service_delete_claimed(storage, delete->volume_id, name, err);
+    if (code == 0 && name[0])
+        return service_delete_claimed(storage, delete->volume_id, name, err);
+    return code ? code : store_volume_delete(storage->server->store, delete->volume_id, err);
 }
 
 /* ---- looking ---- */

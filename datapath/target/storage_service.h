@@ -97,8 +97,10 @@ int service_modify_volume(struct rpc_call *call, const ProtobufCMessage *request
 
 /* ---- names: what is made under a claim, and what holds one ---- */
 
-/* Held over the check of a claim and what is made under it. */
-pthread_mutex_t *service_name_lock(struct storage_service *storage, enum name_kind kind, const char *name);
+/* Held over the check of a claim and what is made under it; the caller unlocks it. E_BUSY when the call that
+ * has it does not end for a while: a disk that does not answer must not take a thread for each repeat. */
+int service_name_lock(struct storage_service *storage, enum name_kind kind, const char *name,
+                      pthread_mutex_t **ret_lock, struct error *err);
 /* E_BUSY unless the claim of name that stands here is holder_id's. */
 int service_check_claim(struct storage_service *storage, enum name_kind kind, const char *name,
                         const char *holder_id, struct error *err);

@@ -353,6 +353,28 @@ def stuck(target, pool):
     expect(status_of(c.CreateVolume, **fields), "OK", "a repeat")
 
 
+def repeats(target, pool):
+    """Of a call that the disk keeps: they are told so, and take no thread of the others for good."""
+    volume, statuses = Volume(target), []
+    snapshot_id = f"{target.server_id}.s-{secrets.token_hex(8)}"
+    name = f"kept-{snapshot_id[-16:]}"
+    target.controller.ClaimName(name=name, volume_id=snapshot_id, kind=1)
+    calls = [threading.Thread(target=lambda: statuses.append(status_of(
+        target.controller.CreateSnapshot, snapshot_id=snapshot_id, name=name, source_volume_id=volume.id, timeout_s=60)))
+        for _ in range(30)]
+    harness.run("/usr/sbin/fsfreeze", "--freeze", pool.path)
+    try:
+        for one in calls:
+            one.start()
+        harness.wait_until(lambda: len(statuses) == 29, "the answers to all but the one that the disk keeps")
+        expect(set(statuses), {"ABORTED"}, "what they say")
+    finally:
+        harness.run("/usr/sbin/fsfreeze", "--unfreeze", pool.path)
+    for one in calls:
+        one.join()
+    expect(sorted(statuses)[-1], "OK", "the one that waited")
+
+
 def deletions(target):
     """Sources and copies are deleted at any moment: nothing is left, and names can be released."""
     c, rng = target.controller, random.Random(7)
@@ -399,6 +421,7 @@ def main():
                                ("copies", copies), ("exclusive", exclusive), ("joined", joined), ("deletions", deletions)):
             suite.run(name, function, target)
         suite.run("stuck", stuck, target, pool)
+        suite.run("repeats", repeats, target, pool)
         suite.run("exit-status", lambda: expect(target.stop(), 0, "exit status"))
     return suite.finish()
 
