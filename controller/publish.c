@@ -6,13 +6,24 @@
  * A stale answer goes to the CO as ABORTED and is never decided anew in the same call: what made it stale may
  * be the CO's own newer call, sent through another controller after it gave this one up, and a decision on
  * what that one left would undo it (invariant 8). The CO asks again if it still wants this.
+ *
+ * How many volumes a node takes, each server heeds for its own volumes, one attach of the node at a time.
+ * Their sum is looked at here before: two calls at once, for volumes of two servers, may both find the last
+ * place.
  */
+#include <inttypes.h>
+
 #include "common/cleanup.h"
+#include "common/size.h"
 #include "common/strings.h"
+#include "common/time.h"
 #include "controller/capability.h"
 
-static int publish_read(struct storage_server *server, const char *volume_id, uint64_t deadline_ms,
-                        uint64_t *ret_record_generation, struct error *err)
+#define COUNT_TIMEOUT_MS 1000
+
+static int publish_read(struct storage_server *server, const char *volume_id, const char *node_id,
+                        uint64_t deadline_ms, uint64_t *ret_record_generation, bool *ret_attached,
+                        struct error *err)
 {
     Mooring__Storage__V1__Volume *volume = NULL;
     int r = storage_get_volume(server, volume_id, deadline_ms, &volume, err);
@@ -20,8 +31,55 @@ static int publish_read(struct storage_server *server, const char *volume_id, ui
     if (r != E_OK)
         return r;
     *ret_record_generation = volume->record_generation;
+    *ret_attached = false;
+    for (size_t i = 0; i < volume->n_attachments; i++)
+        *ret_attached |= str_equal(volume->attachments[i]->node_id, node_id);
     protobuf_c_message_free_unpacked(&volume->base, NULL);
     return E_OK;
+}
+
+/* Add what one server knows; one that does not answer now counts for nothing: it is not what the call needs.
+ */
+static void count_attached(struct storage_server *server, const char *node_id, uint64_t deadline_ms,
+                           uint64_t *count, uint64_t *limit)
+{
+    Mooring__Storage__V1__ListNodesRequest request = MOORING__STORAGE__V1__LIST_NODES_REQUEST__INIT;
+    uint64_t soon_ms = time_now_ms() + COUNT_TIMEOUT_MS;
+    const Mooring__Storage__V1__ListNodesResponse *response;
+    ProtobufCMessage *message = NULL;
+
+    request.node_id = (char *)node_id;
+    if (storage_call(server, "ListNodes", &request.base, MIN(deadline_ms, soon_ms), &message, NULL) != E_OK)
+        return;
+    response = (const Mooring__Storage__V1__ListNodesResponse *)message;
+    for (size_t i = 0; i < response->n_nodes; i++) {
+        const Mooring__Storage__V1__Node *node = response->nodes[i];
+
+        if (!str_equal(node->node_id, node_id)) /* an older server lists them all */
+            continue;
+        *count += node->attached_count;
+        *limit = MAX(*limit, (uint64_t)node->volumes_max);
+    }
+    protobuf_c_message_free_unpacked(message, NULL);
+}
+
+static int check_room(const struct storage *storage, const char *node_id, uint64_t deadline_ms,
+                      struct error *err)
+{
+    uint64_t count = 0, limit = 0;
+
+    for (size_t i = 0; storage_count(storage) > 1 && i < storage_count(storage); i++) {
+        struct storage_server *server = storage_at(storage, i);
+
+        if (!storage_server_config(server)->gone && storage_server_ready(server))
+            count_attached(server, node_id, deadline_ms, &count, &limit);
+    }
+    if (limit == 0 || count < limit)
+        return E_OK;
+    return error_set(err, E_EXHAUSTED,
+                     "node %s has %" PRIu64 " volumes attached, and takes %" PRIu64
+                     ": \"volumes_max\" of its mooring-node",
+                     node_id, count, limit);
 }
 
 int publish_volume(struct controller *controller, const char *volume_id, const char *node_id,
@@ -34,6 +92,7 @@ int publish_volume(struct controller *controller, const char *volume_id, const c
     Mooring__Storage__V1__AttachVolumeResponse *response;
     ProtobufCMessage *message = NULL;
     struct storage_server *server = NULL;
+    bool attached;
     int r;
 
     r = storage_of_volume(controller->storage, volume_id, &server, err);
@@ -42,7 +101,9 @@ int publish_volume(struct controller *controller, const char *volume_id, const c
                             &operation, err);
     if (r != E_OK)
         return r;
-    r = publish_read(server, volume_id, deadline_ms, &request.record_generation, err);
+    r = publish_read(server, volume_id, node_id, deadline_ms, &request.record_generation, &attached, err);
+    if (r == E_OK && !attached)
+        r = check_room(controller->storage, node_id, deadline_ms, err);
     if (r != E_OK)
         return r;
     request.volume_id = (char *)volume_id;

@@ -244,6 +244,7 @@ int storage_register(struct storage *storage, size_t index, unsigned timeout_ms,
     request.node_id = (char *)storage->config->node_id;
     request.boot_id = (char *)storage->config->boot_id;
     request.address = (char *)storage->config->address;
+    request.volumes_max = (uint32_t)storage->config->volumes_max;
     int r = storage_call_server(storage, index, "RegisterNode", &request, timeout_ms, &response, err);
     if (r)
         return r;

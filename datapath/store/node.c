@@ -182,6 +182,41 @@ int store_node_list(struct store *store, struct node_record **ret_records, size_
 
 /* ---- attaching ---- */
 
+static bool holds(struct volume *volume, const char *node_id)
+{
+    bool found;
+
+    pthread_mutex_lock(&volume->view_lock);
+    found = volume_record_attachment(&volume->record, node_id);
+    pthread_mutex_unlock(&volume->view_lock);
+    return found;
+}
+
+size_t store_node_attached(struct store *store, const char *node_id)
+{
+    size_t count = 0;
+
+    pthread_rwlock_rdlock(&store->index_lock);
+    for (size_t i = 0; i < store->volumes.count; i++)
+        count += holds(store->volumes.items[i], node_id);
+    pthread_rwlock_unlock(&store->index_lock);
+    return count;
+}
+
+/* Under the node's lock: no other volume is attached to it meanwhile. */
+static int check_room(const struct node *node, struct volume *volume, struct error *err)
+{
+    const struct node_record *record = &node->record;
+
+    if (record->volumes_max == 0 || holds(volume, record->id) ||
+        store_node_attached(volume->store, record->id) < record->volumes_max)
+        return E_OK;
+    return error_set(err, E_EXHAUSTED,
+                     "node %s has %" PRIu32 " volumes attached, as many as it takes: \"volumes_max\" of its "
+                     "mooring-node",
+                     record->id, record->volumes_max);
+}
+
 struct attaching {
     const char *node_id;
     enum access_mode mode;
@@ -225,6 +260,8 @@ static int attach_edit(struct volume_record *record, void *context, struct error
 static int attach_locked(const struct node *node, struct volume *volume, struct attaching *attaching,
                          struct error *err)
 {
+    int r;
+
     if (node->record.fenced)
         return error_set(err, E_PRECONDITION,
                          "node %s is fenced (%s): it may attach again once it is unfenced, or its host has "
@@ -234,7 +271,8 @@ static int attach_locked(const struct node *node, struct volume *volume, struct 
         return error_set(err, E_NOT_FOUND,
                          "node %s never registered with this server: is mooring-node running there?",
                          node->record.id);
-    return volume_update(volume, attach_edit, attaching, err);
+    r = check_room(node, volume, err);
+    return r == E_OK ? volume_update(volume, attach_edit, attaching, err) : r;
 }
 
 int store_attach(struct store *store, struct volume *volume, const char *node_id, enum access_mode mode,

@@ -122,6 +122,7 @@ struct node_record {
     char id[ID_NODE_MAX + 1];
     char boot_id[ID_BOOT_LENGTH + 1]; /* of its last registration; "" if it never registered */
     char address[128];
+    uint32_t volumes_max; /* that it takes, as it registered; 0: it did not say */
     bool fenced;
     char fence_reason[256];
     /* Every boot id that was known, here or on another server, when the fence was set: refused while it

@@ -45,6 +45,11 @@ int node_record_to_json(const struct node_record *record, json_t **ret_object)
                        record->fence_reason, "fenced_boot_ids", boot_ids);
     if (!object)
         return -ENOMEM;
+    if (record->volumes_max > 0 &&
+        json_object_set_new(object, "volumes_max", json_integer(record->volumes_max)) < 0) {
+        json_decref(object);
+        return -ENOMEM;
+    }
     *ret_object = object;
     return 0;
 }
@@ -90,6 +95,7 @@ static int boot_ids_from_json(json_t *object, struct node_record *record, struct
 
 static int members_from_json(json_t *object, struct node_record *record, struct error *err)
 {
+    uint64_t volumes_max = 0;
     int r;
 
     if ((r = get_text(object, "id", record->id, sizeof(record->id), err)) != E_OK ||
@@ -97,8 +103,12 @@ static int members_from_json(json_t *object, struct node_record *record, struct 
         (r = get_text(object, "address", record->address, sizeof(record->address), err)) != E_OK ||
         (r = record_get_bool(object, "fenced", &record->fenced, err)) != E_OK ||
         (r = get_text(object, "fence_reason", record->fence_reason, sizeof(record->fence_reason), err)) !=
-            E_OK)
+            E_OK ||
+        (r = record_get_optional_uint64(object, "volumes_max", &volumes_max, err)) != E_OK)
         return r;
+    if (volumes_max > UINT32_MAX)
+        return error_set(err, E_CORRUPT, "\"volumes_max\" is larger than it can be");
+    record->volumes_max = (uint32_t)volumes_max;
     if (!id_node_valid(record->id))
         return error_set(err, E_CORRUPT, "\"id\" is not a node id");
     if (record->boot_id[0] != '\0' && !id_boot_valid(record->boot_id))

@@ -161,6 +161,9 @@ typedef int (*node_edit)(struct node_record *record, void *context, struct error
 int store_node_update(struct store *store, const char *node_id, node_edit edit, void *context,
                       struct error *err);
 
+/* How many volumes here the node holds; one that is being detached counts. Walks over all of them. [any] */
+size_t store_node_attached(struct store *store, const char *node_id);
+
 /* A copy. [any] E_NOT_FOUND when it never registered and was never fenced. */
 int store_node_get(struct store *store, const char *node_id, struct node_record *ret_record,
                    struct error *err);

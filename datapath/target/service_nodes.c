@@ -22,6 +22,7 @@
 
 struct registration {
     const char *boot_id, *address;
+    uint32_t volumes_max;
     bool fenced;
 };
 
@@ -32,6 +33,8 @@ static int register_edit(struct node_record *record, void *context, struct error
     int code = fence_register(record, registration->boot_id, registration->address, &changed, err);
     if (code)
         return code;
+    changed |= record->volumes_max != registration->volumes_max;
+    record->volumes_max = registration->volumes_max;
     registration->fenced = record->fenced;
     return changed ? 0 : VOLUME_UNCHANGED;
 }
@@ -44,7 +47,8 @@ int service_register_node(struct rpc_call *call, const ProtobufCMessage *request
     Mooring__Storage__V1__RegisterNodeResponse *answer =
         (Mooring__Storage__V1__RegisterNodeResponse *)response;
     struct storage_service *storage = context;
-    struct registration registration = {.boot_id = node->boot_id, .address = node->address};
+    struct registration registration = {
+        .boot_id = node->boot_id, .address = node->address, .volumes_max = node->volumes_max};
     (void)call;
     int code = service_check_node_id(node->node_id, err);
     if (code == 0)
@@ -89,6 +93,7 @@ static Mooring__Storage__V1__Node *service_node_message(struct storage_service *
     message->fenced = record->fenced;
     message->fence_reason = strdup(record->fence_reason);
     message->address = strdup(record->address);
+    message->volumes_max = record->volumes_max;
     message->last_seen_unix_s = nodes_seen_last(&storage->seen, record->id);
     if (!message->node_id || !message->boot_id || !message->fence_reason || !message->address ||
         !service_node_boot_ids(record, message)) {
@@ -98,15 +103,33 @@ static Mooring__Storage__V1__Node *service_node_message(struct storage_service *
     return message;
 }
 
-int service_list_nodes(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
-                       void *context, struct error *err)
+static int service_list_node(struct storage_service *storage, const char *node_id,
+                             Mooring__Storage__V1__ListNodesResponse *answer, struct error *err)
 {
-    Mooring__Storage__V1__ListNodesResponse *answer = (Mooring__Storage__V1__ListNodesResponse *)response;
-    struct storage_service *storage = context;
+    struct node_record record = {0};
+    int code = store_node_get(storage->server->store, node_id, &record, err);
+    if (code == E_NOT_FOUND) { /* a list of none */
+        error_done(err);
+        return 0;
+    }
+    if (code)
+        return code;
+    answer->nodes = calloc(1, sizeof(*answer->nodes));
+    if (answer->nodes)
+        answer->nodes[0] = service_node_message(storage, &record);
+    node_record_done(&record);
+    if (!answer->nodes || !answer->nodes[0])
+        return error_errno(err, ENOMEM, "node %s", node_id);
+    answer->n_nodes = 1;
+    answer->nodes[0]->attached_count = (uint32_t)store_node_attached(storage->server->store, node_id);
+    return 0;
+}
+
+static int service_list_all_nodes(struct storage_service *storage,
+                                  Mooring__Storage__V1__ListNodesResponse *answer, struct error *err)
+{
     struct node_record *records;
     size_t count;
-    (void)call;
-    (void)request;
     int code = store_node_list(storage->server->store, &records, &count, err);
     if (code)
         return code;
@@ -123,6 +146,16 @@ int service_list_nodes(struct rpc_call *call, const ProtobufCMessage *request, P
     }
     free(records);
     return code || !answer->nodes ? error_errno(err, ENOMEM, "list of nodes") : 0;
+}
+
+int service_list_nodes(struct rpc_call *call, const ProtobufCMessage *request, ProtobufCMessage *response,
+                       void *context, struct error *err)
+{
+    const char *node_id = ((const Mooring__Storage__V1__ListNodesRequest *)request)->node_id;
+    Mooring__Storage__V1__ListNodesResponse *answer = (Mooring__Storage__V1__ListNodesResponse *)response;
+    (void)call;
+    return node_id[0] ? service_list_node(context, node_id, answer, err)
+                      : service_list_all_nodes(context, answer, err);
 }
 
 /* ---- fence ---- */

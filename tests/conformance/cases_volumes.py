@@ -401,9 +401,21 @@ def publish_no_secret(stack):
         assert held.chap_secret not in text, path
 
 
-not_applicable("ControllerPublishVolume.max-volumes", "A node that has its maximum of volumes: RESOURCE_EXHAUSTED.",
-               "the storage servers set no maximum; max_volumes_per_node tells the CO's scheduler what suits the node",
-               PUBLISH_ERRORS)
+@rule("ControllerPublishVolume.max-volumes", "A node that has its maximum of volumes: RESOURCE_EXHAUSTED.", PUBLISH_ERRORS)
+def publish_max_volumes(stack):
+    for target in stack.targets:  # as mooring-node registers; no process is needed for this
+        target.node("full").RegisterNode(node_id="full", boot_id="f" * 32, address="test", volumes_max=1)
+    first, second = (stack.csi.create(f"max-volumes-{i}").volume_id for i in range(2))
+    stack.csi.publish(first, "full")
+    refused("RESOURCE_EXHAUSTED", lambda: stack.csi.publish(second, "full"))
+    stack.csi.publish(first, "full")
+    stack.csi.ControllerUnpublishVolume(volume_id=first, node_id="full")
+    stack.csi.publish(second, "full")
+    stack.csi.ControllerUnpublishVolume(volume_id=second, node_id="full")
+    for volume_id in (first, second):
+        stack.csi.DeleteVolume(volume_id=volume_id)
+
+
 not_seen("ControllerPublishVolume.not-on-node", "The call does not need to run on the node that it is for.",
          "these tests have one host; the controller reaches storage servers only (tests/guest has several)")
 

@@ -246,6 +246,39 @@ def test_publish_modes(stack):
                volume_capability=csi.capability(mode, block=False, fs_type="ext4"))
 
 
+def test_publish_max(stack):
+    """A node takes as many volumes as its mooring-node says, over all servers; a repeat is none more."""
+    csi, node = stack.a.csi, "node-max"
+
+    def takes(count):
+        for target in stack.targets:
+            target.node(node).RegisterNode(node_id=node, boot_id="d" * 32, address="test", volumes_max=count)
+
+    takes(2)
+    ids = [csi.create(f"max-{i}", parameters={"zone": zone}).volume_id for i, zone in enumerate("aabb")]
+    csi.publish(ids[0], node)
+    csi.publish(ids[2], node)
+    for volume_id in (ids[1], ids[3]):
+        status("RESOURCE_EXHAUSTED", csi.publish, volume_id, node, contains=f"{node} has 2")
+    csi.publish(ids[0], node)
+    csi.ControllerUnpublishVolume(volume_id=ids[2], node_id=node)
+    csi.publish(ids[1], node)
+    takes(1)
+    first = stack.targets[0]
+    csi.ControllerUnpublishVolume(volume_id=ids[1], node_id=node)
+    first.kill()
+    first.start()  # it is remembered, and decided where the volume is
+    volume = first.controller.GetVolume(volume_id=ids[1]).volume
+    status("RESOURCE_EXHAUSTED", first.controller.AttachVolume, volume_id=ids[1], node_id=node, access_mode=1,
+           record_generation=volume.record_generation, contains="volumes_max")
+    takes(0)
+    csi.wait_for_servers()
+    for volume_id in ids:
+        csi.publish(volume_id, node)
+    for volume_id in ids:
+        csi.ControllerUnpublishVolume(volume_id=volume_id, node_id=node)
+
+
 def test_publish_no_secret(stack):
     csi = stack.a.csi
     volume_id = csi.create("no-secret").volume_id
@@ -354,8 +387,8 @@ def test_capacity(stack):
 
 TESTS = [test_identity, test_capabilities, test_create_required, test_create_size, test_create_repeat,
          test_create_parameters, test_parameters_documented, test_create_modes, test_create_topology, test_delete,
-         test_publish_required, test_publish, test_publish_readers, test_publish_modes, test_publish_no_secret, test_unpublish,
-         test_validate, test_get_volume, test_list, test_capacity]
+         test_publish_required, test_publish, test_publish_readers, test_publish_modes, test_publish_max,
+         test_publish_no_secret, test_unpublish, test_validate, test_get_volume, test_list, test_capacity]
 
 
 def main():
