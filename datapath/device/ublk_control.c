@@ -1,6 +1,6 @@
 /*
  * ublk's control commands, one at a time, on a ring of 128-byte entries that lives for one command. Runs on
- * offload threads and before the loop runs; called by ublk_attach.c, ublk_find.c and check.c.
+ * offload threads and before the loop runs; called by ublk_attach.c, ublk_find.c and attach_check.c.
  */
 #include "datapath/device/ublk_control.h"
 

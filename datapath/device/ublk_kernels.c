@@ -1,6 +1,6 @@
 /*
  * The table of kernels with an unsound ublk driver. Facts from the driver's history, its CVE records and the
- * threads named in each entry. Called by ublk_attach.c and check.c; pure.
+ * threads named in each entry. Called by ublk_attach.c and attach_check.c; pure.
  */
 #include "datapath/device/ublk_kernels.h"
 

@@ -156,7 +156,6 @@ struct iscsi_login {
     unsigned pdus;
     bool names_read; /* the first request is behind us */
     uint32_t keys_seen;
-    bool group_tag_sent;
     enum iscsi_login_method method; /* chosen from the initiator's AuthMethod */
     struct iscsi_login_chap chap;
     struct iscsi_negotiation negotiation;

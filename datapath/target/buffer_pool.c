@@ -1,4 +1,4 @@
-/* The data buffers of one loop; see buffer_pool.h. Called by connection_command.c on the loop's thread. */
+/* The data buffers of one loop; see buffer_pool.h. Called by task.c on the loop's thread. */
 #include "datapath/target/buffer_pool.h"
 
 #include <assert.h>
