@@ -145,7 +145,7 @@ static const struct parameter_rule rules[] = {
     {CONTEXT_PATH_TIMEOUT, valid_path_timeout,
      "0 (I/O waits, however long), or a time of at least 1s, with ms, s, m or h after the number"},
     {"provisioning", valid_provisioning, "thin or thick"},
-    {CONTEXT_SESSIONS, valid_sessions, "1"},
+    {CONTEXT_SESSIONS, valid_sessions, "1: a node opens one data session, and no more yet"},
     {"zone", valid_zone, "up to 63 letters, digits and - _ ., a letter or digit at both ends"},
 };
 

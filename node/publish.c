@@ -37,9 +37,11 @@ static int publish_check_mode(const struct publish_request *request, const struc
                          access_mode_name((enum access_mode)record->access_mode),
                          access_mode_name(request->access_mode));
     if (!published && one_path && record->publishes_count)
-        return error_set(err, E_PRECONDITION,
-                         "volume %s is published at %s, and its access mode allows one path only",
-                         request->volume_id, record->publishes[0].target_path);
+        return error_set(
+            err, E_PRECONDITION,
+            "volume %s is published at %s, and %s allows one path only; SINGLE_NODE_MULTI_WRITER "
+            "allows more",
+            request->volume_id, record->publishes[0].target_path, access_mode_name(request->access_mode));
     return 0;
 }
 

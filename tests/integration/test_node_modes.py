@@ -62,7 +62,7 @@ def use_in(stack, volume, mode):
     equal(writes(target, volume.block), not readonly, f"{mode}: written")
     node.publish(volume)  # T1 = T2, P1 = P2
     if mode in ONE_PATH:
-        status("FAILED_PRECONDITION", node.publish, volume, "b", contains="one path only")
+        status("FAILED_PRECONDITION", node.publish, volume, "b", contains=f"{mode} allows one path only")
     else:
         node.publish(volume, "b")
         equal(writes(node.path(volume, "b"), volume.block), not readonly, f"{mode}: written at the second path")
