@@ -63,7 +63,7 @@ struct scrub {
     struct store *store;
     struct scrub_options options;
 
-    pthread_mutex_t lock; /* memory only, innermost; guards what follows */
+    pthread_mutex_t lock; /* memory only, before the index lock; guards what follows */
     pthread_cond_t wake;
     bool stopping, poked, requested;
     bool changed, urgent; /* since it was saved */

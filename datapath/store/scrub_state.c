@@ -23,14 +23,27 @@ static const char *entry_key(const void *item)
     return ((const struct scrub_entry *)item)->id;
 }
 
-/* Made when there is none; NULL: no memory. */
+/* Is there such a volume or snapshot (still)? */
+static bool exists(struct store *store, const char *id)
+{
+    bool found, volume;
+
+    pthread_rwlock_rdlock(&store->index_lock);
+    index_position(&store->volumes, id, &volume);
+    index_position(&store->snapshots, id, &found);
+    pthread_rwlock_unlock(&store->index_lock);
+    return found || volume;
+}
+
+/* Made when there is none. NULL: it was deleted, which calls scrub_forget() afterwards, or there is no
+ * memory. */
 static struct scrub_entry *entry_locked(struct scrub *scrub, const char *id)
 {
     struct scrub_entry *entry = index_find(&scrub->entries, id);
 
     if (entry)
         return entry;
-    entry = calloc(1, sizeof(*entry));
+    entry = exists(scrub->store, id) ? calloc(1, sizeof(*entry)) : NULL;
     if (!entry)
         return NULL;
     str_copy(entry->id, sizeof(entry->id), id);
@@ -370,18 +383,6 @@ int scrub_state_save(struct scrub *scrub, struct error *err)
         pthread_mutex_unlock(&scrub->lock);
     }
     return r;
-}
-
-/* Is there such a volume or snapshot (still)? */
-static bool exists(struct store *store, const char *id)
-{
-    bool found, volume;
-
-    pthread_rwlock_rdlock(&store->index_lock);
-    index_position(&store->volumes, id, &volume);
-    index_position(&store->snapshots, id, &found);
-    pthread_rwlock_unlock(&store->index_lock);
-    return found || volume;
 }
 
 static int load_unreadable(struct scrub *scrub, json_t *item, struct error *err)

@@ -7,10 +7,10 @@
  *   node->lock                               one change of a node's record, and every attach to it
  *   volume->record_lock,                     one commit of a volume's, a snapshot's record
  *   snapshot->record_lock
- *   store->index_lock                        memory only, as those below: never across I/O, so [any]
- *   volume->view_lock, volume->slot_lock,    functions may take them
+ *   scrub->lock                              memory only, as those below: never across I/O, so [any]
+ *   store->index_lock                        functions may take them
+ *   volume->view_lock, volume->slot_lock,
  *   snapshot->view_lock, image->lock
- *   scrub->lock                              memory only, too: innermost
  */
 #pragma once
 
