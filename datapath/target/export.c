@@ -26,6 +26,32 @@ struct export *export_find(struct volume *volume)
     return volume_owner_data(volume);
 }
 
+static void export_keep_debt(const struct export *export)
+{
+    struct reactor *owner = export->owner;
+    struct export_debt *place = &owner->debts[owner->debts_next % EXPORT_DEBTS];
+    uint64_t now_ns = loop_now_ns(owner->loop);
+    struct limits_debt debt;
+    if (!limits_owe(&export->limits, now_ns, &debt))
+        debt = export->debt; /* which nobody took up: no session was admitted */
+    if (debt.operations_ns <= now_ns && debt.bytes_ns <= now_ns)
+        return;
+    owner->debts_next++;
+    place->debt = debt;
+    str_copy(place->volume_id, sizeof(place->volume_id), export->unit.volume_id);
+}
+
+static void export_take_debt(struct export *export)
+{
+    struct reactor *owner = export->owner;
+    for (unsigned i = 0; i < EXPORT_DEBTS; i++) {
+        if (str_equal(owner->debts[i].volume_id, export->unit.volume_id)) {
+            export->debt = owner->debts[i].debt;
+            owner->debts[i].volume_id[0] = '\0';
+        }
+    }
+}
+
 struct export *export_get(struct reactor *owner, struct volume *volume)
 {
     struct export *export = export_find(volume);
@@ -48,6 +74,7 @@ struct export *export_get(struct reactor *owner, struct volume *volume)
         owner->exports->previous = export;
     owner->exports = export;
     volume_set_owner_data(volume, export);
+    export_take_debt(export);
     return export;
 }
 
@@ -62,6 +89,7 @@ void export_check_unused(struct export *export)
         owner->exports = export->next;
     if (export->next)
         export->next->previous = export->previous;
+    export_keep_debt(export);
     volume_set_owner_data(export->volume, NULL);
     volume_unref(export->volume);
     free(export);
@@ -226,6 +254,8 @@ static void export_go_by(struct export *export, const struct volume_record *reco
     unit->blocks = record->size_bytes / unit->block_size_bytes;
     if (!limits_set(&export->limits, &record->limits, loop_now_ns(export->owner->loop)))
         return;
+    limits_resume(&export->limits, &export->debt);
+    export->debt = (struct limits_debt){0};
     for (struct session *session = export->first; session; session = session->next)
         if (session->standing == SESSION_ADMITTED)
             session_limits_changed(session);

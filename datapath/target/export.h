@@ -19,6 +19,14 @@
 
 struct round;
 
+#define EXPORT_DEBTS 64 /* an owner's: of the oldest one more, nothing is known any more */
+
+/* What the sessions of an export that is gone owe their volume's limits. */
+struct export_debt {
+    char volume_id[ID_VOLUME_MAX + 1]; /* "": none */
+    struct limits_debt debt;
+};
+
 struct export
 {
     struct reactor *owner;
@@ -26,6 +34,7 @@ struct export
     struct image *image;   /* NULL until it was opened */
     struct scsi_unit unit;
     struct limits limits;
+    struct limits_debt debt;      /* of the sessions before; taken up with the limits */
     struct session *first, *last; /* in the order in which they asked */
     unsigned sessions_count;
     struct drain *drains;

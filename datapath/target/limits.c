@@ -49,10 +49,14 @@ static void rate_give_back(struct rate *rate, uint64_t units)
         ;
 }
 
+static bool limits_equal(const struct volume_limits *a, const struct volume_limits *b)
+{
+    return a->iops == b->iops && a->bytes_per_s == b->bytes_per_s && a->burst_s == b->burst_s;
+}
+
 bool limits_set(struct limits *limits, const struct volume_limits *to, uint64_t now_ns)
 {
-    const struct volume_limits *set = &limits->set;
-    if (set->iops == to->iops && set->bytes_per_s == to->bytes_per_s && set->burst_s == to->burst_s)
+    if (limits_equal(&limits->set, to))
         return false;
     uint64_t burst_ns = to->burst_s ? to->burst_s * NS_PER_S : LIMITS_BURST_DEFAULT_NS;
     rate_set(&limits->operations, to->iops, burst_ns, now_ns);
@@ -73,4 +77,35 @@ uint64_t limits_take(struct limits *limits, uint64_t bytes, uint64_t now_ns)
     uint64_t operation_ns = rate_take(&limits->operations, 1, now_ns);
     uint64_t bytes_ns = rate_take(&limits->bytes, bytes, now_ns);
     return MAX(operation_ns, bytes_ns);
+}
+
+static uint64_t rate_owes_until_ns(const struct rate *rate, uint64_t now_ns)
+{
+    uint64_t arrival_ns = atomic_load_explicit(&rate->arrival_ns, memory_order_relaxed);
+    uint64_t burst_ns = atomic_load_explicit(&rate->burst_ns, memory_order_relaxed);
+    return atomic_load_explicit(&rate->per_s, memory_order_relaxed) && arrival_ns > now_ns + burst_ns
+               ? arrival_ns
+               : 0;
+}
+
+bool limits_owe(const struct limits *limits, uint64_t now_ns, struct limits_debt *ret)
+{
+    *ret = (struct limits_debt){.set = limits->set,
+                                .operations_ns = rate_owes_until_ns(&limits->operations, now_ns),
+                                .bytes_ns = rate_owes_until_ns(&limits->bytes, now_ns)};
+    return ret->operations_ns || ret->bytes_ns;
+}
+
+static void rate_resume(struct rate *rate, uint64_t owes_until_ns)
+{
+    uint64_t arrival_ns = atomic_load_explicit(&rate->arrival_ns, memory_order_relaxed);
+    atomic_store_explicit(&rate->arrival_ns, MAX(arrival_ns, owes_until_ns), memory_order_relaxed);
+}
+
+void limits_resume(struct limits *limits, const struct limits_debt *debt)
+{
+    if (!limits_equal(&limits->set, &debt->set))
+        return;
+    rate_resume(&limits->operations, debt->operations_ns);
+    rate_resume(&limits->bytes, debt->bytes_ns);
 }

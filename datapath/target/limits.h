@@ -42,6 +42,17 @@ uint64_t limits_take(struct limits *limits, uint64_t bytes, uint64_t now_ns);
 /* Take such a charge back: the operation ended before it began. Any thread. */
 void limits_give_back(struct limits *limits, uint64_t bytes);
 
+/* What was let through beyond the limits, and is not paid off yet: kept over a time without sessions, so that
+ * who logs in anew does not begin anew. */
+struct limits_debt {
+    struct volume_limits set; /* the limits that it is of */
+    uint64_t operations_ns, bytes_ns;
+};
+
+bool limits_owe(const struct limits *limits, uint64_t now_ns, struct limits_debt *ret); /* false: nothing */
+/* After limits_set(): pay it off first, where the limits are still those. */
+void limits_resume(struct limits *limits, const struct limits_debt *debt);
+
 static inline bool limits_on(const struct limits *limits)
 {
     return atomic_load_explicit(&limits->limited, memory_order_relaxed);

@@ -10,6 +10,7 @@
 
 #include "datapath/loop/loop.h"
 #include "datapath/target/buffer_pool.h"
+#include "datapath/target/export.h"
 
 struct connection;
 struct export;
@@ -30,6 +31,8 @@ struct reactor {
     unsigned guests_evicted; /* since the last log line */
     unsigned sessions_count; /* of its connections, that the owners have not let go yet */
     struct export *exports;
+    struct export_debt debts[EXPORT_DEBTS]; /* a ring */
+    unsigned debts_next;
     struct acceptor *acceptors; /* of this reactor, while it accepts */
     struct connection *unsent;  /* have something to send when the batch is over */
     struct loop_message flush;

@@ -169,6 +169,24 @@ def lifted_at_once(target):
     session.close()
 
 
+def logged_in_anew(target):
+    """What one session owes to the limits, the next one pays."""
+    volume = Volume(target)
+    modify(volume, bytes_per_s=1024)
+    with login(volume.attach()) as session:
+        expect(session.wait(session.read(0, 256))[0], 0, "the first read")
+    harness.wait_until(lambda: not volume.sessions(), "the end of the session")
+    volume.detach()
+    session = login(volume.attach())
+    late = session.read(0, 1)
+    for _ in range(3):
+        expect(session.wait(session.command(FLUSH))[0], 0, "a flush beside it")
+    expect(late in session.answers, False, "a read of the next session is answered")
+    modify(volume)
+    expect(session.wait(late)[0], 0, "the read that waited")
+    session.close()
+
+
 def repeated(target):
     """What WRITE SAME makes of its block is paid for, whether that comes with it or later; zeroes are free."""
     volume = Volume(target)
@@ -270,6 +288,7 @@ def main():
         suite.run("limits", limits, target)
         suite.run("rates", rates, target)
         suite.run("lifted-at-once", lifted_at_once, target)
+        suite.run("logged-in-anew", logged_in_anew, target)
         suite.run("repeated", repeated, target)
         suite.run("drains", drains, target)
         suite.run("exit-status", lambda: expect(target.stop(), 0, "exit status"))

@@ -151,6 +151,30 @@ static void charge_is_given_back(void **state)
     assert_int_equal(limits_take(&limits, 1, START), START);
 }
 
+/* A new login does not begin anew with what is not paid off; other limits do, and so does a paid debt. */
+static void debt_is_kept(void **state)
+{
+    const struct volume_limits slow = {.iops = 100, .bytes_per_s = MIB}, other = {.bytes_per_s = MIB};
+    struct limits limits = {0}, next = {0}, changed = {0}, late = {0};
+    struct limits_debt debt;
+    (void)state;
+    limits_set(&limits, &slow, START);
+    assert_false(limits_owe(&limits, START, &debt));
+    limits_take(&limits, 8 * MIB, START);
+    assert_true(limits_owe(&limits, START + SECOND, &debt));
+    limits_set(&next, &slow, START + SECOND);
+    limits_resume(&next, &debt);
+    assert_int_equal(limits_take(&next, 0, START + SECOND), START + SECOND);
+    assert_int_equal(limits_take(&next, 512, START + SECOND), START + 8 * SECOND);
+    limits_set(&changed, &other, START + SECOND);
+    limits_resume(&changed, &debt);
+    assert_int_equal(limits_take(&changed, 512, START + SECOND), START + SECOND);
+    limits_set(&late, &slow, START + 9 * SECOND);
+    limits_resume(&late, &debt);
+    assert_int_equal(limits_take(&late, 512, START + 9 * SECOND), START + 9 * SECOND);
+    assert_false(limits_owe(&limits, START + 9 * SECOND, &debt));
+}
+
 #define TAKERS 4
 #define TAKES 50000
 
@@ -187,6 +211,7 @@ int main(void)
         cmocka_unit_test(large_command_passes),
         cmocka_unit_test(change_holds_at_once),
         cmocka_unit_test(charge_is_given_back),
+        cmocka_unit_test(debt_is_kept),
         cmocka_unit_test(takers_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
