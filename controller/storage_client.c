@@ -21,6 +21,8 @@
 #define CALL_ATTEMPTS 3 /* a server may restart between an answer and its proof; it does not do so thrice */
 #define CALL_TIMEOUT_MAX_MS UINT64_C(600000)
 #define STREAM_TIMEOUT_MAX_MS UINT64_C(86400000) /* it goes at its reader's pace, a backup's */
+#define SILENT_AFTER_MS 1000                     /* without an answer */
+#define CLOCK_SLACK_MS 5
 #define SILENT_CALLS_MAX                                                                                     \
     8 /* that wait for a server that does not answer: the other threads are for others                       \
        */
@@ -29,12 +31,13 @@ struct storage_server {
     const struct server_config *config;
     struct rpc_client *client; /* NULL for one that is gone */
     pthread_mutex_t lock;
-    char boot_id[ID_BOOT_LENGTH + 1]; /* locked: of the process that proved its pool last; "" for none */
-    json_t *topology;                 /* locked */
-    json_t *features;                 /* locked: array of strings; NULL before the first answer */
-    bool ready;                       /* locked */
-    bool silent;                      /* locked: the last GetServer was not answered as it should be */
-    unsigned waiting;                 /* locked: calls under way */
+    char boot_id[ID_BOOT_LENGTH + 1];    /* locked: of the process that proved its pool last; "" for none */
+    json_t *topology;                    /* locked */
+    json_t *features;                    /* locked: array of strings; NULL before the first answer */
+    bool ready;                          /* locked */
+    uint64_t free_bytes, size_max_bytes; /* locked */
+    bool silent;                         /* locked: the last GetServer was not answered as it should be */
+    unsigned waiting;                    /* locked: calls under way */
 };
 
 struct storage {
@@ -186,6 +189,19 @@ bool storage_server_ready(struct storage_server *server)
     return ready;
 }
 
+bool storage_server_room(struct storage_server *server, uint64_t *ret_free_bytes,
+                         uint64_t *ret_size_max_bytes)
+{
+    bool proven;
+
+    pthread_mutex_lock(&server->lock);
+    proven = server->boot_id[0] != '\0';
+    *ret_free_bytes = server->free_bytes;
+    *ret_size_max_bytes = server->size_max_bytes;
+    pthread_mutex_unlock(&server->lock);
+    return proven;
+}
+
 json_t *storage_server_topology(struct storage_server *server)
 {
     json_t *topology;
@@ -232,6 +248,8 @@ static void keep_answer(struct storage_server *server,
     str_copy(server->boot_id, sizeof(server->boot_id), response->boot_id);
     server->ready = true;
     server->silent = false;
+    server->free_bytes = response->free_bytes;
+    server->size_max_bytes = response->volume_size_max_bytes ? response->volume_size_max_bytes : INT64_MAX;
     old = server->topology;
     server->topology = topology;
     old_features = server->features;
@@ -294,6 +312,12 @@ static int wrong_server(const struct server_config *config,
                      config->id, response->pool_uuid, config->pool_uuid);
 }
 
+/* A question whose caller had little time for it, and none is left, says nothing about the server. */
+static bool had_time(uint64_t began_ms, uint64_t deadline_ms)
+{
+    return time_now_ms() + CLOCK_SLACK_MS < deadline_ms || began_ms + SILENT_AFTER_MS <= deadline_ms;
+}
+
 /* GetServer, and whether the process that answers is the configured pool's. */
 static int ask_server(struct storage_server *server, uint64_t deadline_ms,
                       Mooring__Storage__V1__GetServerResponse **ret_response, bool *ret_same_boot,
@@ -302,6 +326,7 @@ static int ask_server(struct storage_server *server, uint64_t deadline_ms,
     Mooring__Storage__V1__GetServerRequest request = MOORING__STORAGE__V1__GET_SERVER_REQUEST__INIT;
     Mooring__Storage__V1__GetServerResponse *response = NULL;
     ProtobufCMessage *message = NULL;
+    uint64_t began_ms = time_now_ms();
     int r;
 
     r = call_once(server, "GetServer", &request.base, deadline_ms, NULL, &message, err);
@@ -312,7 +337,8 @@ static int ask_server(struct storage_server *server, uint64_t deadline_ms,
         protobuf_c_message_free_unpacked(message, NULL);
     }
     if (r != E_OK) {
-        set_ready(server, false);
+        if (had_time(began_ms, deadline_ms))
+            set_ready(server, false);
         return r;
     }
     keep_answer(server, response, ret_same_boot);

@@ -93,7 +93,10 @@ static void test_hung_server_keeps_few_calls(void **state)
     hang.hangs = true;
     fixture->peers[1].hook_context = &hang;
     fixture->peers[1].hook = hang_until_told;
-    assert_int_equal(storage_get_server(server, time_now_ms() + 200, NULL, NULL), E_UNAVAILABLE);
+    assert_int_equal(storage_get_server(server, time_now_ms() + 50, NULL, NULL), E_UNAVAILABLE);
+    assert_true(storage_server_ready(server)); /* so little time says nothing about it */
+    assert_int_equal(storage_get_server(server, time_now_ms() + 1500, NULL, NULL), E_UNAVAILABLE);
+    assert_false(storage_server_ready(server));
     for (size_t i = 0; i < HUNG_CALLS; i++) {
         calls[i] = (struct hung_call){.fixture = fixture, .hang = &hang};
         assert_int_equal(pthread_create(&calls[i].thread, NULL, run_hung, &calls[i]), 0);
