@@ -1,6 +1,7 @@
 """After the random model test's run: does all that stands agree with what was acknowledged? Asked of the controller, of each
 storage server, of the command line; then looked at in the pools' directories; then everything is deleted, and nothing may
 stay."""
+import concurrent.futures
 import json
 import time
 
@@ -9,6 +10,7 @@ import model
 from model_lab import BLOCK, Wrong
 
 SETTLE_S = 120
+DELETERS = 6
 
 
 def differing(found, wanted, what):
@@ -38,11 +40,11 @@ class End:
         self.by_servers()
         self.drop()
 
-    def ask(self, method, code=("OK",), /, **fields):
+    def ask(self, method, code=("OK",), caller=None, /, **fields):
         """Of controller a, again while it says "not now"; in the end nothing is away, so that this ends soon."""
         end = time.monotonic() + SETTLE_S
         while True:
-            call = self.run.end_caller.begin(self.service, method, 30, fields)
+            call = (caller or self.run.end_caller).begin(self.service, method, 30, fields)
             call.finish()
             if call.code in code:
                 return call.value
@@ -196,6 +198,15 @@ class End:
 
     # ---- the end of everything ----
 
+    def delete(self, objects, caller):
+        for one in objects:
+            if isinstance(one, model.Snapshot):
+                self.ask("DeleteSnapshot", ("OK",), caller, snapshot_id=one.id)
+                continue
+            if one.node:
+                self.ask("ControllerUnpublishVolume", ("OK",), caller, volume_id=one.id, node_id=one.node)
+            self.ask("DeleteVolume", ("OK",), caller, volume_id=one.id)
+
     def drop(self):
         """Delete all, in an order that is drawn; each server then promises as much more as was deleted, and has no file."""
         operators = {target.server_id: self.lab.storage(target, "mooring:operator") for target in self.lab.targets}
@@ -206,13 +217,9 @@ class End:
             promised[server_id] += sum(one.used_bytes for one in operator.ListSnapshots().snapshots)
         objects = [*self.volumes.values(), *self.snapshots.values()]
         self.run.choice.shuffle(objects)
-        for one in objects:
-            if isinstance(one, model.Snapshot):
-                self.ask("DeleteSnapshot", snapshot_id=one.id)
-                continue
-            if one.node:
-                self.ask("ControllerUnpublishVolume", volume_id=one.id, node_id=one.node)
-            self.ask("DeleteVolume", volume_id=one.id)
+        with concurrent.futures.ThreadPoolExecutor(DELETERS) as pool:
+            list(pool.map(self.delete, (objects[i::DELETERS] for i in range(DELETERS)),
+                          [self.run.caller(f"end-{i}") for i in range(DELETERS)]))
         for target in self.lab.targets:
             gained = operators[target.server_id].GetServer().free_bytes - before[target.server_id]
             if gained != promised[target.server_id]:

@@ -11,7 +11,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "faults"))
 import harness
 import model_run
 
-SECONDS, GAP_S = 7, (1.2, 2.2)
+SECONDS, GAP_S = 6, (1.0, 1.6)
 
 
 def main():
