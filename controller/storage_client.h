@@ -83,5 +83,10 @@ int storage_get_snapshot(struct storage_server *server, const char *snapshot_id,
  * it said nothing and the configuration neither. A reference for the caller (json_decref takes NULL). */
 json_t *storage_server_topology(struct storage_server *server);
 
+/* The room that the server had when it was asked last, which is seconds ago at most while it is up. False
+ * when it was never asked. Never blocks. */
+bool storage_server_room(struct storage_server *server, uint64_t *ret_free_bytes,
+                         uint64_t *ret_size_max_bytes);
+
 /* Did the server answer, with the right pool, when it was asked last? Never blocks. */
 bool storage_server_ready(struct storage_server *server);

@@ -29,21 +29,23 @@ struct create {
     struct error placement; /* why no server can take a new volume; code 0 when one can */
 };
 
-static int survey_server(struct storage_server *server, uint64_t deadline_ms, struct placement_server *ret,
-                         struct error *err)
+static int survey_server(struct storage_server *server, bool fresh, uint64_t deadline_ms,
+                         struct placement_server *ret, struct error *err)
 {
-    Mooring__Storage__V1__GetServerResponse *response = NULL;
-    int r = storage_get_server(server, deadline_ms, &response, err);
+    uint64_t free_bytes, size_max_bytes;
+    int r = E_OK;
 
+    if (fresh || !storage_server_room(server, &free_bytes, &size_max_bytes))
+        r = storage_get_server(server, deadline_ms, NULL, err);
     if (r != E_OK)
         return r;
+    storage_server_room(server, &free_bytes, &size_max_bytes);
     *ret = (struct placement_server){
         .id = storage_server_config(server)->id,
         .topology = storage_server_topology(server),
-        .free_bytes = response->free_bytes,
-        .size_max_bytes = response->volume_size_max_bytes ? response->volume_size_max_bytes : INT64_MAX,
+        .free_bytes = free_bytes,
+        .size_max_bytes = size_max_bytes,
     };
-    protobuf_c_message_free_unpacked(&response->base, NULL);
     return E_OK;
 }
 
@@ -55,7 +57,7 @@ static void survey_free(struct placement_server *servers, size_t count)
 }
 
 /* Every server has to answer: any of them may hold this name's claim. */
-static int survey(struct storage *storage, uint64_t deadline_ms, struct placement_server **ret,
+static int survey(struct storage *storage, bool fresh, uint64_t deadline_ms, struct placement_server **ret,
                   size_t *ret_count, struct error *err)
 {
     struct placement_server *servers = calloc(storage_count(storage) + 1, sizeof(*servers));
@@ -69,7 +71,7 @@ static int survey(struct storage *storage, uint64_t deadline_ms, struct placemen
 
         if (storage_server_config(server)->gone)
             continue;
-        r = survey_server(server, deadline_ms, &servers[count], err);
+        r = survey_server(server, fresh, deadline_ms, &servers[count], err);
         count += r == E_OK;
     }
     if (r == E_OK && count == 0)
@@ -104,16 +106,39 @@ static void place(struct create *create, const struct placement_server *servers,
         error_wrap(&create->placement, "the source is on storage server %s", source->id);
 }
 
-/* Choose a server and draw an id there. No room is no error yet: the volume may exist already. */
+static size_t count_servers(const struct storage *storage)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < storage_count(storage); i++)
+        count += !storage_server_config(storage_at(storage, i))->gone;
+    return count;
+}
+
+/*
+ * Choose a server and draw an id there. No room is no error yet: the volume may exist already. Of one server
+ * nothing is chosen, and it tells itself whether there is room: what it said last will do, unless that speaks
+ * against it.
+ */
 static int choose_candidate(struct create *create, struct error *err)
 {
+    const struct storage *storage = create->controller->storage;
+    bool fresh = count_servers(storage) != 1 || create->source.server;
     struct placement_server *servers;
     size_t count, index = 0;
-    int r = survey(create->controller->storage, create->deadline_ms, &servers, &count, err);
+    int r = survey(create->controller->storage, fresh, create->deadline_ms, &servers, &count, err);
 
     if (r != E_OK)
         return r;
     place(create, servers, count, &index);
+    if (!fresh && create->placement.code != E_OK) {
+        survey_free(servers, count);
+        error_done(&create->placement);
+        r = survey(create->controller->storage, true, create->deadline_ms, &servers, &count, err);
+        if (r != E_OK)
+            return r;
+        place(create, servers, count, &index);
+    }
     r = id_volume_new(servers[index].id, create->candidate_id);
     survey_free(servers, count);
     return r == E_OK ? E_OK : error_errno(err, -r, "a new volume id");

@@ -143,6 +143,45 @@ static void test_create_needs_all_servers(void **state)
     assert_int_equal(fixture_create(&fixture->a, "data", MIB_BYTES, NULL, id, NULL), E_OK);
 }
 
+static int count_method(struct peer *peer, const char *method, void *context)
+{
+    unsigned *count = context;
+
+    (void)peer;
+    *count += str_equal(method, "GetServer");
+    return E_OK;
+}
+
+/* One server is not asked for its room each time; where what it said last is too little, it is. */
+static void test_create_on_one_server(void **state)
+{
+    struct fixture *fixture = *state;
+    struct peer *peer = &fixture->peers[0];
+    char id[ID_VOLUME_MAX + 1];
+    unsigned surveys = 0;
+
+    fixture_declare_gone(fixture, 1);
+    fixture_declare_gone(fixture, 2);
+    peer_stop(peer);
+    peer->states_boot = true;
+    peer_start(peer, peer->server_id, NULL);
+    str_copy(peer->stated, sizeof(peer->stated), peer->boot_id);
+    while (fixture_create(&fixture->a, "first", MIB_BYTES, NULL, id, NULL) == E_UNAVAILABLE)
+        ; /* the connection is made anew */
+    peer->hook_context = &surveys;
+    peer->hook = count_method;
+    assert_int_equal(fixture_create(&fixture->a, "second", MIB_BYTES, NULL, id, NULL), E_OK);
+    assert_int_equal(surveys, 0);
+    peer->free_bytes = MIB_BYTES;
+    assert_int_equal(fixture_create(&fixture->a, "large", 2 * MIB_BYTES, NULL, id, NULL), E_NO_SPACE);
+    fixture_expect_claims(fixture, "large", NULL);
+    assert_int_equal(storage_get_server(storage_at(fixture->a.storage, 0), fixture_soon(), NULL, NULL), E_OK);
+    peer->free_bytes = 4 * MIB_BYTES;
+    surveys = 0;
+    assert_int_equal(fixture_create(&fixture->a, "large", 2 * MIB_BYTES, NULL, id, NULL), E_OK);
+    assert_int_equal(surveys, 1);
+}
+
 static void test_create_over_gone_claim(void **state)
 {
     struct fixture *fixture = *state;
@@ -299,6 +338,7 @@ int main(void)
         TEST(test_create_refused_releases),
         TEST(test_create_needs_all_servers),
         TEST(test_create_over_gone_claim),
+        TEST(test_create_on_one_server),
         TEST(test_two_controllers_create),
         TEST(test_two_controllers_create_delete),
         TEST(test_two_controllers_race),
