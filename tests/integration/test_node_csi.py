@@ -179,6 +179,15 @@ def test_mount_flags(stack):
     wrong = stack.volume(flags=["no_such_flag"]).publish(node)
     status("INVALID_ARGUMENT", node.stage, wrong, contains="no_such_flag")
     node.unstage(wrong)
+    other = stack.volume().publish(node)  # what would mount something else could not be taken away
+    for flag in ("loop", "loop=/dev/loop99", "offset=4096", "bind", "rbind", "remount"):
+        other.capability.mount.mount_flags[:] = ["noatime", flag]
+        status("INVALID_ARGUMENT", node.stage, other, contains=flag)
+        other.volume_context["mountOptions"] = f"noatime,{flag}"
+        del other.capability.mount.mount_flags[:]
+        status("INVALID_ARGUMENT", node.stage, other, contains=flag)
+    assert not node.volume_dir(other).exists()
+    other.unpublish(node)
 
 
 # ---- read-only ----
