@@ -223,6 +223,30 @@ int pool_import(struct cli *cli, int argc, char **argv, struct error *err)
 
 /* ---- list ---- */
 
+/* What the server finds wrong with itself: for people on stderr, as it is too long for a table. */
+static json_t *server_health_to_json(const Mooring__Storage__V1__GetServerResponse *server)
+{
+    json_t *array = json_array();
+
+    for (size_t i = 0; i < server->n_health; i++)
+        json_array_append_new(array, json_string(server->health[i]->message));
+    return array;
+}
+
+static void print_health(const struct cli *cli, json_t *row)
+{
+    json_t *message;
+    size_t i;
+
+    if (cli->output == CLI_JSON)
+        return;
+    json_array_foreach(json_object_get(row, "health"), i, message)
+    {
+        fprintf(stderr, "mooring: storage server %s: %s\n",
+                json_string_value(json_object_get(row, "server_id")), json_string_value(message));
+    }
+}
+
 static json_t *server_to_json(const struct server_answer *answer)
 {
     const Mooring__Storage__V1__GetServerResponse *server =
@@ -236,12 +260,13 @@ static json_t *server_to_json(const struct server_answer *answer)
     portals = json_array();
     for (size_t i = 0; i < server->n_portals; i++)
         json_array_append_new(portals, json_string(server->portals[i]));
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:o, s:s}", "server_id",
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:o, s:s, s:o}", "server_id",
                      server->server_id, "address", answer->config->address, "pool_uuid", server->pool_uuid,
                      "state", "ready", "version", server->version, "capacity_bytes",
                      (json_int_t)server->capacity_bytes, "free_bytes", (json_int_t)server->free_bytes,
                      "used_bytes", (json_int_t)server->used_bytes, "volumes_count",
-                     (json_int_t)server->volumes_count, "portals", portals, "boot_id", server->boot_id);
+                     (json_int_t)server->volumes_count, "portals", portals, "boot_id", server->boot_id,
+                     "health", server_health_to_json(server));
 }
 
 int pool_list(struct cli *cli, int argc, char **argv, struct error *err)
@@ -267,6 +292,8 @@ int pool_list(struct cli *cli, int argc, char **argv, struct error *err)
         return r;
     for (size_t i = 0; i < answers.count; i++)
         json_array_append_new(rows, server_to_json(&answers.items[i]));
+    for (size_t i = 0; i < json_array_size(rows); i++)
+        print_health(cli, json_array_get(rows, i));
     r = output_rows(cli, stdout, rows, columns, ARRAY_SIZE(columns), err);
     if (r == E_OK)
         r = servers_outcome(&answers, "no answer", err);

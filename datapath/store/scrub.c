@@ -230,24 +230,10 @@ static void try_later(struct scrub *scrub)
     scrub->paid_until_ns = scrub->options.now_ns() + RETRY_NS;
 }
 
-static uint64_t file_size(struct scrub *scrub)
-{
-    struct volume *volume = store_volume_find(scrub->store, scrub->at);
-    struct snapshot *snapshot = store_snapshot_find(scrub->store, scrub->at);
-    struct snapshot_record record = {0};
-
-    record.size_bytes = volume ? volume_size_bytes(volume) : 0;
-    if (snapshot)
-        snapshot_copy_record(snapshot, &record);
-    volume_unref(volume);
-    snapshot_unref(snapshot);
-    return record.size_bytes;
-}
-
 /* Not its data, but where that is could not be read. */
 static void file_failed(struct scrub *scrub, int r)
 {
-    uint64_t size = file_size(scrub);
+    uint64_t size = scrub_file_size(scrub->store, scrub->at);
 
     if (is_passing(r) && ++scrub->tries < TRIES_MAX) {
         try_later(scrub);

@@ -52,7 +52,7 @@ struct scrub_round {
 struct scrub_status {
     bool running;
     struct scrub_round round, last; /* the one that runs; the last that ended */
-    unsigned progress_percent;      /* by files */
+    unsigned progress_percent;      /* of the files, and of the one that is read */
     uint64_t bytes_per_s;
     int64_t next_unix_s;  /* of the next round, 0: none */
     size_t unreadable;    /* ranges, of … */

@@ -112,6 +112,8 @@ bool scrub_state_rewritten(struct scrub *scrub, char ret_id[ID_SNAPSHOT_MAX + 1]
  */
 void scrub_state_watch(struct scrub *scrub, const char *id, bool always);
 
+uint64_t scrub_file_size(struct store *store, const char *id); /* 0 when it is not there. [any] */
+
 /* ---- for the rest of the store ---- */
 
 struct scrub *scrub_free(struct scrub *scrub); /* NULL is fine; returns NULL */

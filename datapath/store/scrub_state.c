@@ -13,6 +13,7 @@
 #include "common/size.h"
 #include "common/strings.h"
 #include "datapath/store/scrub_internal.h"
+#include "datapath/store/snapshot.h"
 
 #define RANGES_TOTAL 4096u /* of all files; from there on one for each file */
 
@@ -210,8 +211,25 @@ void scrub_forget(struct store *store, const char *id)
 
 /* ---- telling ---- */
 
-static unsigned progress_percent(struct store *store, const char *at)
+uint64_t scrub_file_size(struct store *store, const char *id)
 {
+    struct volume *volume = store_volume_find(store, id);
+    struct snapshot *snapshot = store_snapshot_find(store, id);
+    struct snapshot_record record = {0};
+
+    record.size_bytes = volume ? volume_size_bytes(volume) : 0;
+    if (snapshot)
+        snapshot_copy_record(snapshot, &record);
+    volume_unref(volume);
+    snapshot_unref(snapshot);
+    return record.size_bytes;
+}
+
+/* By files, and by how far the one is that is read now. */
+static unsigned progress_percent(struct store *store, const char *at, uint64_t offset)
+{
+    uint64_t size = scrub_file_size(store, at);
+    unsigned in_file = size > 0 ? (unsigned)(MIN(offset, size) / (size / 100 + 1)) : 0;
     size_t files, done;
     bool found;
 
@@ -219,13 +237,14 @@ static unsigned progress_percent(struct store *store, const char *at)
     files = store->volumes.count + store->snapshots.count;
     done = index_position(&store->volumes, at, &found) + index_position(&store->snapshots, at, &found);
     pthread_rwlock_unlock(&store->index_lock);
-    return files > 0 ? (unsigned)(done * 100 / files) : 0;
+    return files > 0 ? (unsigned)((done * 100 + in_file) / files) : 0;
 }
 
 void store_scrub_status(struct store *store, struct scrub_status *ret)
 {
     struct scrub *scrub = store->scrub;
     char at[ID_SNAPSHOT_MAX + 1];
+    uint64_t offset;
 
     *ret = (struct scrub_status){0};
     if (!scrub)
@@ -245,9 +264,10 @@ void store_scrub_status(struct store *store, struct scrub_status *ret)
             str_copy(ret->first, sizeof(ret->first), entry->id);
     }
     str_copy(at, sizeof(at), scrub->at);
+    offset = scrub->offset;
     pthread_mutex_unlock(&scrub->lock);
     if (ret->running)
-        ret->progress_percent = progress_percent(store, at);
+        ret->progress_percent = progress_percent(store, at, offset);
 }
 
 size_t store_scrub_errors(struct store *store, const char *id, struct scrub_error *ret, size_t room)

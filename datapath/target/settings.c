@@ -1,6 +1,7 @@
 /* The configuration of mooring-target: read once by main() before any thread starts, constant afterwards. */
 #include "datapath/target/settings.h"
 
+#include <inttypes.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -13,6 +14,8 @@
 #define BUFFER_BYTES_MIN                                                                                     \
     (4 * MIB) /* a few of the largest transfers must fit, or none would ever be served                       \
                */
+
+#define SCRUB_BYTES_PER_S_MIN 65536 /* one read is of four times as much */
 
 static void settings_init(struct settings *settings)
 {
@@ -116,6 +119,10 @@ static int settings_read(struct settings *settings, const char *path, struct err
         return error_set(err, E_INVALID_ARGUMENT,
                          "%s: \"log_level\" is \"%s\": it must be error, warning, info or debug", path,
                          log_level);
+    if (settings->scrub_bytes_per_s && settings->scrub_bytes_per_s < SCRUB_BYTES_PER_S_MIN)
+        return error_set(err, E_INVALID_ARGUMENT,
+                         "%s: \"scrub_bytes_per_s\" is %" PRIu64 ": 0, or at least %d", path,
+                         settings->scrub_bytes_per_s, SCRUB_BYTES_PER_S_MIN);
     if (!id_server_valid(settings->server_id))
         return error_set(err, E_INVALID_ARGUMENT,
                          "%s: \"server_id\" is \"%s\": it must be 1 to %d of [a-z0-9-]", path,

@@ -90,6 +90,9 @@ def unreadable_and_rewritten(scratch, tls):
 
     rows, table = cli(scratch, target, "pool", "scrub")
     expect((rows[0]["state"], rows[0]["errors_count"], rows[0]["last_unreadable_bytes"]), ("waiting", 1, BLOCK), table)
+    rows, table = cli(scratch, target, "pool", "list")
+    assert len(rows[0]["health"]) == 1 and volume.id in rows[0]["health"][0], rows
+    assert rows[0]["health"][0] in table, table
     rows, table = cli(scratch, target, "pool", "scrub", "--errors")
     expect([(row["id"], row["offset"], row["length"], row["error"]) for row in rows], found(answer), "errors by mooring")
     assert volume.id in table and "EIO" in table, table

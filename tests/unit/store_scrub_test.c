@@ -441,6 +441,7 @@ static void a_round_goes_on(void **state)
         rig.now_ns += store_scrub_step(bench.store);
     status = rig_status(&bench);
     assert_true(status.running);
+    assert_in_range(status.progress_percent, 100 * 5 / 8 / 2 - 1, 100 * 6 / 8 / 2);
     rig_reopen(&bench, RATE);
     assert_true(rig_status(&bench).running);
     assert_int_equal(rig_status(&bench).round.read_bytes, status.round.read_bytes);

@@ -165,6 +165,7 @@ static void settings_refusals(void **state)
         "{" REQUIRED ", \"portals\": [\"h:1\"], \"log_level\": \"loud\"}",
         "{" REQUIRED ", \"portals\": [\"h:1\"], \"scrub_interval_days\": 0}",
         "{" REQUIRED ", \"portals\": [\"h:1\"], \"scrub_bytes_per_s\": -1}",
+        "{" REQUIRED ", \"portals\": [\"h:1\"], \"scrub_bytes_per_s\": 1024}",
         "{" REQUIRED ", \"portals\": [\"h:1\"], \"topology\": {\"zone\": 1}}",
         "{" REQUIRED ", \"portals\": [\"h:1\"], \"limits\": {\"connections\": 0}}",
         "{" REQUIRED ", \"portals\": [\"h:1\"], \"limits\": {\"buffer_bytes_per_loop\": 4096}}",
