@@ -60,6 +60,10 @@ struct publish_request {
 int publish_volume(struct node *node, const struct publish_request *request, struct error *err);
 int publish_unpublish(struct node *node, const char *volume_id, const char *target_path, struct error *err);
 
+/* What NodePublishVolume had made for a mount that is gone, and that no NodeUnpublishVolume knows any more.
+ * Something else that is there by now stays. */
+void publish_forget(const char *target_path);
+
 /* ---- expand.c: CSI NodeExpandVolume ---- */
 
 struct expand_request {

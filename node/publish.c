@@ -206,6 +206,15 @@ static int publish_remove_target(const char *target_path, struct error *err)
     return error_errno(err, errno, "cannot remove %s", target_path);
 }
 
+void publish_forget(const char *target_path)
+{
+    struct stat status;
+
+    if (rmdir(target_path) < 0 && lstat(target_path, &status) == 0 && S_ISREG(status.st_mode) &&
+        !status.st_size)
+        unlink(target_path);
+}
+
 static int publish_unpublish_locked(struct node *node, const char *volume_id, const char *target_path,
                                     struct error *err)
 {

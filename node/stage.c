@@ -93,8 +93,10 @@ static int stage_tear_down(struct node *node, const struct stage_record *record,
 {
     log_info("volume %s: taking down the staging of epoch %" PRIu64, record->volume_id, record->epoch);
     int r = attach_kill(&node->config, record->volume_id, err);
-    for (size_t i = 0; !r && i < record->publishes_count; i++)
+    for (size_t i = 0; !r && i < record->publishes_count; i++) {
         r = stage_unmount(node, record, record->publishes[i].target_path, true, err);
+        publish_forget(record->publishes[i].target_path);
+    }
     if (!r)
         r = stage_unmount(node, record, record->staging_path, true, err);
     if (!r)
