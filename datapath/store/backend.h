@@ -16,8 +16,8 @@ struct backend_copy;
 
 /* What image_start() is asked to start for an image_io. */
 enum image_step {
-    IMAGE_STEP_DATA,  /* the verb: io->rest at io->offset + io->progress, or the whole range; io->fua a write
-                       */
+    IMAGE_STEP_DATA,  /* the verb: io->rest at io->offset + io->progress, or the whole range; a write stable
+                         where io->stable says so */
     IMAGE_STEP_PUNCH, /* deallocate the range: zeroing, where IMAGE_STEP_DATA gave -EOPNOTSUPP … */
     IMAGE_STEP_ALLOCATE, /* … and then give it space again */
     IMAGE_STEP_SYNC,     /* all that was answered becomes stable */

@@ -22,6 +22,7 @@
 #include "datapath/store/image_internal.h"
 #include "datapath/store/scrub_internal.h"
 
+static void image_begin(struct image_io *io);
 static void image_mark(struct image_io *io);
 static int image_mark_work(struct loop_work *work);
 static void image_mark_done(struct loop_op *op, int res, unsigned flags);
@@ -156,7 +157,13 @@ void image_change(struct image_io *io)
     else if (volume_write_marks(io->image->volume, io->epoch, io->generation))
         image_mark(io);
     else
-        image_start(io, IMAGE_STEP_DATA);
+        image_begin(io);
+}
+
+static void image_begin(struct image_io *io)
+{
+    image_stable_begin(io);
+    image_start(io, IMAGE_STEP_DATA);
 }
 
 /* ---- the record says "data" before the first byte changes ---- */
@@ -189,7 +196,7 @@ static void image_mark_done(struct loop_op *op, int res, unsigned flags)
     else if (image_write_failed(io->image))
         image_refuse_one(io);
     else
-        image_start(io, IMAGE_STEP_DATA);
+        image_begin(io);
 }
 
 /* ---- the verb ---- */
@@ -209,6 +216,14 @@ static bool image_never_began(int res)
     return res == -EBUSY || res == -EINVAL || res == -EFAULT || res == -ECANCELED;
 }
 
+/* Whether the sync that came with a write may have failed, and somebody else relied on that. */
+static bool image_lost_writes(const struct image_io *io, int res)
+{
+    if (!io->stable || io->verb != IMAGE_WRITE || res == -ENOSPC || res == -EDQUOT || image_never_began(res))
+        return false;
+    return io->fua || image_stable_disturbed(io);
+}
+
 /* The backend's system calls end here, so this is where their errno is translated. */
 static void image_data_failed(struct image_io *io, int res)
 {
@@ -216,7 +231,9 @@ static void image_data_failed(struct image_io *io, int res)
     struct image_io *recorder;
     struct io_list list;
 
-    if (!io->fua || io->verb != IMAGE_WRITE || full || image_never_began(res)) {
+    if (io->verb != IMAGE_READ)
+        image_stable_end(io, false);
+    if (!image_lost_writes(io, res)) {
         io->done(io, full ? E_NO_SPACE : res);
         return;
     }
@@ -249,12 +266,15 @@ static void image_transferred(struct image_io *io, int bytes)
         image_start(io, IMAGE_STEP_DATA);
         return;
     }
+    if (io->verb == IMAGE_WRITE)
+        image_stable_end(io, io->stable);
     image_note_change(io);
     io->done(io, 0);
 }
 
 static void image_range_changed(struct image_io *io)
 {
+    image_stable_end(io, false);
     image_note_change(io);
     if (io->fua)
         image_sync(io);
@@ -287,14 +307,23 @@ static void image_start_done(struct loop_op *op, int res, unsigned flags)
 static void image_sync(struct image_io *io)
 {
     struct image *image = io->image;
-    bool first;
+    bool needless, first;
 
     pthread_mutex_lock(&image->lock);
-    first = !image->syncing;
-    image->syncing = true;
-    io_list_add(first ? &image->riders : &image->waiting, io);
+    if (io->verb == IMAGE_FLUSH)
+        image_stable_flush_locked(image);
+    needless = image_stable_is_all(image);
+    first = !needless && !image->syncing;
+    if (!needless)
+        io_list_add(first ? &image->riders : &image->waiting, io);
+    if (first) {
+        image->syncing = true;
+        image_stable_sync_begin(image);
+    }
     pthread_mutex_unlock(&image->lock);
-    if (first)
+    if (needless)
+        image_answer_later(io, 0);
+    else if (first)
         image_start(io, IMAGE_STEP_SYNC);
 }
 
@@ -321,6 +350,8 @@ static void image_sync_done(struct image_io *io, int res)
     refused = !failed && image_write_failed(image);
     list_move(&ended, &image->riders);
     list_set_result(&ended, res);
+    if (res >= 0)
+        image_stable_sync_end(image);
     if (failed || refused) {
         list_set_result(&image->waiting, E_WRITE_FAILED);
         list_move(&ended, &image->waiting);
@@ -330,6 +361,8 @@ static void image_sync_done(struct image_io *io, int res)
     list_move(&image->riders, &image->waiting);
     starter = image->riders.first;
     image->syncing = starter != NULL;
+    if (starter)
+        image_stable_sync_begin(image);
     pthread_mutex_unlock(&image->lock);
     if (starter) {
         starter->message.run = image_sync_run;
@@ -432,6 +465,7 @@ int image_new(struct volume *volume, struct image **ret, struct error *err)
     io_list_init(&image->riders);
     io_list_init(&image->waiting);
     io_list_init(&image->failed);
+    image_stable_init(image);
     rc = volume_snapshot_record(volume, &record);
     if (rc)
         return error_errno(err, -rc, "volume %s: image", volume->id);

@@ -48,6 +48,8 @@ struct image_io {
     struct image_io *next;
     struct iovec rest; /* what is still to be transferred of iov */
     int step;          /* enum image_step (backend.h) */
+    bool stable;       /* a write that is to be stable of itself: fua, or image_stable.c's choice */
+    uint64_t ticket;   /* of a change: how many had begun with it */
     int result;
     uint64_t progress;
 };

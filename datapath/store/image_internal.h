@@ -18,11 +18,24 @@ struct io_list {
     struct image_io **last;
 };
 
+/* See image_stable.c. Counts of changes. */
+struct image_stable {
+    atomic_uint_fast64_t begun, ended;
+    atomic_uint_fast64_t plain; /* begun, without FUA */
+    atomic_uint_fast64_t loose; /* ended, and not stable of themselves */
+    atomic_uint_fast64_t synced;
+    atomic_uint_fast64_t plain_at_flush;
+    atomic_uint lone; /* flushes in a row after one plain change each */
+    uint64_t syncing; /* of loose, when the sync in flight began; under the image's lock */
+};
+
 struct image {
     struct volume *volume;
     const struct backend_ops *ops;
     struct backend_image *backend;
     atomic_uint gates; /* copies under way, and one for a hold; read without the lock, written with it */
+
+    struct image_stable stable;
 
     pthread_mutex_t lock; /* guards all below; never held across I/O */
     bool syncing;
@@ -56,6 +69,29 @@ static inline void io_list_add(struct io_list *list, struct image_io *io)
 
 /* A change that was let through the gate goes on, on its own loop. */
 void image_change(struct image_io *io);
+
+/* ---- image_stable.c ---- */
+
+void image_stable_init(struct image *image);
+
+/* A change is about to begin: decides whether it is to be stable of itself (io->stable). */
+void image_stable_begin(struct image_io *io);
+
+/* It ended, and is about to be answered, or to be followed by a sync of its own. */
+void image_stable_end(struct image_io *io, bool is_stable);
+
+/* Whether another change began since this one did. */
+bool image_stable_disturbed(const struct image_io *io);
+
+/* A flush has come. */
+void image_stable_flush_locked(struct image *image);
+
+/* Whether all that was answered is stable, so that a flush has nothing to do. */
+bool image_stable_is_all(const struct image *image);
+
+/* A sync is about to begin; it ended well. */
+void image_stable_sync_begin(struct image *image);
+void image_stable_sync_end(struct image *image);
 
 /* ---- image_copy.c ---- */
 

@@ -73,6 +73,12 @@ def loses_without_replay(cluster, choice):
     assert wrong, f"no block was lost without the replay ({lost} sectors lost by the disk)"
 
 
+def keeps_commits(cluster, choice):
+    """1b: the same cut and no replay, each write flushed: all are kept, but for the one that was being committed."""
+    wrong, _ = power_cut(cluster, choice, cluster.nodes["unsafe"], "cut-commits", fsync=1)
+    assert wrong <= 1, f"{wrong} commits were lost"
+
+
 def flush_failure(cluster, _choice):
     """1c: a flush fails: its waiter gets the error; the volume is write-failed, also after a restart, until cleared."""
     node, server = cluster.nodes["n1"], cluster.targets[0]
@@ -81,6 +87,7 @@ def flush_failure(cluster, _choice):
     content = os.urandom(BLOCK)
     for block in (3, 4):  # so that the flush that fails has only data to write: XFS itself gives up when its log fails
         write_block(path, block, content, fsync=True)
+    write_block(path, 3, content)  # and not a write alone, which would be stable before it is flushed
     server.disk.command(f"fail flush 1 {errno.EIO}")
     equal(errno_of(write_block, path, 4, content, fsync=True), errno.EIO, "errno of the flush that failed")
     server.disk.command("fail flush 0 0")
@@ -106,6 +113,23 @@ def flush_failure(cluster, _choice):
     harness.wait_until(lambda: writes(path, 6, content), "a write once the volume is cleared and the log replayed", 90)
     for block in (3, 4, 6):
         equal(read_block(path, block), content, f"block {block} once the volume is cleared")
+    node.detach(volume)
+
+
+def commit_failure(cluster, _choice):
+    """1c: the disk cannot make a commit's one write stable: that write fails, nothing else is lost, the volume goes on."""
+    node, server = cluster.nodes["n1"], cluster.targets[0]
+    volume = cluster.create("commit")
+    path = node.attach(volume)
+    content = os.urandom(BLOCK)
+    for _ in range(4):
+        write_block(path, 3, content, fsync=True)
+    server.disk.command(f"fail flush 1 {errno.EIO}")
+    equal(errno_of(write_block, path, 3, content, fsync=True), errno.EIO, "errno of the commit that failed")
+    server.disk.command("fail flush 0 0")
+    assert not server.controller.GetVolume(volume_id=volume.volume_id).volume.write_failed, "write-failed"
+    write_block(path, 3, content, fsync=True)
+    equal(read_block(path, 3), content, "block 3")
     node.detach(volume)
 
 
@@ -159,7 +183,8 @@ def make(scratch):
 
 TESTS = (("1a-kill-target", keeps_after_kill), ("1b-power-cut", keeps_after_power_cut),
          ("1b-power-cut-fsync", keeps_flushed_after_power_cut), ("1b-without-replay", loses_without_replay),
-         ("1c-flush-failure", flush_failure), ("1d-write-through", write_through))
+         ("1b-power-cut-commits", keeps_commits), ("1c-flush-failure", flush_failure),
+         ("1c-commit-failure", commit_failure), ("1d-write-through", write_through))
 
 if __name__ == "__main__":
     sys.exit(clusters.main(TESTS, make))

@@ -43,6 +43,7 @@ static enum fake_verdict bench_hook(void *context, const struct fake_op *op, int
 
     if (bench->check_marked && (op->kind == FAKE_WRITE || op->kind == FAKE_FALLOCATE))
         assert_int_equal(bench->saved.content, VOLUME_DATA);
+    bench->stable_writes += op->kind == FAKE_WRITE && (op->flags & LOOP_RWF_DSYNC);
     if (op->kind != bench->kind || (bench->mode && op->flags != bench->mode)) {
         bench->tried[op->kind]++;
         return FAKE_GO;

@@ -36,6 +36,7 @@ struct bench {
     int result;
     int mode; /* only to a fallocate of this mode; 0: to any */
     int tried[FAKE_KINDS];
+    int stable_writes; /* that were tried with RWF_DSYNC */
     bool check_marked; /* a change of the file must find the record saying "data" */
 };
 
@@ -67,3 +68,4 @@ int command_run(struct bench *bench, enum image_verb verb, unsigned block, unsig
                 void *buffer);
 
 int image_guard_tests_run(void);
+int image_stable_tests_run(void);

@@ -159,7 +159,7 @@ static void pool_image_start_data(struct backend_image *image, struct loop *loop
         return;
     case IMAGE_WRITE:
         loop_writev(loop, &io->op, write_fd(image, loop), &io->rest, 1, io->offset + io->progress,
-                    io->fua ? LOOP_RWF_DSYNC : 0);
+                    io->stable ? LOOP_RWF_DSYNC : 0);
         return;
     case IMAGE_UNMAP:
         loop_fallocate(loop, &io->op, image->fd, mode | FALLOC_FL_PUNCH_HOLE, io->offset, io->length);
