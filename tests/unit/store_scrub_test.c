@@ -150,7 +150,7 @@ static void assert_unreadable(struct bench *bench, const char *expected)
     char text[4096] = "", line[128];
 
     for (size_t i = 0; i < count; i++) {
-        snprintf(line, sizeof(line), "%s %" PRIu64 "+%" PRIu64 " %s\n", errors[i].id, errors[i].offset,
+        snprintf(line, sizeof(line), "%.64s %" PRIu64 "+%" PRIu64 " %s\n", errors[i].id, errors[i].offset,
                  errors[i].length, error_name(-errors[i].errnum));
         strncat(text, line, sizeof(text) - strlen(text) - 1);
     }
