@@ -68,6 +68,9 @@ struct backend_ops {
                        struct error *err);
     void (*volume_shrink)(struct backend *backend, const struct volume_record *record);
     int (*snapshot_save)(struct backend *backend, const struct snapshot_record *record, struct error *err);
+    /* record->lost, which is why it would have no data, is what a copy_commit_snapshot() of it replaces. */
+    int (*snapshot_record_cut)(struct backend *backend, const struct snapshot_record *record,
+                               struct error *err);
     int (*snapshot_delete)(struct backend *backend, const char *snapshot_id, struct error *err);
     int (*node_save)(struct backend *backend, const struct node_record *record, struct error *err);
     int (*name_save)(struct backend *backend, enum name_kind kind, const char *name, const char *holder_id,

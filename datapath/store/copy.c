@@ -183,7 +183,7 @@ static void copy_finish(struct copy *copy, int r, struct error *err)
         log_warning("%s is not made: %s", copy->id, error_text(err));
     copy_discard(copy); /* before its id is free: what is made anew by that is built in the same place */
     if (r != E_OK && copy->made)
-        snapshot_not_copied(copy);
+        snapshot_not_copied(copy, r, err);
     else if (r != E_OK)
         store_volume_not_copied(copy);
     copy_let_go(copy);

@@ -83,7 +83,7 @@ bool copy_reads_locked(const struct store *store, const char *source_id); /* ind
 
 /* ---- what becomes of it: called on its thread ---- */
 
-int snapshot_copied(struct copy *copy, struct error *err); /* snapshot.c */
-void snapshot_not_copied(struct copy *copy);
-int store_volume_copied(struct copy *copy, struct error *err); /* store_copy.c */
+int snapshot_copied(struct copy *copy, struct error *err);                        /* snapshot.c */
+void snapshot_not_copied(struct copy *copy, int result, const struct error *why); /* snapshot_cut.c */
+int store_volume_copied(struct copy *copy, struct error *err);                    /* store_copy.c */
 void store_volume_not_copied(struct copy *copy);

@@ -101,7 +101,8 @@ struct attachment *volume_record_epoch(struct volume_record *record, uint64_t ep
  * soon as one writes as MULTI_NODE_MULTI_WRITER, so that nothing is unflushed when a second one comes. */
 bool volume_record_shared_writers(const struct volume_record *record);
 
-#define SNAPSHOT_RECORD_FORMAT 1
+#define SNAPSHOT_RECORD_FORMAT 2 /* the newest; see snapshot_record_format() */
+#define SNAPSHOT_LOST_MAX 256
 
 struct snapshot_record {
     char id[ID_SNAPSHOT_MAX + 1];
@@ -110,11 +111,14 @@ struct snapshot_record {
     char group_id[ID_GROUP_MAX + 1]; /* "": of none */
     uint64_t size_bytes;
     uint32_t block_size_bytes;
-    int64_t created_unix_ns; /* the cut */
-    uint64_t sequence;       /* of its volume's cuts: only grows; decides which of two is older */
-    bool held, provisional;  /* of a group: see snapshot.h */
+    int64_t created_unix_ns;      /* the cut */
+    uint64_t sequence;            /* of its volume's cuts: only grows; decides which of two is older */
+    bool held, provisional;       /* of a group: see snapshot.h */
+    char lost[SNAPSHOT_LOST_MAX]; /* only the cut is recorded: why there is no data. "": there is */
 };
 
+/* The oldest format that holds all of it: 2 has "lost", whose data an older build would look for. */
+int snapshot_record_format(const struct snapshot_record *record);
 int snapshot_record_to_json(const struct snapshot_record *record, json_t **ret_object);
 int snapshot_record_from_json(json_t *object, struct snapshot_record *ret_record, struct error *err);
 

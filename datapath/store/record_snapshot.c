@@ -7,6 +7,11 @@
 #include "common/strings.h"
 #include "datapath/store/record.h"
 
+int snapshot_record_format(const struct snapshot_record *record)
+{
+    return record->lost[0] != '\0' ? SNAPSHOT_RECORD_FORMAT : 1;
+}
+
 int snapshot_record_to_json(const struct snapshot_record *record, json_t **ret_object)
 {
     json_t *object = json_pack("{s:s, s:s, s:s, s:s, s:I, s:i, s:I, s:I, s:b, s:b}", "id", record->id, "name",
@@ -16,6 +21,11 @@ int snapshot_record_to_json(const struct snapshot_record *record, json_t **ret_o
                                (json_int_t)record->created_unix_ns, "sequence", (json_int_t)record->sequence,
                                "held", record->held, "provisional", record->provisional);
 
+    if (object && record->lost[0] != '\0' &&
+        json_object_set_new(object, "lost", json_string(record->lost)) < 0) {
+        json_decref(object);
+        object = NULL;
+    }
     if (!object)
         return -ENOMEM;
     *ret_object = object;
@@ -35,6 +45,16 @@ static int get_text(json_t *object, const char *member, char *dst, size_t size, 
     if (r != E_OK)
         return r;
     return str_copy(dst, size, text) ? E_OK : wrong(err, member, "is too long");
+}
+
+static int get_lost(json_t *object, struct snapshot_record *record, struct error *err)
+{
+    const char *text = "";
+    int r = record_get_optional_string(object, "lost", &text, err);
+
+    if (r != E_OK)
+        return r;
+    return str_copy(record->lost, sizeof(record->lost), text) ? E_OK : wrong(err, "lost", "is too long");
 }
 
 static int members_check(const struct snapshot_record *record, struct error *err)
@@ -70,7 +90,8 @@ int snapshot_record_from_json(json_t *object, struct snapshot_record *ret_record
         (r = record_get_uint64(object, "created_unix_ns", &created, err)) != E_OK ||
         (r = record_get_uint64(object, "sequence", &record.sequence, err)) != E_OK ||
         (r = record_get_bool(object, "held", &record.held, err)) != E_OK ||
-        (r = record_get_bool(object, "provisional", &record.provisional, err)) != E_OK)
+        (r = record_get_bool(object, "provisional", &record.provisional, err)) != E_OK ||
+        (r = get_lost(object, &record, err)) != E_OK)
         return r;
     record.block_size_bytes = block_size_bytes <= 4096 ? (uint32_t)block_size_bytes : 0;
     record.created_unix_ns = (int64_t)created;

@@ -63,7 +63,8 @@ int snapshot_load(struct store *store, struct snapshot_record *record, uint64_t 
         snapshot_unref(snapshot);
         return error_errno(err, ENOMEM, "cannot load the pool");
     }
-    atomic_init(&snapshot->state, SNAPSHOT_READY);
+    atomic_init(&snapshot->state, record->lost[0] != '\0' ? SNAPSHOT_LOST : SNAPSHOT_READY);
+    atomic_init(&snapshot->cut_recorded, true);
     snapshot->promised_bytes = allocated_bytes;
     store->promised_bytes += allocated_bytes;
     return E_OK;
@@ -109,9 +110,12 @@ int snapshot_copy_record(struct snapshot *snapshot, struct snapshot_record *ret)
 
 unsigned snapshot_progress_percent(const struct snapshot *snapshot)
 {
+    enum snapshot_state state = atomic_load(&snapshot->state);
     unsigned percent;
 
-    if (atomic_load(&snapshot->state) == SNAPSHOT_READY || !snapshot->copy)
+    if (state == SNAPSHOT_LOST)
+        return 0;
+    if (state == SNAPSHOT_READY || !snapshot->copy)
         return 100;
     percent = copy_progress_percent(snapshot->copy);
     return percent < 100 ? percent : 99; /* whole, but not durable yet */
@@ -127,8 +131,7 @@ int snapshot_check_readable(const struct snapshot *snapshot, struct error *err)
                      snapshot->unreadable);
 }
 
-/* Whole, durable, and still there. */
-static int check_ready(const struct snapshot *snapshot, struct error *err)
+int snapshot_check_ready(struct snapshot *snapshot, struct error *err)
 {
     switch (atomic_load(&snapshot->state)) {
     case SNAPSHOT_COPYING:
@@ -136,6 +139,8 @@ static int check_ready(const struct snapshot *snapshot, struct error *err)
                          snapshot_progress_percent(snapshot));
     case SNAPSHOT_READY:
         return snapshot_check_readable(snapshot, err);
+    case SNAPSHOT_LOST:
+        return snapshot_check_lost(snapshot, err);
     case SNAPSHOT_GONE:
         break;
     }
@@ -144,7 +149,7 @@ static int check_ready(const struct snapshot *snapshot, struct error *err)
 
 int snapshot_wait(struct snapshot *snapshot, uint64_t until_ms, struct error *err)
 {
-    return snapshot->copy ? copy_wait(snapshot->copy, until_ms, err) : E_OK;
+    return snapshot->copy ? copy_wait(snapshot->copy, until_ms, err) : snapshot_check_lost(snapshot, err);
 }
 
 /* ---- making ---- */
@@ -185,7 +190,7 @@ static int check_same(struct snapshot *snapshot, const struct snapshot_record *s
         differs = "group";
     if (differs)
         return error_set(err, E_EXISTS, "snapshot %s exists with another %s", spec->id, differs);
-    return E_OK;
+    return snapshot_check_lost(snapshot, err);
 }
 
 static int64_t unix_ns(void)
@@ -332,14 +337,14 @@ int snapshot_copied(struct copy *copy, struct error *err)
         store->promised_bytes += used_bytes - snapshot->promised_bytes;
         snapshot->promised_bytes = used_bytes;
         pthread_rwlock_unlock(&store->index_lock);
+        snapshot->unsettled = false;
         atomic_store(&snapshot->state, SNAPSHOT_READY);
     }
     pthread_mutex_unlock(&snapshot->record_lock);
     return r;
 }
 
-/* From the index, with what it was promised. */
-static void snapshot_gone(struct snapshot *snapshot)
+void snapshot_gone(struct snapshot *snapshot)
 {
     struct store *store = snapshot->store;
 
@@ -350,11 +355,6 @@ static void snapshot_gone(struct snapshot *snapshot)
     pthread_rwlock_unlock(&store->index_lock);
     scrub_forget(store, snapshot->id);
     snapshot_unref(snapshot); /* the index's */
-}
-
-void snapshot_not_copied(struct copy *copy)
-{
-    snapshot_gone(copy->made);
 }
 
 /* ---- deleting ---- */
@@ -468,7 +468,7 @@ int snapshot_mark_held(struct snapshot *snapshot, struct error *err)
     record = snapshot->record;
     record.held = true;
     if (atomic_load(&snapshot->state) != SNAPSHOT_COPYING) { /* else it becomes durable with the rest */
-        r = check_ready(snapshot, err);
+        r = snapshot_check_ready(snapshot, err);
         if (r == E_OK && !snapshot->record.held)
             r = save_locked(snapshot, &record, err);
     }
@@ -486,7 +486,7 @@ int snapshot_commit(struct snapshot *snapshot, struct error *err)
     pthread_mutex_lock(&snapshot->record_lock);
     record = snapshot->record;
     record.provisional = false;
-    r = check_ready(snapshot, err);
+    r = snapshot_check_ready(snapshot, err);
     if (r == E_OK && !record.held)
         r = error_set(err, E_PRECONDITION,
                       "snapshot %s is not known to be of one moment with the rest of its group",
@@ -496,83 +496,5 @@ int snapshot_commit(struct snapshot *snapshot, struct error *err)
     if (r == E_OK)
         record_replace_locked(snapshot, &record);
     pthread_mutex_unlock(&snapshot->record_lock);
-    return r;
-}
-
-/* ---- space and extents ---- */
-
-static int open_ready(struct snapshot *snapshot, struct backend_image **ret, struct error *err)
-{
-    struct store *store = snapshot->store;
-    struct snapshot_record record;
-    int r = check_ready(snapshot, err);
-
-    if (r != E_OK)
-        return r;
-    snapshot_copy_record(snapshot, &record);
-    r = store->ops->snapshot_open(store->backend, &record, ret, err);
-    if (r != E_OK && atomic_load(&snapshot->state) == SNAPSHOT_GONE)
-        return error_set(err, E_NOT_FOUND, "snapshot %s was deleted", snapshot->id);
-    return r;
-}
-
-int snapshot_used_bytes(struct snapshot *snapshot, uint64_t *ret_bytes, struct error *err)
-{
-    (void)err;
-    pthread_rwlock_rdlock(&snapshot->store->index_lock);
-    *ret_bytes = snapshot->promised_bytes;
-    pthread_rwlock_unlock(&snapshot->store->index_lock);
-    return E_OK;
-}
-
-int snapshot_exclusive_bytes(struct snapshot *snapshot, uint64_t *ret_bytes, struct error *err)
-{
-    const struct backend_ops *ops = snapshot->store->ops;
-    struct backend_image *image;
-    int r = open_ready(snapshot, &image, err);
-
-    if (r != E_OK)
-        return r;
-    r = ops->image_exclusive(image, ret_bytes, err);
-    ops->image_close(image);
-    return r;
-}
-
-static int check_base(const struct snapshot_record *record, const struct snapshot_record *base,
-                      struct error *err)
-{
-    if (!str_equal(record->source_volume_id, base->source_volume_id))
-        return error_set(err, E_INVALID_ARGUMENT, "snapshots %s and %s are of different volumes", base->id,
-                         record->id);
-    if (base->sequence >= record->sequence)
-        return error_set(err, E_INVALID_ARGUMENT, "snapshot %s is not older than %s", base->id, record->id);
-    return E_OK;
-}
-
-int snapshot_extents(struct snapshot *snapshot, struct snapshot *base, uint64_t from_offset,
-                     extent_visit visit, void *context, struct error *err)
-{
-    const struct backend_ops *ops = snapshot->store->ops;
-    struct backend_image *image, *base_image = NULL;
-    struct snapshot_record record, base_record;
-    int r;
-
-    snapshot_copy_record(snapshot, &record);
-    if (base) {
-        snapshot_copy_record(base, &base_record);
-        r = check_base(&record, &base_record, err);
-        if (r != E_OK)
-            return r;
-    }
-    r = open_ready(snapshot, &image, err);
-    if (r != E_OK)
-        return r;
-    if (base)
-        r = open_ready(base, &base_image, err);
-    if (r == E_OK)
-        r = ops->image_extents(image, base_image, from_offset, record.size_bytes, visit, context, err);
-    if (base_image)
-        ops->image_close(base_image);
-    ops->image_close(image);
     return r;
 }

@@ -9,7 +9,9 @@
  * one that is missing.
  *
  * Until a copy is whole and durable it is nothing: a crash leaves no snapshot and no volume of it, and no
- * damage to the source (invariant 7).
+ * damage to the source (invariant 7). But a snapshot's cut can be recorded before that, for somebody who goes
+ * by it: then a crash, or a failure, leaves a snapshot that is lost. It has no data, every use of it is
+ * refused with E_CORRUPT, and nothing else is ever made by its id, until it is deleted.
  *
  * Threads: as store.h; [any] as there.
  */
@@ -29,14 +31,24 @@ struct snapshot;
 /*
  * Cut `source` as spec->id (its name and group_id are taken; provisional when it has a group_id). Returns
  * when the moment is fixed; a reference for the caller. A repeat with equal fields returns the one that
- * stands; E_EXISTS, naming what differs, else. E_NO_SPACE when the pool cannot promise what the source has
- * allocated.
+ * stands; E_EXISTS, naming what differs, else; E_CORRUPT when it is lost. E_NO_SPACE when the pool cannot
+ * promise what the source has allocated.
  */
 int store_snapshot_create(struct store *store, struct volume *source, const struct snapshot_record *spec,
                           struct snapshot **ret, struct error *err);
 
 /* Until it is ready or until_ms of time_now_ms(): E_DEADLINE; else why there is no snapshot after all. */
 int snapshot_wait(struct snapshot *snapshot, uint64_t until_ms, struct error *err);
+
+/*
+ * Before anybody is told of a moment whose snapshot is not ready: record it, durably. From 0 on the snapshot
+ * is ready or becomes it, or is lost, until it is deleted. Writes nothing when it is ready, or when it was
+ * recorded. E_BUSY when it came to nothing meanwhile. E_INVALID_ARGUMENT for a member of a group.
+ */
+int snapshot_record_cut(struct snapshot *snapshot, struct error *err);
+bool snapshot_cut_recorded(const struct snapshot *snapshot); /* [any] or it is ready */
+/* [any] E_CORRUPT, with the cut's time, why, and the remedy, when it is lost. */
+int snapshot_check_lost(struct snapshot *snapshot, struct error *err);
 
 /* 0 also when there is none. Stops the copying of one that is not ready, and E_BUSY while the disk keeps it
  * from stopping: a repeat finds it gone, or waits on. E_PRECONDITION while a volume is being made of it. */

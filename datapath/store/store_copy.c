@@ -26,6 +26,8 @@ static int source_of_snapshot(struct source *source, struct error *err)
 {
     int r = snapshot_check_readable(source->snapshot, err);
 
+    if (r == E_OK)
+        r = snapshot_check_lost(source->snapshot, err);
     if (r != E_OK)
         return r;
     if (atomic_load(&source->snapshot->state) != SNAPSHOT_READY)

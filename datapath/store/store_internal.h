@@ -72,7 +72,12 @@ struct name {
     char key[]; /* a letter for the kind, then the name: one index holds all */
 };
 
-enum snapshot_state { SNAPSHOT_COPYING, SNAPSHOT_READY, SNAPSHOT_GONE };
+enum snapshot_state {
+    SNAPSHOT_COPYING,
+    SNAPSHOT_READY,
+    SNAPSHOT_LOST, /* only its cut is recorded; it stays, and says so, until it is deleted */
+    SNAPSHOT_GONE,
+};
 
 struct snapshot {
     struct store *store;
@@ -84,6 +89,7 @@ struct snapshot {
     struct copy *copy; /* that makes or made it, a reference; NULL: it was loaded */
 
     _Atomic(enum snapshot_state) state;
+    atomic_bool cut_recorded;    /* set with record_lock: the pool has the cut, or all */
     pthread_mutex_t record_lock; /* held across one durable commit */
     pthread_mutex_t view_lock;   /* guards `record`: written with both locks held, read with either */
     struct snapshot_record record;
@@ -187,6 +193,13 @@ int volume_check_same(struct volume *volume, const struct volume_record *wanted,
 
 int snapshot_load(struct store *store, struct snapshot_record *record, uint64_t allocated_bytes,
                   const char *unreadable, struct error *err);
+
+/* ---- snapshot.c, for the other snapshot_*.c ---- */
+
+/* Whole, durable, and still there. */
+int snapshot_check_ready(struct snapshot *snapshot, struct error *err);
+/* From the index, with what it was promised. With its record_lock, or as the last that knows of it. */
+void snapshot_gone(struct snapshot *snapshot);
 
 /* ---- image.c, for volume.c ---- */
 

@@ -16,6 +16,7 @@
 #include "datapath/store/snapshot.h"
 #include "datapath/store/store_internal.h"
 #include "tests/faults/crash_points.h"
+#include "tests/unit/store_gate.h"
 
 #define SERVER "store-1"
 #define VOLUME SERVER ".0000000000000001"
@@ -340,6 +341,18 @@ static int run_snapshot_of_group(struct store *store, struct error *err)
     return snapshot(store, GROUP, err);
 }
 
+static const struct snapshot_record recorded = {.id = SNAPSHOT, .name = NAME};
+
+static int run_recorded(struct store *store, struct error *err)
+{
+    return gate_snapshot(store, VOLUME, &recorded, err);
+}
+
+static int record_alone(struct store *store, struct error *err)
+{
+    return gate_record_alone(store, VOLUME, &recorded, err);
+}
+
 static int with_snapshot(struct store *store, int (*change)(struct snapshot *snapshot, struct error *err),
                          struct error *err)
 {
@@ -486,6 +499,13 @@ static int snapped(struct store *store, struct error *err)
     return r ? r : run_snapshot(store, err);
 }
 
+static int lost(struct store *store, struct error *err)
+{
+    int r = written(store, err);
+
+    return r ? r : record_alone(store, err);
+}
+
 static int grouped(struct store *store, struct error *err)
 {
     int r = written(store, err);
@@ -550,10 +570,12 @@ const struct crash_operation crash_operations[] = {
     {.name = "claim-snapshot", .prepare = run_claim, .run = run_claim_snapshot},
     {.name = "release", .prepare = run_claim, .run = run_release},
     {.name = "snapshot", .prepare = written, .run = run_snapshot},
+    {.name = "snapshot-recorded", .prepare = written, .run = run_recorded, .between = record_alone},
     {.name = "snapshot-of-group", .prepare = written, .run = run_snapshot_of_group},
     {.name = "group-held", .prepare = grouped, .run = run_held},
     {.name = "group-commit", .prepare = held, .run = run_commit},
     {.name = "snapshot-delete", .prepare = snapped, .run = run_snapshot_delete},
+    {.name = "snapshot-lost-delete", .prepare = lost, .run = run_snapshot_delete},
     {.name = "clone", .prepare = written, .run = run_clone},
     {.name = "restore-larger", .prepare = snapped, .run = run_restore_larger},
     {.name = "open", .prepare = snapped, .run = nothing, .litter = half_made, .opening = true},

@@ -1,8 +1,9 @@
 /*
  * crash-points --pool PATH --server-id ID --uuid UUID [--all] [OPERATION…]: each operation of the store on an
  * empty pool, killed at its first system call, at its second, and so on until it ends by itself. After each
- * the pool is opened again: it is as before the operation or as after it, with nothing left over; and the
- * operation, when it is tried again, leads to what it leads to without a crash.
+ * the pool is opened again: it is as before the operation or as after it (or in the one third state that an
+ * operation may have, where what it promised is known to be lost), with nothing left over; and the operation,
+ * when it is tried again, leads to what it leads to without a crash.
  *
  * The process that carries the operation out is a child under ptrace(2), killed on the entry of the system
  * call, which the kernel does not carry out then. Without --all only those calls count that change something
@@ -230,8 +231,8 @@ static int child_kill_at(const struct crash_operation *operation, unsigned point
 /* ---- one operation ---- */
 
 struct outcome {
-    char *before, *after;
-    unsigned points, old, new;
+    char *before, *after, *between; /* between: NULL where there is no such state */
+    unsigned points, old, new, half;
 };
 
 static int check_state(const struct crash_operation *operation, struct outcome *outcome, unsigned point,
@@ -245,14 +246,16 @@ static int check_state(const struct crash_operation *operation, struct outcome *
     if (pool_look(operation, false, &found, &err))
         return tell(operation, where, &err);
     bool is_new = str_equal(found, outcome->after), is_old = str_equal(found, outcome->before);
-    if (!is_new && !is_old) {
+    bool is_half = outcome->between && str_equal(found, outcome->between);
+    if (!is_new && !is_old && !is_half) {
         printf("FAIL crash_points_%s: %s: neither as before nor as after\n", operation->name, where);
         show_difference("before", outcome->before, "");
         show_difference("after", outcome->after, found);
         return 1;
     }
     outcome->new += is_new;
-    outcome->old += !is_new;
+    outcome->old += is_old && !is_new;
+    outcome->half += is_half;
     if (pool_look(operation, true, &again, &err))
         return tell(operation, where, &err);
     if (str_equal(again, outcome->after))
@@ -287,16 +290,33 @@ static int try_points(const struct crash_operation *operation, struct outcome *o
     return 0;
 }
 
+/* The states that there are to be. */
+static int learn(const struct crash_operation *operation, struct outcome *outcome, struct error *err)
+{
+    struct crash_operation half = *operation;
+    _cleanup_free_ char *unseen = NULL;
+
+    half.run = operation->between;
+    int r = pool_prepare(operation, false, err);
+    if (!r && half.run)
+        r = pool_look(&half, true, &unseen, err);
+    if (!r && half.run)
+        r = pool_look(operation, false, &outcome->between, err);
+    if (!r && half.run)
+        r = pool_prepare(operation, false, err);
+    if (!r)
+        r = pool_look(operation, false, &outcome->before, err);
+    if (!r)
+        r = pool_look(operation, true, &outcome->after, err);
+    return r;
+}
+
 static int try_operation(const struct crash_operation *operation)
 {
     _cleanup_error_ struct error err = {0};
     struct outcome outcome = {0};
 
-    int failed = 0, r = pool_prepare(operation, false, &err);
-    if (!r)
-        r = pool_look(operation, false, &outcome.before, &err);
-    if (!r)
-        r = pool_look(operation, true, &outcome.after, &err);
+    int failed = 0, r = learn(operation, &outcome, &err);
     if (r)
         failed = tell(operation, "without a crash", &err);
     else
@@ -305,12 +325,18 @@ static int try_operation(const struct crash_operation *operation)
         printf("FAIL crash_points_%s: it changes nothing\n", operation->name);
         failed = 1;
     }
+    if (!failed && operation->between && outcome.half == 0) {
+        printf("FAIL crash_points_%s: it was never left half-way\n", operation->name);
+        failed = 1;
+    }
     if (!failed)
-        printf("PASS crash_points_%s\n    %u points: %u times as before, %u times as after\n",
-               operation->name, outcome.points, outcome.old, outcome.new);
+        printf(
+            "PASS crash_points_%s\n    %u points: %u times as before, %u times as after, %u times half-way\n",
+            operation->name, outcome.points, outcome.old, outcome.new, outcome.half);
     fflush(stdout);
     free(outcome.before);
     free(outcome.after);
+    free(outcome.between);
     return failed;
 }
 

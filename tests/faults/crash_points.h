@@ -16,12 +16,14 @@ struct crash_pool {
 /*
  * One operation: add one by a line in the table. prepare() makes what it begins with, in a pool that is
  * empty otherwise. run() is the operation, and may be repeated after it: the result is the same then. Both
- * are 0, or give words.
+ * are 0, or give words. between() makes a third state that it may be left in, and from which a repeat leads
+ * to the same; or it is NULL.
  */
 struct crash_operation {
     const char *name;
     int (*prepare)(struct store *store, struct error *err);
     int (*run)(struct store *store, struct error *err);
+    int (*between)(struct store *store, struct error *err);
     int (*litter)(const struct crash_pool *pool); /* or NULL: half-made things, once the store is closed */
     bool opening;                                 /* what is cut off is the opening of the store, not run() */
 };

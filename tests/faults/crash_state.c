@@ -55,7 +55,8 @@ static void mask(json_t *object, const char *const *members, size_t count)
 
 static void say_record(FILE *out, const char *kind, json_t *object)
 {
-    static const char *const drawn[] = {"created_unix_s", "created_unix_ns", "secret", "generation_secret"};
+    static const char *const drawn[] = {"created_unix_s", "created_unix_ns", "secret", "generation_secret",
+                                        "lost"};
     json_t *attachment;
     size_t i;
 

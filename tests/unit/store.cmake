@@ -8,7 +8,7 @@ foreach(part change make open pool threads)
     DEPENDS mooring_store)
 endforeach()
 # The same, with commands on a loop.
-foreach(part copy extents scrub scrub_threads snapshot)
+foreach(part copy cut extents scrub scrub_threads snapshot)
   mooring_test(store_${part}_test
     SOURCES ${PROJECT_SOURCE_DIR}/tests/unit/store_${part}_test.c ${PROJECT_SOURCE_DIR}/tests/unit/store_fixture.c
             ${PROJECT_SOURCE_DIR}/tests/unit/store_bench.c ${PROJECT_SOURCE_DIR}/tests/unit/store_io.c
@@ -16,6 +16,6 @@ foreach(part copy extents scrub scrub_threads snapshot)
 endforeach()
 mooring_test(store_faults_test
   SOURCES ${PROJECT_SOURCE_DIR}/tests/unit/store_faults_test.c ${PROJECT_SOURCE_DIR}/tests/unit/store_fixture.c
-          ${PROJECT_SOURCE_DIR}/tests/unit/store_strike.c
+          ${PROJECT_SOURCE_DIR}/tests/unit/store_strike.c ${PROJECT_SOURCE_DIR}/tests/unit/store_gate.c
   DEPENDS mooring_store)
 set_tests_properties(store_faults_test PROPERTIES TIMEOUT 300) # some thousand openings of a pool

@@ -243,8 +243,8 @@ static void print_snapshots(FILE *out, struct store *store)
 
         snapshot_copy_record(snapshot, &record);
         str_copy(after, sizeof(after), record.id);
-        fprintf(out, "snapshot %s of %s, %d %d, %u %%\n", record.id, record.source_volume_id, record.held,
-                record.provisional, snapshot_progress_percent(snapshot));
+        fprintf(out, "snapshot %s of %s, %d %d, %u %%%s\n", record.id, record.source_volume_id, record.held,
+                record.provisional, snapshot_progress_percent(snapshot), record.lost[0] ? ", lost" : "");
         snapshot_unref(snapshot);
     }
 }

@@ -204,6 +204,7 @@ const struct backend_ops pool_backend = {
     .volume_grow = pool_volume_grow,
     .volume_shrink = pool_volume_shrink,
     .snapshot_save = pool_snapshot_save,
+    .snapshot_record_cut = pool_snapshot_record_cut,
     .snapshot_delete = pool_snapshot_delete,
     .node_save = pool_node_save,
     .name_save = pool_name_save,

@@ -44,19 +44,23 @@ static int move_to_trash(struct backend *backend, int from_fd, const char *id,
 int pool_aside_commit(struct backend *backend, const char *aside, int to_fd, const char *what, const char *id,
                       struct error *err)
 {
-    char old[POOL_TRASH_NAME_MAX];
+    unsigned how = RENAME_NOREPLACE;
     int r;
 
-    r = renameat2(backend->trash_fd, aside, to_fd, id, RENAME_NOREPLACE);
-    /* The store knows of nothing by that id: this one's creation failed after its rename, or its deletion
-     * before its sync, and undoing that failed too. */
-    if (r < 0 && errno == EEXIST && move_to_trash(backend, to_fd, id, old) == 0)
-        r = renameat2(backend->trash_fd, aside, to_fd, id, RENAME_NOREPLACE);
+    r = renameat2(backend->trash_fd, aside, to_fd, id, how);
+    /* Its cut was recorded. Or the store knows of nothing by that id: this one's creation failed after its
+     * rename, or its deletion before its sync, and undoing that failed too. */
+    if (r < 0 && errno == EEXIST) {
+        how = RENAME_EXCHANGE;
+        r = renameat2(backend->trash_fd, aside, to_fd, id, how);
+    }
     if (r < 0)
         return pool_errno(err, errno, "put in its place:", id);
     r = pool_sync(to_fd, what, err);
     if (r != E_OK)
-        renameat2(to_fd, id, backend->trash_fd, aside, RENAME_NOREPLACE);
+        renameat2(to_fd, id, backend->trash_fd, aside, how);
+    else if (how == RENAME_EXCHANGE)
+        pool_aside_discard(backend, aside);
     return r;
 }
 

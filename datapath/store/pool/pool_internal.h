@@ -6,7 +6,7 @@
  *   host.json                          which host serves it, and whether that closed it (pool_host.c)
  *   scrub.json                         what was read whole and when, and what could not be (pool_scrub.c)
  *   volumes/<id>/{volume.json,data}
- *   snapshots/<id>/{snapshot.json,data}
+ *   snapshots/<id>/{snapshot.json,data}  without data: only its cut is recorded
  *   nodes/<id>.json
  *   names/[snapshot-|group-]<sha256 of the name>.json
  *   ballast                            space for records on a full pool (pool_ballast.c)
@@ -114,7 +114,8 @@ int pool_name_delete(struct backend *backend, enum name_kind kind, const char *n
 /* trash/<aside>, empty, which nobody else has. */
 int pool_aside_make(struct backend *backend, const char *aside, int *ret_dir_fd, struct error *err);
 
-/* From trash/<aside> to `what`/<id>, durably; or it is in trash/ again. */
+/* From trash/<aside> to `what`/<id>, durably, in place of what is there; or it is in trash/ again, and that
+ * is in its place. */
 int pool_aside_commit(struct backend *backend, const char *aside, int to_fd, const char *what, const char *id,
                       struct error *err);
 
@@ -141,6 +142,8 @@ int pool_volume_record_put(int dir_fd, const struct volume_record *record, pool_
 int pool_snapshot_record_put(int dir_fd, const struct snapshot_record *record, pool_record_put put,
                              struct error *err);
 int pool_snapshot_save(struct backend *backend, const struct snapshot_record *record, struct error *err);
+int pool_snapshot_record_cut(struct backend *backend, const struct snapshot_record *record,
+                             struct error *err);
 int pool_snapshot_delete(struct backend *backend, const char *snapshot_id, struct error *err);
 
 /* ---- pool_copy.c ---- */

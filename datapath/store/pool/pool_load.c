@@ -32,6 +32,7 @@ struct loading {
 };
 
 struct data {
+    bool missing;
     uint64_t size_bytes, allocated_bytes; /* 0 when it is not there */
 };
 
@@ -42,9 +43,8 @@ static int look_at_data(struct loading *loading, const char *id, struct data *re
 
     snprintf(path, sizeof(path), "%s/" POOL_DATA_FILE, id);
     if (fstatat(loading->dir_fd, path, &status, AT_SYMLINK_NOFOLLOW) < 0) {
-        if (errno == ENOENT)
-            return error_set(err, E_CORRUPT, "its data file is missing");
-        return error_errno(err, errno, "cannot look at its data file");
+        ret->missing = errno == ENOENT;
+        return ret->missing ? E_OK : error_errno(err, errno, "cannot look at its data file");
     }
     if (!S_ISREG(status.st_mode))
         return error_set(err, E_CORRUPT, "its data file is not a file");
@@ -54,16 +54,22 @@ static int look_at_data(struct loading *loading, const char *id, struct data *re
     return E_OK;
 }
 
-/* The data file must have all its blocks: a shorter one would read as an error, or grow. */
-static int check_data(json_t *object, uint64_t found_bytes, struct error *err)
+/* The data file must have all its blocks: a shorter one would read as an error, or grow. Of a snapshot that
+ * is lost there is none. */
+static int check_data(const struct loading *loading, json_t *object, const struct data *data,
+                      struct error *err)
 {
     uint64_t size_bytes = 0;
     int r = record_get_uint64(object, "size_bytes", &size_bytes, err);
 
-    if (r == E_OK && found_bytes < size_bytes)
-        r = error_set(err, E_CORRUPT, "its data file has %" PRIu64 " bytes, not %" PRIu64, found_bytes,
-                      size_bytes);
-    return r;
+    if (r != E_OK || (loading->snapshots && data->missing && json_object_get(object, "lost")))
+        return r;
+    if (data->missing)
+        return error_set(err, E_CORRUPT, "its data file is missing");
+    if (data->size_bytes < size_bytes)
+        return error_set(err, E_CORRUPT, "its data file has %" PRIu64 " bytes, not %" PRIu64,
+                         data->size_bytes, size_bytes);
+    return E_OK;
 }
 
 /*
@@ -109,7 +115,7 @@ static int load_record(struct loading *loading, const char *id, const struct dat
         return r;
     if (!str_equal(found, id))
         return error_set(err, E_CORRUPT, "\"id\" is not the directory's name");
-    r = check_data(object, data->size_bytes, err);
+    r = check_data(loading, object, data, err);
     if (r == E_OK && loading->snapshots &&
         json_object_set_new(object, "allocated_bytes", json_integer((json_int_t)data->allocated_bytes)) < 0)
         r = error_errno(err, ENOMEM, "cannot read a record");
