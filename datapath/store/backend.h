@@ -14,6 +14,14 @@ struct backend;
 struct backend_image;
 struct backend_copy;
 
+/* Who is told of what flushes the disk's cache but no image_start(): begin() before, and with what that
+ * returned failed(), whose id it was. [any thread that blocks] */
+struct backend_watch {
+    uint64_t (*begin)(void *context);
+    void (*failed)(void *context, uint64_t begun, const char *whose);
+    void *context;
+};
+
 /* What image_start() is asked to start for an image_io. */
 enum image_step {
     IMAGE_STEP_DATA,  /* the verb: io->rest at io->offset + io->progress, or the whole range; a write stable
@@ -21,6 +29,7 @@ enum image_step {
     IMAGE_STEP_PUNCH, /* deallocate the range: zeroing, where IMAGE_STEP_DATA gave -EOPNOTSUPP … */
     IMAGE_STEP_ALLOCATE, /* … and then give it space again */
     IMAGE_STEP_SYNC,     /* all that was answered becomes stable */
+    IMAGE_STEP_PROBE,    /* IMAGE_STEP_DATA of a write that failed as a stable one, which it is not now */
 };
 
 struct backend_ops {
@@ -28,6 +37,7 @@ struct backend_ops {
 
     int (*open)(struct backend **ret, const struct store_options *options, struct error *err);
     void (*close)(struct backend *backend);
+    void (*watch)(struct backend *backend, const struct backend_watch *watch); /* until it is closed */
     int (*lock_fd)(const struct backend *backend);
     const char *(*uuid)(const struct backend *backend);
     uint32_t (*block_size_min)(const struct backend *backend); /* the finest direct I/O */
@@ -94,14 +104,16 @@ struct backend_ops {
     /* snapshot_extents(), up to limit; base may be NULL. Neither changes meanwhile. */
     int (*image_extents)(struct backend_image *image, struct backend_image *base, uint64_t from,
                          uint64_t limit, extent_visit visit, void *context, struct error *err);
-    int (*image_discard_all)(struct backend_image *image, struct error *err);
+    /* keep_space: as zeroes that are allocated, for a thick volume. */
+    int (*image_discard_all)(struct backend_image *image, bool keep_space, struct error *err);
     /* Start io's current step; complete by io->op (a loop operation's own results: bytes, or a negative
      * errno). */
     void (*image_start)(struct backend_image *image, struct loop *loop, struct image_io *io);
 
     /*
      * A copy, built aside; whole when each byte below size_bytes was shared or passed over as a hole. source
-     * outlives it. commit: as volume_create(). Free it in any case, which discards what was not committed.
+     * outlives it. complete, then commit: as volume_create(). Free it in any case, which discards what was
+     * not committed.
      */
     int (*copy_new)(struct backend *backend, const char *id, struct backend_image *source,
                     uint64_t size_bytes, struct backend_copy **ret, struct error *err);
@@ -111,6 +123,8 @@ struct backend_ops {
                      uint64_t *ret_end, bool *ret_hole);
     /* One range, atomically against changes of the source in flight. 0, E_NO_SPACE or -errno. */
     int (*copy_share)(struct backend_copy *copy, uint64_t offset, uint64_t end);
+    /* All its data is there, and stable; as the volume that it becomes needs it, or a snapshot (NULL). */
+    int (*copy_complete)(struct backend_copy *copy, const struct volume_record *record, struct error *err);
     int (*copy_commit_snapshot)(struct backend_copy *copy, const struct snapshot_record *record,
                                 uint64_t *ret_used_bytes, struct error *err);
     int (*copy_commit_volume)(struct backend_copy *copy, const struct volume_record *record,

@@ -162,6 +162,17 @@ static int check_source(const struct copy *copy, struct error *err)
                      copy->volume->id);
 }
 
+/* Looked at when all is stable: what the disk lost before, the source has been told of. */
+static int complete(struct copy *copy, struct error *err)
+{
+    struct store *store = copy->store;
+    int r = store->ops->copy_complete(copy->backend, copy->made ? NULL : &copy->record, err);
+
+    if (r < 0) /* it may have been the flush */
+        store_flush_record(store, NULL);
+    return r == E_OK ? check_source(copy, err) : r;
+}
+
 static void copy_leave(struct copy *copy)
 {
     struct store *store = copy->store;
@@ -205,7 +216,7 @@ static void *copy_run(void *context)
 
     image_copy_end(copy->ranges);
     if (r == E_OK)
-        r = check_source(copy, &err);
+        r = complete(copy, &err);
     if (r == E_OK)
         r = copy->made ? snapshot_copied(copy, &err) : store_volume_copied(copy, &err);
     copy_finish(copy, r, &err);

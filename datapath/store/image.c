@@ -28,30 +28,11 @@ static int image_mark_work(struct loop_work *work);
 static void image_mark_done(struct loop_op *op, int res, unsigned flags);
 static void image_start(struct image_io *io, enum image_step step);
 static void image_start_done(struct loop_op *op, int res, unsigned flags);
+static void image_probe(struct image_io *io, int res);
+static void image_probe_done(struct image_io *io, int res);
 static void image_sync(struct image_io *io);
 static void image_sync_run(struct loop_message *message);
 static void image_sync_done(struct image_io *io, int res);
-static struct image_io *image_fail_locked(struct image *image, struct io_list *list);
-static void image_record(struct image_io *recorder, struct loop *loop);
-static int image_record_work(struct loop_work *work);
-static void image_record_done(struct loop_op *op, int res, unsigned flags);
-
-/* ---- lists ---- */
-
-static void list_move(struct io_list *to, struct io_list *from)
-{
-    if (!from->first)
-        return;
-    *to->last = from->first;
-    to->last = from->last;
-    io_list_init(from);
-}
-
-static void list_set_result(struct io_list *list, int result)
-{
-    for (struct image_io *io = list->first; io; io = io->next)
-        io->result = result;
-}
 
 /* ---- answering ---- */
 
@@ -70,7 +51,7 @@ static void image_answer_later(struct image_io *io, int result)
     loop_post(io->loop, &io->message);
 }
 
-static void image_answer_list(struct io_list *list)
+void image_answer_list(struct io_list *list)
 {
     struct image_io *next;
 
@@ -81,15 +62,6 @@ static void image_answer_list(struct io_list *list)
 }
 
 /* ---- a command comes in ---- */
-
-/*
- * The volume's flag alone would not do: a commit that clears an older failure may take it away again while a
- * new one is still being recorded.
- */
-static bool image_write_failed(const struct image *image)
-{
-    return atomic_load(&image->recording) || volume_write_failed(image->volume);
-}
 
 static bool image_io_fits(const struct image *image, const struct image_io *io)
 {
@@ -103,30 +75,13 @@ static bool image_io_fits(const struct image *image, const struct image_io *io)
     return size_range_fits(io->offset, io->length, volume_size_bytes(image->volume));
 }
 
-/*
- * E_WRITE_FAILED, but not before the failure is on disk: what comes while it is being recorded waits for
- * that, and what comes after it could not be recorded tries again. loop is the one that runs this.
- */
-static void image_refuse(struct image *image, struct loop *loop, struct io_list *list)
+/* What was promised to a thick volume stays its own, whatever is deallocated. */
+static void image_keep_space(struct image_io *io)
 {
-    struct image_io *recorder = NULL;
-
-    list_set_result(list, E_WRITE_FAILED);
-    pthread_mutex_lock(&image->lock);
-    if (image->recording || image->unrecorded)
-        recorder = image_fail_locked(image, list);
-    pthread_mutex_unlock(&image->lock);
-    image_record(recorder, loop);
-    image_answer_list(list);
-}
-
-static void image_refuse_one(struct image_io *io)
-{
-    struct io_list list;
-
-    io_list_init(&list);
-    io_list_add(&list, io);
-    image_refuse(io->image, io->loop, &list);
+    if (io->image->volume->thick && io->verb == IMAGE_UNMAP) {
+        io->verb = IMAGE_WRITE_ZEROES;
+        io->allocate = true;
+    }
 }
 
 void image_submit(struct image *image, struct loop *loop, struct image_io *io)
@@ -136,6 +91,7 @@ void image_submit(struct image *image, struct loop *loop, struct image_io *io)
     io->image = image;
     io->loop = loop;
     io->progress = 0;
+    image_keep_space(io);
     if (io->verb != IMAGE_FLUSH && !image_io_fits(image, io))
         image_answer_later(io, E_OUT_OF_RANGE);
     else if (io->verb != IMAGE_READ && image_write_failed(image))
@@ -216,34 +172,52 @@ static bool image_never_began(int res)
     return res == -EBUSY || res == -EINVAL || res == -EFAULT || res == -ECANCELED;
 }
 
-/* Whether the sync that came with a write may have failed, and somebody else relied on that. */
-static bool image_lost_writes(const struct image_io *io, int res)
+static bool image_is_full(int res)
 {
-    if (!io->stable || io->verb != IMAGE_WRITE || res == -ENOSPC || res == -EDQUOT || image_never_began(res))
-        return false;
-    return io->fua || image_stable_disturbed(io);
+    return res == -ENOSPC || res == -EDQUOT;
 }
 
 /* The backend's system calls end here, so this is where their errno is translated. */
 static void image_data_failed(struct image_io *io, int res)
 {
-    bool full = res == -ENOSPC || res == -EDQUOT;
-    struct image_io *recorder;
-    struct io_list list;
-
-    if (io->verb != IMAGE_READ)
-        image_stable_end(io, false);
-    if (!image_lost_writes(io, res)) {
-        io->done(io, full ? E_NO_SPACE : res);
+    if (io->verb == IMAGE_WRITE && io->stable && !image_is_full(res) && !image_never_began(res)) {
+        image_probe(io, res);
         return;
     }
-    io_list_init(&list);
-    io_list_add(&list, io);
-    list_set_result(&list, res);
-    pthread_mutex_lock(&io->image->lock);
-    recorder = image_fail_locked(io->image, &list);
-    pthread_mutex_unlock(&io->image->lock);
-    image_record(recorder, io->loop);
+    if (io->verb != IMAGE_READ)
+        image_stable_end(io, false);
+    io->done(io, image_is_full(res) ? E_NO_SPACE : res);
+}
+
+/*
+ * A write that was to be stable failed: the write, or the flush that came with it, and with that everybody's
+ * who relied on the next one? The same write without the flush tells. Where others of this image relied on it
+ * it takes no more changes meanwhile, and no flush. Of other volumes, flush.c tells those that were answered
+ * meanwhile from those that are not concerned.
+ */
+static void image_probe(struct image_io *io, int res)
+{
+    io->lost = io->fua || image_stable_disturbed(io);
+    if (io->lost)
+        image_fail_unrecorded(io->image);
+    io->result = res;
+    io->stable = false;
+    image_start(io, IMAGE_STEP_PROBE);
+}
+
+static void image_probe_done(struct image_io *io, int res)
+{
+    struct store *store = io->image->volume->store;
+
+    if (res > 0)
+        store_flush_failed(store, io->flush_begun, io->image->volume->id, io->image);
+    image_stable_end(io, false);
+    if (io->lost)
+        image_fail_one(io, io->result);
+    if (res > 0)
+        store_flush_record(store, io->loop);
+    if (!io->lost)
+        io->done(io, io->result);
 }
 
 /* Where a scrub could not read, this is to be read again. */
@@ -269,7 +243,10 @@ static void image_transferred(struct image_io *io, int bytes)
     if (io->verb == IMAGE_WRITE)
         image_stable_end(io, io->stable);
     image_note_change(io);
-    io->done(io, 0);
+    if (io->verb == IMAGE_WRITE && io->stable && image_write_failed(io->image))
+        image_refuse_one(io); /* the disk may have lost it before it was flushed */
+    else
+        io->done(io, 0);
 }
 
 static void image_range_changed(struct image_io *io)
@@ -290,6 +267,8 @@ static void image_start_done(struct loop_op *op, int res, unsigned flags)
     (void)flags;
     if (io->step == IMAGE_STEP_SYNC)
         image_sync_done(io, res);
+    else if (io->step == IMAGE_STEP_PROBE)
+        image_probe_done(io, res);
     else if (res == -EOPNOTSUPP && zeroing && io->step == IMAGE_STEP_DATA)
         image_start(io, IMAGE_STEP_PUNCH);
     else if (res < 0)
@@ -307,21 +286,24 @@ static void image_start_done(struct loop_op *op, int res, unsigned flags)
 static void image_sync(struct image_io *io)
 {
     struct image *image = io->image;
-    bool needless, first;
+    bool refused, needless, first;
 
     pthread_mutex_lock(&image->lock);
     if (io->verb == IMAGE_FLUSH)
         image_stable_flush_locked(image);
-    needless = image_stable_is_all(image);
-    first = !needless && !image->syncing;
-    if (!needless)
+    refused = image_write_failed(image);
+    needless = !refused && image_stable_is_all(image);
+    first = !refused && !needless && !image->syncing;
+    if (!refused && !needless)
         io_list_add(first ? &image->riders : &image->waiting, io);
     if (first) {
         image->syncing = true;
         image_stable_sync_begin(image);
     }
     pthread_mutex_unlock(&image->lock);
-    if (needless)
+    if (refused)
+        image_refuse_one(io);
+    else if (needless)
         image_answer_later(io, 0);
     else if (first)
         image_start(io, IMAGE_STEP_SYNC);
@@ -335,30 +317,34 @@ static void image_sync_run(struct loop_message *message)
 
 /*
  * A failure is everybody's: of those that shared this sync, and of those that wait for the next, which would
- * say nothing about what was lost. So is one that a stable write met while this sync ran.
+ * say nothing about what was lost. So is one that was met elsewhere while this sync ran: by a stable write,
+ * or by another volume.
  */
 static void image_sync_done(struct image_io *io, int res)
 {
     struct image *image = io->image;
+    struct store *store = image->volume->store;
     struct loop *loop = io->loop;
-    bool failed = res < 0 && !image_never_began(res), refused;
-    struct image_io *starter, *recorder = NULL;
+    bool failed = res < 0 && !image_never_began(res), refused, record = false;
+    struct image_io *starter;
     struct io_list ended;
 
+    if (failed)
+        store_flush_failed(store, image->stable.sync_begun, image->volume->id, image);
     io_list_init(&ended);
     pthread_mutex_lock(&image->lock);
     refused = !failed && image_write_failed(image);
-    list_move(&ended, &image->riders);
-    list_set_result(&ended, res);
+    io_list_move(&ended, &image->riders);
+    io_list_set_result(&ended, res);
     if (res >= 0)
         image_stable_sync_end(image);
     if (failed || refused) {
-        list_set_result(&image->waiting, E_WRITE_FAILED);
-        list_move(&ended, &image->waiting);
+        io_list_set_result(&image->waiting, E_WRITE_FAILED);
+        io_list_move(&ended, &image->waiting);
     }
     if (failed)
-        recorder = image_fail_locked(image, &ended);
-    list_move(&image->riders, &image->waiting);
+        record = image_fail_locked(image, &ended);
+    io_list_move(&image->riders, &image->waiting);
     starter = image->riders.first;
     image->syncing = starter != NULL;
     if (starter)
@@ -368,65 +354,14 @@ static void image_sync_done(struct image_io *io, int res)
         starter->message.run = image_sync_run;
         loop_post(starter->loop, &starter->message);
     }
-    image_record(recorder, loop);
+    if (record)
+        image_record(image, loop);
+    if (failed)
+        store_flush_record(store, loop);
     if (refused)
         image_refuse(image, loop, &ended);
     else
         image_answer_list(&ended);
-}
-
-/* ---- a failure is recorded, then answered ---- */
-
-/* Answer the list when "write-failed" is durable. Returns who must start that (image_record), or NULL. */
-static struct image_io *image_fail_locked(struct image *image, struct io_list *list)
-{
-    atomic_store(&image->volume->write_failed, true);
-    list_move(&image->failed, list);
-    if (image->recording)
-        return NULL;
-    image->recording = true;
-    return image->failed.first;
-}
-
-static void image_record(struct image_io *recorder, struct loop *loop)
-{
-    if (!recorder)
-        return;
-    recorder->work = (struct loop_work){.work = image_record_work, .op.done = image_record_done};
-    loop_offload(loop, &recorder->work);
-}
-
-static int image_record_work(struct loop_work *work)
-{
-    struct image *image = container_of(work, struct image_io, work)->image;
-    _cleanup_error_ struct error err = {0};
-    int rc = volume_mark_write_failed(image->volume, &err);
-
-    if (rc)
-        log_error("volume %s: its disk failed to make writes stable, and that cannot be recorded: %s",
-                  image->volume->id, error_text(&err));
-    else
-        log_error("volume %s: its disk failed to make writes stable; it takes no writes until an operator "
-                  "clears it",
-                  image->volume->id);
-    return rc;
-}
-
-/* When even the record cannot be written there is no better answer to wait for: the volume refuses writes
- * while this process lives, and each refusal tries again. */
-static void image_record_done(struct loop_op *op, int res, unsigned flags)
-{
-    struct image *image = container_of(op, struct image_io, work.op)->image;
-    struct io_list ended;
-
-    (void)flags;
-    io_list_init(&ended);
-    pthread_mutex_lock(&image->lock);
-    image->recording = false;
-    image->unrecorded = res != 0;
-    list_move(&ended, &image->failed);
-    pthread_mutex_unlock(&image->lock);
-    image_answer_list(&ended);
 }
 
 /* ---- the rest ---- */
@@ -446,7 +381,9 @@ int image_discard_all(struct image *image, struct error *err)
     if (atomic_load(&image->gates) > 0)
         return error_set(err, E_BUSY, "volume %s is held, or a copy of it is under way: retry later",
                          image->volume->id);
-    r = image->ops->image_discard_all(image->backend, err);
+    r = image->ops->image_discard_all(image->backend, image->volume->thick, err);
+    if (r < 0) /* it may have been the flush */
+        store_flush_record(image->volume->store, NULL);
     if (r == E_OK && atomic_load(&image->volume->suspect))
         scrub_note_change(image->volume, 0, volume_size_bytes(image->volume));
     return r;

@@ -2,7 +2,7 @@
  * A volume's bytes: asynchronous I/O from any loop. The image guards what every backend must keep:
  *   - a write-failed volume refuses changes with E_WRITE_FAILED;
  *   - a failed flush (or failed FUA write) makes it write-failed, durably, before anyone is answered
- * (invariant 1);
+ * (invariant 1), and so every volume of the pool that has something in flight or not flushed (flush.c);
  *   - a change makes a blank volume "data", durably, before it is carried out, unless the writer is the one
  * that is formatting it (invariant 5).
  */
@@ -19,7 +19,7 @@ enum image_verb {
     IMAGE_READ,
     IMAGE_WRITE,
     IMAGE_FLUSH,        /* everything answered before this was submitted is stable when it answers 0 */
-    IMAGE_UNMAP,        /* deallocate; reads as zeroes afterwards */
+    IMAGE_UNMAP,        /* deallocate, but on a thick volume; reads as zeroes afterwards */
     IMAGE_WRITE_ZEROES, /* zeroes; `allocate` keeps the space */
 };
 
@@ -46,10 +46,12 @@ struct image_io {
     struct loop_work work;
     struct loop_message message;
     struct image_io *next;
-    struct iovec rest; /* what is still to be transferred of iov */
-    int step;          /* enum image_step (backend.h) */
-    bool stable;       /* a write that is to be stable of itself: fua, or image_stable.c's choice */
-    uint64_t ticket;   /* of a change: how many had begun with it */
+    struct iovec rest;    /* what is still to be transferred of iov */
+    int step;             /* enum image_step (backend.h) */
+    bool stable;          /* a write that is to be stable of itself: fua, or image_stable.c's choice */
+    uint64_t ticket;      /* of a change: how many had begun with it */
+    uint64_t flush_begun; /* of a stable one: the store's flush clock */
+    bool lost;            /* it failed, and the image's other writes may be lost with it */
     int result;
     uint64_t progress;
 };

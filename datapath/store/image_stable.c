@@ -13,11 +13,21 @@
  */
 #include "datapath/store/image_internal.h"
 
-#define LONE_MIN 2u /* flushes in a row after one write each: the third write is taken for another */
+#define LONE_MIN 2u    /* flushes in a row after one write each: the third write is taken for another */
+#define LOOSE_FIRST 1u /* of a process before this one */
 
 void image_stable_init(struct image *image)
 {
-    atomic_init(&image->stable.loose, 1);
+    atomic_init(&image->stable.loose, LOOSE_FIRST);
+}
+
+/* Before it can be seen that there is nothing in flight or loose any more. */
+static void settle(struct image *image)
+{
+    uint64_t now = store_flush_now(image->volume->store), before = atomic_load(&image->stable.settled);
+
+    while (before < now && !atomic_compare_exchange_weak(&image->stable.settled, &before, now))
+        ;
 }
 
 /* A failing sync tells its error once. One that a write of ours brings with it must not take an error that is
@@ -36,18 +46,22 @@ void image_stable_begin(struct image_io *io)
 
     io->ticket = before + 1;
     io->stable = io->fua;
-    if (io->fua)
-        return;
-    is_first = atomic_fetch_add(&stable->plain, 1) == atomic_load(&stable->plain_at_flush);
-    io->stable = io->verb == IMAGE_WRITE && is_first && atomic_load(&stable->lone) >= LONE_MIN &&
-                 is_alone(stable, before);
+    if (!io->fua) {
+        is_first = atomic_fetch_add(&stable->plain, 1) == atomic_load(&stable->plain_at_flush);
+        io->stable = io->verb == IMAGE_WRITE && is_first && atomic_load(&stable->lone) >= LONE_MIN &&
+                     is_alone(stable, before);
+    }
+    if (io->stable)
+        io->flush_begun = store_flush_begin(io->image->volume->store);
 }
 
 void image_stable_end(struct image_io *io, bool is_stable)
 {
     struct image_stable *stable = &io->image->stable;
 
-    if (!is_stable)
+    if (is_stable)
+        settle(io->image);
+    else
         atomic_fetch_add(&stable->loose, 1);
     atomic_fetch_add(&stable->ended, 1);
 }
@@ -77,9 +91,27 @@ bool image_stable_is_all(const struct image *image)
 void image_stable_sync_begin(struct image *image)
 {
     image->stable.syncing = atomic_load(&image->stable.loose);
+    image->stable.sync_begun = store_flush_begin(image->volume->store);
 }
 
 void image_stable_sync_end(struct image *image)
 {
-    atomic_store(&image->stable.synced, image->stable.syncing);
+    struct image_stable *stable = &image->stable;
+
+    if (stable->syncing > LOOSE_FIRST && stable->syncing != atomic_load(&stable->synced))
+        settle(image);
+    atomic_store(&stable->synced, stable->syncing);
+}
+
+bool image_stable_may_lose(const struct image *image, uint64_t begun)
+{
+    const struct image_stable *stable = &image->stable;
+    uint64_t ended = atomic_load(&stable->ended), loose;
+
+    if (ended != atomic_load(&stable->begun))
+        return true;
+    loose = atomic_load(&stable->loose);
+    if (loose > LOOSE_FIRST && loose != atomic_load(&stable->synced))
+        return true;
+    return atomic_load(&stable->settled) >= begun;
 }

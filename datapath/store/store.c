@@ -252,8 +252,10 @@ int store_open(struct store **ret, const struct store_options *options, struct e
     if (!store)
         return error_errno(err, ENOMEM, "cannot open the pool %s", options->path);
     r = store->ops->open(&store->backend, options, err);
-    if (r == E_OK)
+    if (r == E_OK) {
+        store_flush_watch(store);
         r = load_all(store, err);
+    }
     if (r != E_OK) {
         store_close(store);
         return r;

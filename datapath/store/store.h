@@ -105,6 +105,7 @@ struct volume *volume_unref(struct volume *volume); /* [any] returns NULL */
 const char *volume_id(const struct volume *volume);            /* [any] */
 uint64_t volume_size_bytes(const struct volume *volume);       /* [any] */
 uint32_t volume_block_size_bytes(const struct volume *volume); /* [any] */
+bool volume_is_thick(const struct volume *volume);             /* [any] */
 bool volume_write_failed(const struct volume *volume);         /* [any] */
 bool volume_deleted(const struct volume *volume);              /* [any] */
 

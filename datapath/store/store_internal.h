@@ -1,6 +1,6 @@
 /*
- * Inside store/ only: the objects that store.c, volume.c, node.c, name.c and image.c share. Users of the
- * store include store.h and image.h.
+ * Inside store/ only: the objects that store.c, volume.c, node.c, name.c, flush.c and image.c share. Users of
+ * the store include store.h and image.h.
  *
  * Locks, outermost first; a later one is never held while an earlier one is taken:
  *   store->name_locks[], store->ids          one create, delete, claim or release per key, across its commit
@@ -35,6 +35,7 @@ struct volume {
     /* never change */
     char id[ID_VOLUME_MAX + 1];
     uint32_t block_size_bytes;
+    bool thick;
     char *unreadable; /* why the record could not be read; NULL: it was */
 
     /* Mirrors of the record for the data path, read without a lock. write_failed may be ahead of the record:
@@ -130,6 +131,9 @@ struct store {
     struct key_locks ids;                      /* of volumes and snapshots: create and delete */
     pthread_mutex_t name_locks[STORE_STRIPES]; /* by name: claim and release */
 
+    _Atomic uint64_t flush_clock; /* see flush.c */
+    struct backend_watch flush_watch;
+
     struct scrub *scrub; /* NULL: none; set before the first image is used, freed with the store */
 
     pthread_rwlock_t index_lock; /* guards all below, for memory only */
@@ -207,6 +211,33 @@ void snapshot_gone(struct snapshot *snapshot);
  * takes no reference of it. */
 int image_new(struct volume *volume, struct image **ret, struct error *err);
 struct image *image_free(struct image *image); /* nothing in flight; NULL is fine; returns NULL */
+
+/* ---- image_failed.c, for flush.c ---- */
+
+/* The disk's cache was lost. Where something of the image's may have been in it, as of `begun` on the flush
+ * clock, the image is write-failed, which image_record_lost() is to record. [any] */
+void image_lose(struct image *image, uint64_t begun, const char *whose);
+bool image_is_unrecorded(struct image *image);
+/* On an offload thread of the loop that runs this; NULL: here, and it blocks. Nothing when it is recorded. */
+void image_record_lost(struct image *image, struct loop *loop);
+
+/* ---- flush.c ---- */
+
+/* Something begins that flushes the disk: the clock's time, for when it has failed. [any] */
+uint64_t store_flush_begin(struct store *store);
+uint64_t store_flush_now(const struct store *store);
+
+/*
+ * It failed: what any volume but own has to lose is lost. whose: the id to tell the operator. In memory only,
+ * so it may be called with locks of volumes held, but for their images' lock; store_flush_record() then makes
+ * it durable, on offload threads of the loop that runs this, or here (NULL), where no such lock is held.
+ * [any]
+ */
+void store_flush_failed(struct store *store, uint64_t begun, const char *whose, const struct image *own);
+void store_flush_record(struct store *store, struct loop *loop);
+
+/* Be told of the backend's own flushes. */
+void store_flush_watch(struct store *store);
 
 /* ---- key_lock.c ---- */
 

@@ -25,6 +25,7 @@ int volume_new(struct store *store, struct volume_record *record, struct volume 
     str_copy(volume->id, sizeof(volume->id), record->id);
     atomic_init(&volume->size_bytes, record->size_bytes);
     volume->block_size_bytes = record->block_size_bytes;
+    volume->thick = record->thick;
     atomic_init(&volume->refs, 1);
     atomic_init(&volume->write_failed, record->write_failed);
     atomic_init(&volume->deleted, false);
@@ -81,6 +82,11 @@ uint64_t volume_size_bytes(const struct volume *volume)
 uint32_t volume_block_size_bytes(const struct volume *volume)
 {
     return volume->block_size_bytes;
+}
+
+bool volume_is_thick(const struct volume *volume)
+{
+    return volume->thick;
 }
 
 bool volume_write_failed(const struct volume *volume)
@@ -380,6 +386,8 @@ int volume_expand(struct volume *volume, uint64_t size_bytes, uint64_t record_ge
     pthread_mutex_lock(&volume->record_lock);
     r = expand_locked(volume, size_bytes, record_generation, err);
     pthread_mutex_unlock(&volume->record_lock);
+    if (r < 0) /* it may have been a flush */
+        store_flush_record(volume->store, NULL);
     return r;
 }
 

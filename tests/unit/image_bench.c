@@ -1,4 +1,5 @@
-/* The image's test bench: image.c, volume.c and the pool's data file are the real ones; records go to memory.
+/* The image's test bench: image.c, volume.c and the pool's data files are the real ones; records go to
+ * memory.
  */
 #include "tests/unit/image_test.h"
 
@@ -9,19 +10,21 @@
 #include <unistd.h>
 
 #define VOLUME "store-1.9f86d081884c7d65"
+#define OTHER "store-1.60303ae22b998861"
 
 static struct bench *current;
 
 static int bench_save(struct backend *backend, const struct volume_record *record, struct error *err)
 {
+    struct volume_record *saved = strcmp(record->id, OTHER) == 0 ? &current->other_saved : &current->saved;
     struct volume_record copy;
 
     assert_ptr_equal(backend, &current->backend);
     if (current->save_result)
         return error_set(err, current->save_result, "the test said so");
     assert_int_equal(volume_record_copy(&copy, record), 0);
-    volume_record_done(&current->saved);
-    current->saved = copy;
+    volume_record_done(saved);
+    *saved = copy;
     current->saves++;
     return 0;
 }
@@ -54,19 +57,66 @@ static enum fake_verdict bench_hook(void *context, const struct fake_op *op, int
     return bench->verdict;
 }
 
-static void bench_open(struct bench *bench)
+static const char *volume_key(const void *item)
+{
+    return volume_id(item);
+}
+
+static void open_one(struct bench *bench, const struct volume_record *saved, struct volume **ret,
+                     struct image **ret_image)
 {
     struct volume_record record;
 
-    assert_int_equal(volume_record_copy(&record, &bench->saved), 0);
-    assert_int_equal(volume_new(&bench->store, &record, &bench->volume, NULL), 0);
-    assert_int_equal(volume_image(bench->volume, &bench->image, NULL), 0);
+    assert_int_equal(volume_record_copy(&record, saved), 0);
+    assert_int_equal(volume_new(&bench->store, &record, ret, NULL), 0);
+    assert_int_equal(volume_image(*ret, ret_image, NULL), 0);
+    assert_int_equal(index_insert(&bench->store.volumes, *ret), 0);
+}
+
+static void bench_open(struct bench *bench)
+{
+    open_one(bench, &bench->saved, &bench->volume, &bench->image);
+    open_one(bench, &bench->other_saved, &bench->other, &bench->other_image);
+}
+
+static void bench_close(struct bench *bench)
+{
+    index_remove(&bench->store.volumes, VOLUME);
+    index_remove(&bench->store.volumes, OTHER);
+    volume_unref(bench->volume);
+    volume_unref(bench->other);
+}
+
+static void make_volume(struct bench *bench, const char *id, struct volume_record *record)
+{
+    int dir_fd, fd;
+
+    assert_int_equal(mkdirat(bench->backend.volumes_fd, id, 0700), 0);
+    dir_fd = openat(bench->backend.volumes_fd, id, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    fd = openat(dir_fd, POOL_DATA_FILE, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    assert_true(fd >= 0);
+    assert_int_equal(ftruncate(fd, BENCH_BLOCKS * BENCH_BLOCK), 0);
+    close(fd);
+    close(dir_fd);
+    strcpy(record->id, id);
+    strcpy(record->name, "test");
+    record->size_bytes = BENCH_BLOCKS * BENCH_BLOCK;
+    record->block_size_bytes = BENCH_BLOCK;
+}
+
+static void remove_volume(struct bench *bench, const char *id)
+{
+    char path[128];
+
+    snprintf(path, sizeof(path), "%s/%s/%s", bench->dir, id, POOL_DATA_FILE);
+    unlink(path);
+    snprintf(path, sizeof(path), "%s/%s", bench->dir, id);
+    rmdir(path);
 }
 
 int bench_setup(void **state)
 {
     struct bench *bench = calloc(1, sizeof(*bench));
-    int dir_fd, fd;
 
     assert_non_null(bench);
     current = bench;
@@ -75,19 +125,12 @@ int bench_setup(void **state)
     assert_non_null(mkdtemp(bench->dir));
     bench->backend.path = bench->dir;
     bench->backend.volumes_fd = open(bench->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    assert_int_equal(mkdirat(bench->backend.volumes_fd, VOLUME, 0700), 0);
-    dir_fd = openat(bench->backend.volumes_fd, VOLUME, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    fd = openat(dir_fd, POOL_DATA_FILE, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    assert_true(fd >= 0);
-    assert_int_equal(ftruncate(fd, BENCH_BLOCKS * BENCH_BLOCK), 0);
-    close(fd);
-    close(dir_fd);
     bench->store.ops = &bench_ops;
     bench->store.backend = &bench->backend;
-    strcpy(bench->saved.id, VOLUME);
-    strcpy(bench->saved.name, "test");
-    bench->saved.size_bytes = BENCH_BLOCKS * BENCH_BLOCK;
-    bench->saved.block_size_bytes = BENCH_BLOCK;
+    bench->store.volumes.key = volume_key;
+    pthread_rwlock_init(&bench->store.index_lock, NULL);
+    make_volume(bench, VOLUME, &bench->saved);
+    make_volume(bench, OTHER, &bench->other_saved);
     bench_open(bench);
     for (int i = 0; i < 2; i++) {
         assert_int_equal(loop_new(&bench->loops[i], &(struct loop_options){0}, NULL), 0);
@@ -100,16 +143,16 @@ int bench_setup(void **state)
 int bench_teardown(void **state)
 {
     struct bench *bench = *state;
-    char path[128];
 
-    volume_unref(bench->volume);
+    bench_close(bench);
+    index_done(&bench->store.volumes);
+    pthread_rwlock_destroy(&bench->store.index_lock);
     for (int i = 0; i < 2; i++)
         loop_free(bench->loops[i]);
     volume_record_done(&bench->saved);
-    snprintf(path, sizeof(path), "%s/%s/%s", bench->dir, VOLUME, POOL_DATA_FILE);
-    unlink(path);
-    snprintf(path, sizeof(path), "%s/%s", bench->dir, VOLUME);
-    rmdir(path);
+    volume_record_done(&bench->other_saved);
+    remove_volume(bench, VOLUME);
+    remove_volume(bench, OTHER);
     rmdir(bench->dir);
     close(bench->backend.volumes_fd);
     free(bench);
@@ -118,7 +161,7 @@ int bench_teardown(void **state)
 
 void bench_restart(struct bench *bench)
 {
-    bench->volume = volume_unref(bench->volume);
+    bench_close(bench);
     bench_open(bench);
 }
 
@@ -142,11 +185,13 @@ static void command_done(struct image_io *io, int result)
     assert_ptr_equal(loop_current(), io->loop);
     command->answers++;
     command->result = result;
-    command->saved_write_failed = command->bench->saved.write_failed;
+    command->saved_write_failed = io->image == command->bench->image
+                                      ? command->bench->saved.write_failed
+                                      : command->bench->other_saved.write_failed;
 }
 
-void command_submit(struct command *command, struct bench *bench, unsigned loop, enum image_verb verb,
-                    unsigned block, unsigned blocks, bool fua, void *buffer)
+static void submit_to(struct image *image, struct command *command, struct bench *bench, unsigned loop,
+                      enum image_verb verb, unsigned block, unsigned blocks, bool fua, void *buffer)
 {
     *command = (struct command){
         .io = {.verb = verb,
@@ -160,8 +205,20 @@ void command_submit(struct command *command, struct bench *bench, unsigned loop,
                .done = command_done},
         .bench = bench,
     };
-    image_submit(bench->image, bench->loops[loop], &command->io);
+    image_submit(image, bench->loops[loop], &command->io);
     assert_int_equal(command->answers, 0);
+}
+
+void command_submit(struct command *command, struct bench *bench, unsigned loop, enum image_verb verb,
+                    unsigned block, unsigned blocks, bool fua, void *buffer)
+{
+    submit_to(bench->image, command, bench, loop, verb, block, blocks, fua, buffer);
+}
+
+void command_submit_other(struct command *command, struct bench *bench, unsigned loop, enum image_verb verb,
+                          unsigned block, unsigned blocks, bool fua, void *buffer)
+{
+    submit_to(bench->other_image, command, bench, loop, verb, block, blocks, fua, buffer);
 }
 
 int command_run(struct bench *bench, enum image_verb verb, unsigned block, unsigned blocks, bool fua,
@@ -170,6 +227,17 @@ int command_run(struct bench *bench, enum image_verb verb, unsigned block, unsig
     struct command command;
 
     command_submit(&command, bench, 0, verb, block, blocks, fua, buffer);
+    bench_settle(bench);
+    assert_int_equal(command.answers, 1);
+    return command.result;
+}
+
+int command_run_other(struct bench *bench, enum image_verb verb, unsigned block, unsigned blocks, bool fua,
+                      void *buffer)
+{
+    struct command command;
+
+    command_submit_other(&command, bench, 0, verb, block, blocks, fua, buffer);
     bench_settle(bench);
     assert_int_equal(command.answers, 1);
     return command.result;

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #define COMMANDS 60u
-#define SEEDS 150u
+#define SEEDS 200u
 
 static _Alignas(4096) char buffer[BENCH_BLOCK];
 
@@ -81,7 +81,7 @@ static void test_a_failed_commit(void **state)
     assert_true(commands[0].saved_write_failed);
 }
 
-/* ---- any order, against a disk that forgets ---- */
+/* ---- any order, two volumes, against a disk that forgets ---- */
 
 struct model {
     struct bench *bench;
@@ -89,10 +89,16 @@ struct model {
     struct {
         unsigned submitted_at, carried_at, answered_at; /* moments; 0: not yet */
         unsigned sync_at;                               /* its sync was submitted */
+        bool other;                                     /* of the other volume */
         bool stable, lost;
+        bool bad; /* the disk cannot write there */
     } facts[COMMANDS];
     unsigned count, now, seed;
-    unsigned chosen, needless; /* writes made stable by choice; flushes without a sync */
+    unsigned chosen;      /* writes made stable by choice */
+    bool probed[2];       /* a stable write of the volume failed, and is looked into */
+    bool lie[2];          /* meanwhile the volume's flush answered 0, and what it should have kept is lost */
+    bool innocent[2];     /* has nothing to lose at the failure that comes next */
+    unsigned lies, saved; /* of all seeds: such flushes; volumes that were left alone */
 };
 
 static struct model model;
@@ -104,8 +110,13 @@ static unsigned index_of(const struct loop_op *op)
     return (unsigned)(container_of(io, struct command, io) - model.commands);
 }
 
-/* A sync that failed: nobody will be told again of what was to become stable. What is in flight may have been
- * in the disk's cache by then. */
+static bool has_failed(bool other)
+{
+    return volume_write_failed(other ? model.bench->other : model.bench->volume);
+}
+
+/* The disk's cache is gone, of both volumes, and nobody will be told again. What is in flight may have been
+ * in it by then. */
 static void forget_all_but(unsigned index)
 {
     for (unsigned i = 0; i < model.count; i++) {
@@ -114,36 +125,110 @@ static void forget_all_but(unsigned index)
     }
 }
 
-static enum fake_verdict model_hook(void *context, const struct fake_op *op, int *ret_res)
+/* A good flush that was submitted after this one's answer had its own before `until`. */
+static bool was_flushed(unsigned index, unsigned until)
 {
-    bool syncs = op->kind == FAKE_FDATASYNC || (op->kind == FAKE_WRITE && (op->flags & LOOP_RWF_DSYNC));
-    unsigned index = op->kind == FAKE_WORK ? 0 : index_of(op->op);
+    for (unsigned i = 0; i < model.count; i++) {
+        if (model.commands[i].io.verb == IMAGE_FLUSH && model.facts[i].other == model.facts[index].other &&
+            model.commands[i].result == 0 && model.facts[i].answered_at > 0 &&
+            model.facts[i].answered_at < until &&
+            model.facts[i].submitted_at > model.facts[index].answered_at)
+            return true;
+    }
+    return false;
+}
 
-    (void)context;
-    *ret_res = -EIO;
-    if (syncs && rand_r(&model.seed) % 40 == 0) {
+/* Nothing of the volume's was in flight, or not stable, from `since` on: it must not be taken for failed. */
+static bool is_innocent(bool other, unsigned since)
+{
+    for (unsigned i = 0; i < model.count; i++) {
+        if (model.facts[i].other != other || model.commands[i].io.verb == IMAGE_FLUSH)
+            continue;
+        if (model.facts[i].answered_at == 0 || model.facts[i].answered_at >= since)
+            return false;
+        if (!(model.commands[i].io.stable && model.commands[i].result == 0) && !was_flushed(i, since))
+            return false;
+    }
+    return !has_failed(other);
+}
+
+static enum fake_verdict carry_write(const struct fake_op *op, unsigned index)
+{
+    bool syncs = op->flags & LOOP_RWF_DSYNC, other = model.facts[index].other;
+
+    if (model.commands[index].io.step == IMAGE_STEP_PROBE)
+        model.probed[other] = false;
+    if (model.facts[index].bad)
+        return FAKE_FAIL;
+    if (syncs && rand_r(&model.seed) % 30 == 0) {
+        model.facts[index].bad = rand_r(&model.seed) % 2;
+        model.probed[other] = true;
+        if (!model.facts[index].bad)
+            forget_all_but(index);
+        return FAKE_FAIL;
+    }
+    model.facts[index].carried_at = model.now;
+    model.facts[index].stable = syncs;
+    model.chosen += syncs && !model.commands[index].io.fua;
+    return FAKE_GO;
+}
+
+static enum fake_verdict carry_sync(unsigned index)
+{
+    bool other = model.facts[index].other;
+
+    if (rand_r(&model.seed) % 30 == 0) {
+        model.innocent[!other] = is_innocent(!other, model.facts[index].submitted_at);
         forget_all_but(index);
         return FAKE_FAIL;
     }
-    if (op->kind == FAKE_WRITE) {
-        model.facts[index].carried_at = model.now;
-        model.facts[index].stable = syncs;
-        model.chosen += syncs && !model.commands[index].io.fua;
-    }
-    for (unsigned i = 0; i < model.count && op->kind == FAKE_FDATASYNC; i++) {
-        if (model.facts[i].carried_at > 0 && model.facts[i].carried_at < model.facts[index].sync_at &&
-            !model.facts[i].lost)
+    for (unsigned i = 0; i < model.count; i++) {
+        if (model.facts[i].other == other && model.facts[i].carried_at > 0 &&
+            model.facts[i].carried_at < model.facts[index].sync_at && !model.facts[i].lost)
             model.facts[i].stable = true;
     }
     return FAKE_GO;
 }
 
+static enum fake_verdict model_hook(void *context, const struct fake_op *op, int *ret_res)
+{
+    (void)context;
+    *ret_res = -EIO;
+    if (op->kind == FAKE_WRITE)
+        return carry_write(op, index_of(op->op));
+    return op->kind == FAKE_FDATASYNC ? carry_sync(index_of(op->op)) : FAKE_GO;
+}
+
+/* A flush or a stable write answered 0 without need to be? Only while the other volume's failed write is
+ * looked into, and then this volume fails as soon as it is known. */
+static void check_kept(unsigned index, bool kept)
+{
+    bool other = model.facts[index].other;
+
+    if (kept)
+        return;
+    assert_true(model.probed[!other]);
+    model.lie[other] = true;
+    model.lies++;
+}
+
 static void check_flush(unsigned flush)
 {
     for (unsigned i = 0; i < model.count; i++) {
-        if (model.commands[i].io.verb == IMAGE_WRITE && model.commands[i].result == 0 &&
-            model.facts[i].answered_at > 0 && model.facts[i].answered_at < model.facts[flush].submitted_at)
-            assert_true(model.facts[i].stable && !model.facts[i].lost);
+        if (model.facts[i].other == model.facts[flush].other && model.commands[i].io.verb == IMAGE_WRITE &&
+            model.commands[i].result == 0 && model.facts[i].answered_at > 0 &&
+            model.facts[i].answered_at < model.facts[flush].submitted_at)
+            check_kept(flush, model.facts[i].stable && !model.facts[i].lost);
+    }
+}
+
+static void look_at_volumes(void)
+{
+    for (int other = 0; other < 2; other++) {
+        assert_false(model.innocent[other] && has_failed(other));
+        model.saved += model.innocent[other];
+        model.innocent[other] = false;
+        assert_false(model.lie[other] && !model.probed[!other] && !has_failed(other));
     }
 }
 
@@ -161,15 +246,21 @@ static void look(void)
         model.facts[i].answered_at = model.now;
         if (command->io.verb == IMAGE_FLUSH && command->result == 0)
             check_flush(i);
+        else if (command->io.stable && command->result == 0)
+            check_kept(i, model.facts[i].stable);
     }
+    look_at_volumes();
 }
 
-static void submit(unsigned loop, enum image_verb verb)
+static void submit(unsigned loop, bool other, enum image_verb verb)
 {
     unsigned index = model.count++;
+    bool fua = rand_r(&model.seed) % 8 == 0;
 
-    command_submit(&model.commands[index], model.bench, loop, verb, index % BENCH_BLOCKS,
-                   verb == IMAGE_WRITE ? 1 : 0, rand_r(&model.seed) % 8 == 0, buffer);
+    model.facts[index].other = other;
+    (other ? command_submit_other : command_submit)(&model.commands[index], model.bench, loop, verb,
+                                                    index % BENCH_BLOCKS, verb == IMAGE_WRITE ? 1 : 0, fua,
+                                                    buffer);
     model.now++;
     model.facts[index].submitted_at = model.now;
     look();
@@ -183,27 +274,41 @@ static void run_some(unsigned steps)
     }
 }
 
-/* Commits one after the other, and now and then others beside them. */
+static void model_start(struct bench *bench, unsigned seed)
+{
+    unsigned chosen = model.chosen, lies = model.lies, saved = model.saved;
+
+    memset(&model, 0, sizeof(model));
+    model.bench = bench;
+    model.seed = seed;
+    model.chosen = chosen;
+    model.lies = lies;
+    model.saved = saved;
+    bench->saved.write_failed = bench->other_saved.write_failed = false;
+    bench->other_saved.content = VOLUME_DATA;
+    bench_set_content(bench, VOLUME_DATA, 0, 0);
+    for (unsigned i = 0; i < 2; i++) {
+        fake_loop_seed(bench->loops[i], seed * 2 + i);
+        fake_loop_hook(bench->loops[i], model_hook, NULL);
+    }
+}
+
+/* Commits one after the other, and now and then others beside them, of this volume and of the other. */
 static void test_seeds(void **state)
 {
-    unsigned chosen = 0, flushes = 0, syncs = 0;
+    unsigned flushes = 0, syncs = 0, failed = 0;
 
+    memset(&model, 0, sizeof(model));
     for (unsigned seed = 1; seed <= SEEDS; seed++) {
-        memset(&model, 0, sizeof(model));
-        model.bench = *state;
-        model.seed = seed;
-        model.bench->saved.write_failed = false;
-        bench_set_content(model.bench, VOLUME_DATA, 0, 0);
-        for (unsigned i = 0; i < 2; i++) {
-            fake_loop_seed(model.bench->loops[i], seed * 2 + i);
-            fake_loop_hook(model.bench->loops[i], model_hook, NULL);
-        }
+        model_start(*state, seed);
         while (model.count < COMMANDS) {
             bool calm = model.count < COMMANDS / 3 || rand_r(&model.seed) % 3 > 0;
 
-            submit(0, model.count % 2 ? IMAGE_FLUSH : IMAGE_WRITE);
+            submit(0, false, model.count % 2 ? IMAGE_FLUSH : IMAGE_WRITE);
             if (model.count < COMMANDS && rand_r(&model.seed) % 10 == 0)
-                submit(1, rand_r(&model.seed) % 3 ? IMAGE_WRITE : IMAGE_FLUSH);
+                submit(1, false, rand_r(&model.seed) % 3 ? IMAGE_WRITE : IMAGE_FLUSH);
+            if (model.count < COMMANDS && rand_r(&model.seed) % 3 == 0)
+                submit(1, true, rand_r(&model.seed) % 2 ? IMAGE_WRITE : IMAGE_FLUSH);
             run_some(calm ? 12 : (unsigned)rand_r(&model.seed) % 3);
         }
         run_some(1000);
@@ -212,10 +317,16 @@ static void test_seeds(void **state)
             flushes += model.commands[i].io.verb == IMAGE_FLUSH && model.commands[i].result == 0;
             syncs += model.commands[i].io.verb == IMAGE_FLUSH && model.facts[i].sync_at > 0;
         }
-        chosen += model.chosen;
+        assert_int_equal(model.bench->saved.write_failed, has_failed(false));
+        assert_int_equal(model.bench->other_saved.write_failed, has_failed(true));
+        failed += has_failed(true);
     }
-    print_message("%u writes made stable, %u syncs for %u flushes\n", chosen, syncs, flushes);
-    assert_true(chosen > SEEDS && syncs < flushes);
+    print_message(
+        "%u writes made stable, %u syncs for %u flushes; the other volume failed %u times and was left "
+        "alone %u times; %u flushes answered while a failure was looked into\n",
+        model.chosen, syncs, flushes, failed, model.saved, model.lies);
+    assert_true(model.chosen > SEEDS && syncs < flushes);
+    assert_true(failed > SEEDS / 8 && model.saved > SEEDS / 8 && model.lies > 0);
 }
 
 int image_stable_tests_run(void)

@@ -142,5 +142,5 @@ int main(void)
     };
     int failed = cmocka_run_group_tests_name("image", tests, NULL, NULL);
 
-    return failed + image_guard_tests_run() + image_stable_tests_run();
+    return failed + image_guard_tests_run() + image_stable_tests_run() + image_flush_tests_run();
 }

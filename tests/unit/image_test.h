@@ -1,5 +1,5 @@
-/* What the files of the image's unit test share: a volume of the pool's files on two fake loops. One thread.
- */
+/* What the files of the image's unit test share: a volume of the pool's files on two fake loops, and another
+ * of the same pool. One thread. */
 #pragma once
 
 #include <setjmp.h>
@@ -27,7 +27,10 @@ struct bench {
     struct loop *loops[2];
 
     struct volume_record saved; /* what is "on disk" */
-    int saves;
+    struct volume *other;
+    struct image *other_image;
+    struct volume_record other_saved;
+    int saves;       /* of both */
     int save_result; /* what the next saves answer instead */
 
     /* What the hook does to operations of a kind. */
@@ -63,9 +66,16 @@ struct command {
 void command_submit(struct command *command, struct bench *bench, unsigned loop, enum image_verb verb,
                     unsigned block, unsigned blocks, bool fua, void *buffer);
 
+/* The same on the other volume. */
+void command_submit_other(struct command *command, struct bench *bench, unsigned loop, enum image_verb verb,
+                          unsigned block, unsigned blocks, bool fua, void *buffer);
+
 /* Submit on loop 0, settle, return the answer. */
 int command_run(struct bench *bench, enum image_verb verb, unsigned block, unsigned blocks, bool fua,
                 void *buffer);
+int command_run_other(struct bench *bench, enum image_verb verb, unsigned block, unsigned blocks, bool fua,
+                      void *buffer);
 
+int image_flush_tests_run(void);
 int image_guard_tests_run(void);
 int image_stable_tests_run(void);

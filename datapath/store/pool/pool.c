@@ -158,6 +158,11 @@ static int pool_open(struct backend **ret, const struct store_options *options, 
     return E_OK;
 }
 
+static void pool_watch(struct backend *backend, const struct backend_watch *watch)
+{
+    backend->watch = watch;
+}
+
 static int pool_lock_fd(const struct backend *backend)
 {
     return backend->lock_fd;
@@ -190,6 +195,7 @@ const struct backend_ops pool_backend = {
     .name = "pool",
     .open = pool_open,
     .close = pool_close,
+    .watch = pool_watch,
     .lock_fd = pool_lock_fd,
     .uuid = pool_uuid,
     .block_size_min = pool_block_size_min,
@@ -222,6 +228,7 @@ const struct backend_ops pool_backend = {
     .copy_new = pool_copy_new,
     .copy_plan = pool_copy_plan,
     .copy_share = pool_copy_share,
+    .copy_complete = pool_copy_complete,
     .copy_commit_snapshot = pool_copy_commit_snapshot,
     .copy_commit_volume = pool_copy_commit_volume,
     .copy_free = pool_copy_free,

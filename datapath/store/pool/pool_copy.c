@@ -31,6 +31,7 @@ struct backend_copy {
     int dir_fd, fd;
     uint64_t size_bytes;
     uint64_t block_bytes; /* of the file system */
+    char id[ID_SNAPSHOT_MAX + 1];
     char aside[POOL_TRASH_NAME_MAX];
     bool committed;
 };
@@ -64,6 +65,7 @@ int pool_copy_new(struct backend *backend, const char *id, struct backend_image 
         return error_errno(err, ENOMEM, "cannot make %s", id);
     *copy = (struct backend_copy){.backend = backend, .source_fd = source->fd, .size_bytes = size_bytes};
     copy->dir_fd = copy->fd = -1;
+    str_copy(copy->id, sizeof(copy->id), id);
     snprintf(copy->aside, sizeof(copy->aside), "new.%s", id);
     r = pool_aside_make(backend, copy->aside, &copy->dir_fd, err);
     if (r == E_OK)
@@ -117,19 +119,19 @@ int pool_copy_share(struct backend_copy *copy, uint64_t offset, uint64_t end)
     return 0;
 }
 
-/* The data, whole and stable. */
-static int finish_data(struct backend_copy *copy, uint64_t size_bytes, bool thick, const char *id,
-                       struct error *err)
+int pool_copy_complete(struct backend_copy *copy, const struct volume_record *record, struct error *err)
 {
+    uint64_t size_bytes = record ? record->size_bytes : copy->size_bytes;
+
     /* First to the source's size: what was shared beyond it is not to be seen when it grows. */
     if (ftruncate(copy->fd, (off_t)copy->size_bytes) < 0 ||
         (size_bytes > copy->size_bytes && ftruncate(copy->fd, (off_t)size_bytes) < 0))
-        return pool_errno(err, errno, "give its size to", id);
+        return pool_errno(err, errno, "give its size to", copy->id);
     /* The holes get space. What is shared has its own, and the pool has promised room to replace it. */
-    if (thick && fallocate(copy->fd, 0, 0, (off_t)size_bytes) < 0)
-        return pool_errno(err, errno, "allocate the data file of", id);
-    if (fsync(copy->fd) < 0)
-        return pool_errno(err, errno, "sync the data file of", id);
+    if (record && record->thick && fallocate(copy->fd, 0, 0, (off_t)size_bytes) < 0)
+        return pool_errno(err, errno, "allocate the data file of", copy->id);
+    if (pool_data_sync(copy->backend, copy->fd, copy->id) < 0)
+        return pool_errno(err, errno, "sync the data file of", copy->id);
     return E_OK;
 }
 
@@ -137,9 +139,9 @@ int pool_copy_commit_snapshot(struct backend_copy *copy, const struct snapshot_r
                               uint64_t *ret_used_bytes, struct error *err)
 {
     struct stat status;
-    int r = finish_data(copy, copy->size_bytes, false, record->id, err);
+    int r = E_OK;
 
-    if (r == E_OK && fstat(copy->fd, &status) < 0)
+    if (fstat(copy->fd, &status) < 0)
         r = pool_errno(err, errno, "tell the space used by", record->id);
     if (r == E_OK)
         r = pool_snapshot_record_put(copy->dir_fd, record, pool_record_make, err);
@@ -155,10 +157,8 @@ int pool_copy_commit_snapshot(struct backend_copy *copy, const struct snapshot_r
 
 int pool_copy_commit_volume(struct backend_copy *copy, const struct volume_record *record, struct error *err)
 {
-    int r = finish_data(copy, record->size_bytes, record->thick, record->id, err);
+    int r = pool_volume_record_put(copy->dir_fd, record, pool_record_make, err);
 
-    if (r == E_OK)
-        r = pool_volume_record_put(copy->dir_fd, record, pool_record_make, err);
     if (r == E_OK)
         r = pool_aside_commit(copy->backend, copy->aside, copy->backend->volumes_fd, "volumes", record->id,
                               err);

@@ -41,6 +41,7 @@ static int open_image(struct backend *backend, int entries_fd, const char *id, u
     if (!image)
         return error_errno(err, ENOMEM, "%s: image", id);
     image->timeless_fd = mode == O_RDWR ? pool_open_timeless(dir_fd, fd) : -1;
+    image->backend = backend;
     image->fd = TAKE_FD(fd);
     str_copy(image->id, sizeof(image->id), id);
     *ret = image;
@@ -125,13 +126,25 @@ int pool_image_extent(struct backend_image *image, uint64_t offset, uint64_t len
     return 0;
 }
 
-int pool_image_discard_all(struct backend_image *image, struct error *err)
+int pool_data_sync(const struct backend *backend, int fd, const char *id)
 {
+    const struct backend_watch *watch = backend->watch;
+    uint64_t begun = watch ? watch->begin(watch->context) : 0;
+    int r = fsync(fd), errnum = errno;
+
+    if (r < 0 && watch)
+        watch->failed(watch->context, begun, id);
+    errno = errnum;
+    return r;
+}
+
+int pool_image_discard_all(struct backend_image *image, bool keep_space, struct error *err)
+{
+    int mode = FALLOC_FL_KEEP_SIZE | (0 && keep_space ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE);
     struct stat stat;
 
-    if (fstat(image->fd, &stat) < 0 ||
-        fallocate(image->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, stat.st_size) < 0 ||
-        fsync(image->fd) < 0)
+    if (fstat(image->fd, &stat) < 0 || fallocate(image->fd, mode, 0, stat.st_size) < 0 ||
+        pool_data_sync(image->backend, image->fd, image->id) < 0)
         return pool_errno(err, errno, "discard volume", image->id);
     return 0;
 }
@@ -177,6 +190,7 @@ void pool_image_start(struct backend_image *image, struct loop *loop, struct ima
 {
     switch ((enum image_step)io->step) {
     case IMAGE_STEP_DATA:
+    case IMAGE_STEP_PROBE:
         pool_image_start_data(image, loop, io);
         return;
     case IMAGE_STEP_PUNCH:

@@ -40,6 +40,7 @@ struct backend {
     char uuid[37];
     char server_id[ID_SERVER_MAX + 1];
     uint32_t block_size_min;
+    const struct backend_watch *watch; /* NULL: none */
     uint64_t data_bytes;  /* allocated by all data files, as of open; what is shared counts each time */
     uint64_t other_bytes; /* used by what is no volume's data, as of open; the ballast among it */
 
@@ -152,6 +153,7 @@ int pool_copy_new(struct backend *backend, const char *id, struct backend_image 
 int pool_copy_plan(struct backend_copy *copy, uint64_t offset, uint64_t limit, unsigned extents_max,
                    uint64_t *ret_end, bool *ret_hole);
 int pool_copy_share(struct backend_copy *copy, uint64_t offset, uint64_t end);
+int pool_copy_complete(struct backend_copy *copy, const struct volume_record *record, struct error *err);
 int pool_copy_commit_snapshot(struct backend_copy *copy, const struct snapshot_record *record,
                               uint64_t *ret_used_bytes, struct error *err);
 int pool_copy_commit_volume(struct backend_copy *copy, const struct volume_record *record, struct error *err);
@@ -213,6 +215,7 @@ int pool_open_timeless(int dir_fd, int fd);
 /* ---- pool_image.c ---- */
 
 struct backend_image {
+    struct backend *backend;
     int fd;
     int timeless_fd;           /* the same file, whose times writes through it leave alone; < 0: none */
     _Atomic uint64_t moved_ns; /* when a write moved them last */
@@ -224,9 +227,11 @@ int pool_snapshot_open(struct backend *backend, const struct snapshot_record *re
 int pool_image_open(struct backend *backend, const struct volume_record *record, struct backend_image **ret,
                     struct error *err);
 void pool_image_close(struct backend_image *image);
+/* fsync of the data of id, of whose failure the watch is told. 0, or -1 with errno. */
+int pool_data_sync(const struct backend *backend, int fd, const char *id);
 int pool_volume_used(struct backend *backend, const char *volume_id, uint64_t *ret_bytes, struct error *err);
 int pool_image_used(struct backend_image *image, uint64_t *ret_bytes, struct error *err);
 int pool_image_extent(struct backend_image *image, uint64_t offset, uint64_t length, bool *ret_mapped,
                       uint64_t *ret_length);
-int pool_image_discard_all(struct backend_image *image, struct error *err);
+int pool_image_discard_all(struct backend_image *image, bool keep_space, struct error *err);
 void pool_image_start(struct backend_image *image, struct loop *loop, struct image_io *io);

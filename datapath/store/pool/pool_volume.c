@@ -106,7 +106,7 @@ int pool_volume_grow(struct backend *backend, const struct volume_record *record
     if (r < 0 && errno == EFBIG)
         return error_set(err, E_OUT_OF_RANGE, "volume %s would be larger than a file of the pool can be",
                          record->id);
-    if (r < 0 || fsync(fd) < 0)
+    if (r < 0 || pool_data_sync(backend, fd, record->id) < 0)
         return pool_errno(err, errno, "grow the data file of volume", record->id);
     return E_OK;
 }
