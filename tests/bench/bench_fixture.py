@@ -16,6 +16,26 @@ def take_zram(scratch, size_bytes=4 << 30):
     return "/dev/zram0"
 
 
+HALT_POLL = pathlib.Path("/sys/module/haltpoll/parameters/guest_halt_poll_ns")
+
+
+def add_halt_poll_option(parser):
+    parser.add_argument("--halt-poll", type=int, metavar="US",
+                        help="have idle processors look for work that long before they halt: in a virtual machine a "
+                             "wake-up from the halt costs tens of microseconds (default: as the machine has it)")
+
+
+def set_halt_poll(scratch, poll_us):
+    """Of this (virtual) machine, until the end."""
+    if poll_us is None:
+        return
+    if not HALT_POLL.exists():
+        raise harness.Skip(f"--halt-poll: the idle processors of this machine are not haltpoll's ({HALT_POLL})")
+    scratch.callback(HALT_POLL.write_text, HALT_POLL.read_text(encoding="ascii"), encoding="ascii")
+    HALT_POLL.write_text(str(1000 * poll_us), encoding="ascii")
+    print(f"idle processors look for work for {poll_us} µs before they halt")
+
+
 def fill(path, size_bytes):
     """Blocks that were never written would be answered without the disk."""
     harness.run(harness.program("fio"), "--name=fill", "--zero_buffers", f"--filename={path}", "--direct=1",
