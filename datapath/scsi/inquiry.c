@@ -185,9 +185,10 @@ static size_t vpd_characteristics(const struct scsi_unit *unit, uint8_t *data)
 
 static size_t vpd_provisioning(const struct scsi_unit *unit, uint8_t *data)
 {
-    (void)unit;
     data[1] = 0xe4; /* LBPU, LBPWS, LBPWS10, LBPRZ = 001b */
-    data[2] = 0x02; /* thin */
+    if (unit->thick)
+        data[1] |= 0x02;                 /* ANC_SUP */
+    data[2] = unit->thick ? 0x01 : 0x02; /* resource provisioned, or thin */
     return 4;
 }
 

@@ -7,6 +7,7 @@
 #include "common/size.h"
 #include "datapath/scsi/command.h"
 
+#define UNMAP_ANCHOR 0x01
 #define UNMAP_HEADER 8u
 #define UNMAP_DESCRIPTOR 16u
 #define STATUS_EXTENTS_MAX 64u
@@ -16,13 +17,15 @@ static void provisioning_unmap_next_done(struct image_io *io, int result);
 static int provisioning_status_work(struct loop_work *work);
 static void provisioning_status_done(struct loop_op *op, int res, unsigned flags);
 
+enum lba_status { LBA_MAPPED, LBA_DEALLOCATED, LBA_ANCHORED }; /* PROVISIONING STATUS */
+
 /* ---- UNMAP: all descriptors are checked before the first is carried out ---- */
 
 bool provisioning_unmap_parse(struct scsi_task *task)
 {
     uint16_t length = get_be16(&task->cdb[7]);
 
-    if (task->cdb[1] & 0x01) /* ANCHOR: a thin unit here has no anchored state */
+    if (task->cdb[1] & UNMAP_ANCHOR && !task->nexus->unit->thick) /* a thin unit has no anchored state */
         return command_refuse(task, SENSE_INVALID_FIELD_IN_CDB);
     if (length > SCSI_CONTROL_DATA_MAX)
         return command_refuse(task, SENSE_PARAMETER_LIST_LENGTH);
@@ -128,6 +131,7 @@ static int provisioning_status_work(struct loop_work *work)
     struct scsi_task *task = container_of(work, struct scsi_task, work);
     const struct scsi_unit *unit = task->nexus->unit;
     uint64_t block_size_bytes = unit->block_size_bytes, lba = task->lba;
+    enum lba_status unmapped = unit->thick ? LBA_ANCHORED : LBA_DEALLOCATED;
     uint8_t *data = task->data;
     size_t room = MIN(task->data_size, task->transfer_length);
     unsigned count = 0;
@@ -143,7 +147,7 @@ static int provisioning_status_work(struct loop_work *work)
         uint64_t blocks = MAX(length / block_size_bytes, UINT64_C(1));
         put_be64(&descriptor[0], lba);
         put_be32(&descriptor[8], (uint32_t)blocks);
-        put_be32(&descriptor[12], mapped ? 0 : UINT32_C(1) << 24); /* 0h mapped, 1h deallocated */
+        put_be32(&descriptor[12], (uint32_t)(mapped ? LBA_MAPPED : unmapped) << 24);
         lba += blocks;
         count++;
     }

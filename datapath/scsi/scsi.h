@@ -37,6 +37,7 @@ struct scsi_unit {
     struct volume *volume;
     struct image *image;
     uint32_t block_size_bytes;
+    bool thick;              /* resource provisioned (SBC-4 section 4.7.3.2): what is unmapped is anchored */
     _Atomic uint64_t blocks; /* read by every session's loop */
     const char *volume_id;
     const char *boot_id;           /* of this mooring-target: vendor page 0xC0 */

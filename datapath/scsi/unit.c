@@ -104,6 +104,6 @@ void unit_capacity16_execute(struct scsi_task *task)
     put_be64(&data[0], unit->blocks - 1);
     put_be32(&data[8], unit->block_size_bytes);
     data[13] = unit_physical_exponent(unit);
-    data[14] = 0xc0; /* LBPME: thin; LBPRZ: what is not mapped reads as zeroes */
+    data[14] = 0xc0; /* LBPME: it takes UNMAP; LBPRZ: what is not mapped reads as zeroes */
     command_answer_data(task, data, sizeof(data));
 }

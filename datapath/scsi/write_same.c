@@ -35,8 +35,10 @@ bool write_same_parse(struct scsi_task *task)
     uint64_t blocks = sixteen ? get_be32(&cdb[10]) : get_be16(&cdb[7]);
     uint32_t block_size_bytes = task->nexus->unit->block_size_bytes;
 
-    /* WRPROTECT, ANCHOR, and the obsolete PBDATA and LBDATA; NDOB exists in the 16-byte command only. */
-    if (cdb[1] & (0xe0 | WRITE_SAME_ANCHOR | 0x06 | (sixteen ? 0 : WRITE_SAME_NDOB)))
+    /* WRPROTECT, and the obsolete PBDATA and LBDATA; NDOB exists in the 16-byte command only. */
+    if (cdb[1] & (0xe0 | 0x06 | (sixteen ? 0 : WRITE_SAME_NDOB)))
+        return command_refuse(task, SENSE_INVALID_FIELD_IN_CDB);
+    if (cdb[1] & WRITE_SAME_ANCHOR && !(cdb[1] & WRITE_SAME_UNMAP && task->nexus->unit->thick))
         return command_refuse(task, SENSE_INVALID_FIELD_IN_CDB);
     if (blocks == 0 ||
         blocks > COMMAND_WRITE_SAME_BYTES_MAX / block_size_bytes) /* VPD B0: WSNZ and the maximum */

@@ -64,6 +64,7 @@ struct export *export_get(struct reactor *owner, struct volume *volume)
                               .volume = volume_ref(volume),
                               .unit = {.volume = volume,
                                        .block_size_bytes = volume_block_size_bytes(volume),
+                                       .thick = volume_is_thick(volume),
                                        .blocks = volume_size_bytes(volume) / volume_block_size_bytes(volume),
                                        .volume_id = volume_id(volume),
                                        .boot_id = owner->server->boot_id,

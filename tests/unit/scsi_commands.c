@@ -392,6 +392,35 @@ static void lba_status_tells_extents(void **state)
     assert_sense(&task, SENSE_ILLEGAL_REQUEST, SENSE_LBA_OUT_OF_RANGE);
 }
 
+static void a_thick_unit_is_resource_provisioned(void **state)
+{
+    static const uint64_t range[][2] = {{1, 2}};
+
+    (void)state;
+    unit.thick = true;
+    COMMAND(255, 0x12, 1, 0xb2, 0, 255, 0);
+    assert_int_equal(buffer[5], 0xe6); /* as a thin one, and ANC_SUP */
+    assert_int_equal(buffer[6], 0x01);
+    COMMAND(32, 0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0);
+    assert_int_equal(buffer[14], 0xc0);
+    COMMAND(256, 0x9e, 0x12, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 1, 0, 0, 0);
+    assert_int_equal(buffer[20], 0);
+    assert_int_equal(buffer[36], 2); /* anchored */
+    put_unmap(1, range);
+    struct scsi_task task = COMMAND(24, 0x42, 1, 0, 0, 0, 0, 0, 0, 24, 0); /* ANCHOR */
+    assert_int_equal(task.status, SCSI_GOOD);
+    task = COMMAND(0, 0x93, 0x19, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0); /* ANCHOR, UNMAP, NDOB */
+    assert_int_equal(task.status, SCSI_GOOD);
+    task = COMMAND(0, 0x93, 0x11, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0); /* ANCHOR without UNMAP */
+    assert_sense(&task, SENSE_ILLEGAL_REQUEST, SENSE_INVALID_FIELD_IN_CDB);
+
+    unit.thick = false;
+    task = COMMAND(24, 0x42, 1, 0, 0, 0, 0, 0, 0, 24, 0);
+    assert_sense(&task, SENSE_ILLEGAL_REQUEST, SENSE_INVALID_FIELD_IN_CDB);
+    task = COMMAND(0, 0x93, 0x19, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0);
+    assert_sense(&task, SENSE_ILLEGAL_REQUEST, SENSE_INVALID_FIELD_IN_CDB);
+}
+
 static void capacity_is_told_in_both_sizes(void **state)
 {
     (void)state;
@@ -432,6 +461,7 @@ static void inquiry_and_its_pages(void **state)
     assert_int_equal(get_be32(&buffer[8]), SCSI_TRANSFER_MAX / BLOCK);
     COMMAND(255, 0x12, 1, 0xb2, 0, 255, 0);
     assert_int_equal(buffer[5], 0xe4);
+    assert_int_equal(buffer[6], 0x02);
     task = COMMAND(255, 0x12, 1, 0xc1, 0, 255, 0);
     assert_sense(&task, SENSE_ILLEGAL_REQUEST, SENSE_INVALID_FIELD_IN_CDB);
     task = COMMAND(255, 0x12, 0, 0x80, 0, 255, 0); /* a page without EVPD */
@@ -574,6 +604,7 @@ int main(void)
         cmocka_unit_test_setup(write_same_zeroes_unmaps_and_repeats, setup),
         cmocka_unit_test_setup(unmap_is_checked_whole_before_it_begins, setup),
         cmocka_unit_test_setup(lba_status_tells_extents, setup),
+        cmocka_unit_test_setup(a_thick_unit_is_resource_provisioned, setup),
         cmocka_unit_test_setup(capacity_is_told_in_both_sizes, setup),
         cmocka_unit_test_setup(inquiry_and_its_pages, setup),
         cmocka_unit_test_setup(mode_sense_tells_the_write_cache, setup),

@@ -8,7 +8,7 @@ foreach(part change make open pool threads)
     DEPENDS mooring_store)
 endforeach()
 # The same, with commands on a loop.
-foreach(part copy cut extents scrub scrub_threads snapshot)
+foreach(part copy cut extents scrub scrub_threads snapshot thick)
   mooring_test(store_${part}_test
     SOURCES ${PROJECT_SOURCE_DIR}/tests/unit/store_${part}_test.c ${PROJECT_SOURCE_DIR}/tests/unit/store_fixture.c
             ${PROJECT_SOURCE_DIR}/tests/unit/store_bench.c ${PROJECT_SOURCE_DIR}/tests/unit/store_io.c

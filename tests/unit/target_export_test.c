@@ -65,6 +65,12 @@ uint64_t volume_size_bytes(const struct volume *of)
     (void)of;
     return 1 << 20;
 }
+bool volume_is_thick(const struct volume *volume)
+{
+    (void)volume;
+    return false;
+}
+
 uint32_t volume_block_size_bytes(const struct volume *of)
 {
     (void)of;

@@ -140,7 +140,7 @@ int pool_data_sync(const struct backend *backend, int fd, const char *id)
 
 int pool_image_discard_all(struct backend_image *image, bool keep_space, struct error *err)
 {
-    int mode = FALLOC_FL_KEEP_SIZE | (0 && keep_space ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE);
+    int mode = FALLOC_FL_KEEP_SIZE | (keep_space ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE);
     struct stat stat;
 
     if (fstat(image->fd, &stat) < 0 || fallocate(image->fd, mode, 0, stat.st_size) < 0 ||
