@@ -54,8 +54,8 @@ static void watch_server(struct monitor *monitor, size_t index)
 
     if (config->gone)
         return;
-    state = storage_get_server(server, time_now_ms() + ASK_TIMEOUT_MS, NULL, &err) == E_OK ? KNOWN_UP
-                                                                                           : KNOWN_DOWN;
+    state =
+        storage_watch_server(server, time_now_ms() + ASK_TIMEOUT_MS, &err) == E_OK ? KNOWN_UP : KNOWN_DOWN;
     if (state == monitor->known[index])
         return;
     if (state == KNOWN_UP)

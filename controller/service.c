@@ -20,9 +20,9 @@
 #include "controller/validate.h"
 #include "proto/field_limits.h"
 
-#define SERVICE_THREADS 64        /* so many that calls that wait for a server that hangs leave some over */
-#define CREATE_THREADS 16         /* these ask every server */
-#define DEADLINE_DEFAULT_MS 60000 /* for a caller that set none: every call ends */
+#define SERVICE_THREADS STORAGE_CALLS_MAX /* calls that wait for a server that hangs leave some over */
+#define CREATE_THREADS 16                 /* these ask every server */
+#define DEADLINE_DEFAULT_MS 60000         /* for a caller that set none: every call ends */
 #define DEADLINE_MARGIN_MS                                                                                   \
     50 /* so that our answer, which says why, comes before the caller's own deadline                         \
         */

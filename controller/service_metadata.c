@@ -17,7 +17,8 @@
 #include "controller/snapshot.h"
 #include "proto/field_limits.h"
 
-#define METADATA_THREADS 4
+#define METADATA_THREADS STORAGE_STREAMS_MAX
+#define SLOW_READER_MS 300000       /* without taking a message */
 #define MESSAGE_TUPLES 4096         /* of one message, where the caller does not ask for fewer */
 #define DEADLINE_DEFAULT_MS 3600000 /* for a caller that set none */
 
@@ -123,13 +124,11 @@ static int receive(const ProtobufCMessage *message, void *context)
 /* ---- a call ---- */
 
 /* The snapshot, which must be whole. */
-static int look_at(struct controller *controller, const char *field, const char *snapshot_id,
-                   uint64_t deadline_ms, Mooring__Storage__V1__Snapshot **ret, struct error *err)
+static int look_at(struct controller *controller, const char *snapshot_id, uint64_t deadline_ms,
+                   Mooring__Storage__V1__Snapshot **ret, struct error *err)
 {
-    int r = request_string(field, snapshot_id, err);
+    int r = snapshot_find(controller, snapshot_id, deadline_ms, ret, err);
 
-    if (r == E_OK)
-        r = snapshot_find(controller, snapshot_id, deadline_ms, ret, err);
     if (r != E_OK || (*ret)->ready)
         return r;
     return error_set(err, E_PRECONDITION, "snapshot %s is not ready: %u %% of it is copied", snapshot_id,
@@ -157,10 +156,9 @@ static int prepare(struct controller *controller, struct metadata *metadata, uin
     int r = E_OK;
 
     if (delta)
-        r = look_at(controller, "base_snapshot_id", metadata->base_id, deadline_ms, &base, err);
+        r = look_at(controller, metadata->base_id, deadline_ms, &base, err);
     if (r == E_OK)
-        r = look_at(controller, delta ? "target_snapshot_id" : "snapshot_id", metadata->snapshot_id,
-                    deadline_ms, &target, err);
+        r = look_at(controller, metadata->snapshot_id, deadline_ms, &target, err);
     if (r == E_OK && delta)
         r = check_pair(target, base, err);
     if (r == E_OK)
@@ -183,19 +181,17 @@ static uint64_t deadline_of(struct rpc_call *call)
     return service_deadline(call);
 }
 
-static int stream(struct controller *controller, struct metadata *metadata, uint64_t deadline_ms,
+static int stream(struct storage_server *server, struct metadata *metadata, uint64_t deadline_ms,
                   struct error *err)
 {
     Mooring__Storage__V1__ListExtentsRequest request = MOORING__STORAGE__V1__LIST_EXTENTS_REQUEST__INIT;
-    struct storage_server *server = NULL;
-    int r = storage_of_snapshot(controller->storage, metadata->snapshot_id, &server, err);
+    int r;
 
     request.snapshot_id = (char *)metadata->snapshot_id;
     request.base_snapshot_id = (char *)metadata->base_id;
     request.from_offset = (uint64_t)metadata->starting_offset;
     request.max_entries = metadata->max_results;
-    if (r == E_OK)
-        r = storage_stream(server, "ListExtents", &request.base, deadline_ms, receive, metadata, err);
+    r = storage_stream(server, "ListExtents", &request.base, deadline_ms, receive, metadata, err);
     if (metadata->err.code != E_OK) {
         r = metadata->err.code;
         error_move(err, &metadata->err);
@@ -203,25 +199,47 @@ static int stream(struct controller *controller, struct metadata *metadata, uint
     return r;
 }
 
-static int serve(struct controller *controller, struct metadata *metadata, int32_t max_results,
-                 struct error *err)
+static int serve_placed(struct controller *controller, struct storage_server *server,
+                        struct metadata *metadata, struct error *err)
 {
     uint64_t deadline_ms = deadline_of(metadata->call);
-    int r = check(metadata, max_results, err);
+    int r = prepare(controller, metadata, deadline_ms, err);
 
-    if (r == E_OK)
-        r = prepare(controller, metadata, deadline_ms, err);
     if (r != E_OK)
         return r;
-    metadata->max_results = max_results > 0 ? MIN((uint32_t)max_results, MESSAGE_TUPLES) : MESSAGE_TUPLES;
     metadata->tuples = calloc(metadata->max_results, sizeof(*metadata->tuples));
     metadata->list = calloc(metadata->max_results, sizeof(*metadata->list));
     if (metadata->tuples && metadata->list)
-        r = stream(controller, metadata, deadline_ms, err);
+        r = stream(server, metadata, deadline_ms, err);
     else
         r = service_memory(-ENOMEM, err);
     free(metadata->tuples);
     free(metadata->list);
+    return r;
+}
+
+/* All that is asked of the server comes after the place: it may hang in any of it. */
+static int serve(struct controller *controller, struct metadata *metadata, int32_t max_results,
+                 struct error *err)
+{
+    bool delta = metadata->descriptor == &csi__v1__get_metadata_delta_response__descriptor;
+    struct storage_server *server = NULL;
+    struct share_place place;
+    int r = check(metadata, max_results, err);
+
+    if (r == E_OK && delta)
+        r = request_string("base_snapshot_id", metadata->base_id, err);
+    if (r == E_OK)
+        r = request_string(delta ? "target_snapshot_id" : "snapshot_id", metadata->snapshot_id, err);
+    if (r == E_OK)
+        r = storage_of_snapshot(controller->storage, metadata->snapshot_id, &server, err);
+    if (r == E_OK)
+        r = storage_stream_enter(server, delta ? "GetMetadataDelta" : "GetMetadataAllocated", &place, err);
+    if (r != E_OK)
+        return r;
+    metadata->max_results = max_results > 0 ? MIN((uint32_t)max_results, MESSAGE_TUPLES) : MESSAGE_TUPLES;
+    r = serve_placed(controller, server, metadata, err);
+    share_leave(&place);
     return r;
 }
 
@@ -268,5 +286,6 @@ struct rpc_service service_metadata(struct controller *controller)
         .context = controller,
         .check = field_limits_check,
         .threads = METADATA_THREADS,
+        .send_timeout_ms = SLOW_READER_MS,
     };
 }

@@ -23,9 +23,7 @@
 #define STREAM_TIMEOUT_MAX_MS UINT64_C(86400000) /* it goes at its reader's pace, a backup's */
 #define SILENT_AFTER_MS 1000                     /* without an answer */
 #define CLOCK_SLACK_MS 5
-#define SILENT_CALLS_MAX                                                                                     \
-    8 /* that wait for a server that does not answer: the other threads are for others                       \
-       */
+#define SILENT_CALLS_MAX 8 /* of a share, that wait for a server that answers nothing */
 
 struct storage_server {
     const struct server_config *config;
@@ -37,16 +35,17 @@ struct storage_server {
     bool ready;                          /* locked */
     uint64_t free_bytes, size_max_bytes; /* locked */
     bool silent;                         /* locked: the last GetServer was not answered as it should be */
-    unsigned waiting;                    /* locked: calls under way */
+    struct share changes, looks, streams;
 };
 
 struct storage {
     struct storage_server *servers;
     size_t count;
+    struct share_pool calls, streams;
 };
 
-static int server_init(struct storage_server *server, const struct server_config *config,
-                       const struct rpc_tls *tls, struct error *err)
+static int server_init(struct storage *storage, struct storage_server *server,
+                       const struct server_config *config, const struct rpc_tls *tls, struct error *err)
 {
     struct rpc_client_options options = {
         .endpoint = config->address,
@@ -56,6 +55,9 @@ static int server_init(struct storage_server *server, const struct server_config
 
     server->config = config;
     pthread_mutex_init(&server->lock, NULL);
+    share_init(&server->changes, &storage->calls, config->id, config->address);
+    share_init(&server->looks, &storage->calls, config->id, config->address);
+    share_init(&server->streams, &storage->streams, config->id, config->address);
     server->topology = json_incref(config->topology);
     return config->gone ? E_OK : rpc_client_new(&server->client, &options, err);
 }
@@ -72,10 +74,12 @@ int storage_new(struct storage **ret, const struct server_list *servers, const s
         free(storage);
         return error_errno(err, ENOMEM, "storage servers");
     }
+    share_pool_init(&storage->calls, STORAGE_CALLS_MAX);
+    share_pool_init(&storage->streams, STORAGE_STREAMS_MAX);
     while (r == E_OK && storage->count < servers->count) {
         const struct server_config *config = &servers->items[storage->count];
 
-        r = server_init(&storage->servers[storage->count++], config, tls, err);
+        r = server_init(storage, &storage->servers[storage->count++], config, tls, err);
     }
     if (r != E_OK) {
         storage_free(storage);
@@ -98,6 +102,8 @@ struct storage *storage_free(struct storage *storage)
         json_decref(server->features);
         pthread_mutex_destroy(&server->lock);
     }
+    share_pool_done(&storage->calls);
+    share_pool_done(&storage->streams);
     free(storage->servers);
     free(storage);
     return NULL;
@@ -349,14 +355,11 @@ static int ask_server(struct storage_server *server, uint64_t deadline_ms,
     return E_OK;
 }
 
-int storage_get_server(struct storage_server *server, uint64_t deadline_ms,
-                       Mooring__Storage__V1__GetServerResponse **ret_response, struct error *err)
+int storage_watch_server(struct storage_server *server, uint64_t deadline_ms, struct error *err)
 {
     bool same_boot;
 
-    if (server->config->gone)
-        return error_set(err, E_UNAVAILABLE, "storage server %s is declared gone", server->config->id);
-    return ask_server(server, deadline_ms, ret_response, &same_boot, err);
+    return ask_server(server, deadline_ms, NULL, &same_boot, err);
 }
 
 static bool was_proven(struct storage_server *server)
@@ -432,41 +435,50 @@ static int call_attempts(struct storage_server *server, const char *method, cons
     return error_set(err, E_UNAVAILABLE, "storage server %s keeps restarting; retry", server->config->id);
 }
 
-/* A server that hangs keeps each call until its deadline: it must not keep all threads from the others. */
-static int call_enter(struct storage_server *server, struct error *err)
+/*
+ * A server that hangs, or its disk, keeps each call until its deadline: it must not keep all threads from the
+ * others. What only looks is apart from what changes something, which the disk may keep while the server
+ * answers the rest.
+ */
+static int call_enter(struct storage_server *server, const char *method, struct share_place *ret_place,
+                      struct error *err)
 {
-    bool full;
+    bool looks = str_starts_with(method, "Get") || str_starts_with(method, "List");
+    bool silent;
 
+    if (server->config->gone)
+        return error_set(err, E_UNAVAILABLE, "storage server %s is declared gone", server->config->id);
     pthread_mutex_lock(&server->lock);
-    full = server->silent && server->waiting >= SILENT_CALLS_MAX;
-    server->waiting += !full;
+    silent = server->silent;
     pthread_mutex_unlock(&server->lock);
-    if (!full)
-        return E_OK;
-    return error_set(err, E_UNAVAILABLE,
-                     "storage server %s at %s does not answer, and %d calls wait for it already; retry",
-                     server->config->id, server->config->address, SILENT_CALLS_MAX);
-}
-
-static void call_leave(struct storage_server *server)
-{
-    pthread_mutex_lock(&server->lock);
-    server->waiting--;
-    pthread_mutex_unlock(&server->lock);
+    return share_enter(looks ? &server->looks : &server->changes, silent ? SILENT_CALLS_MAX : 0, method,
+                       ret_place, err);
 }
 
 int storage_call(struct storage_server *server, const char *method, const ProtobufCMessage *request,
                  uint64_t deadline_ms, ProtobufCMessage **ret_response, struct error *err)
 {
-    int r;
+    struct share_place place;
+    int r = call_enter(server, method, &place, err);
 
-    if (server->config->gone)
-        return error_set(err, E_UNAVAILABLE, "storage server %s is declared gone", server->config->id);
-    r = call_enter(server, err);
     if (r != E_OK)
         return r;
     r = call_attempts(server, method, request, deadline_ms, ret_response, err);
-    call_leave(server);
+    share_leave(&place);
+    return r;
+}
+
+int storage_get_server(struct storage_server *server, uint64_t deadline_ms,
+                       Mooring__Storage__V1__GetServerResponse **ret_response, struct error *err)
+{
+    struct share_place place;
+    bool same_boot;
+    int r = call_enter(server, "GetServer", &place, err);
+
+    if (r != E_OK)
+        return r;
+    r = ask_server(server, deadline_ms, ret_response, &same_boot, err);
+    share_leave(&place);
     return r;
 }
 
@@ -516,6 +528,14 @@ static int stream_once(struct storage_server *server, const char *method, const 
     r = rpc_client_stream(server->client, &mooring__storage__v1__storage__descriptor, method, request,
                           &options, receive, context, &why);
     return explain(server, method, r, &why, err);
+}
+
+int storage_stream_enter(struct storage_server *server, const char *method, struct share_place *ret_place,
+                         struct error *err)
+{
+    if (server->config->gone)
+        return error_set(err, E_UNAVAILABLE, "storage server %s is declared gone", server->config->id);
+    return share_enter(&server->streams, 0, method, ret_place, err);
 }
 
 int storage_stream(struct storage_server *server, const char *method, const ProtobufCMessage *request,

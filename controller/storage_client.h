@@ -20,6 +20,7 @@
 #include "common/error.h"
 #include "common/id.h"
 #include "common/servers.h"
+#include "controller/share.h"
 #include "proto/storage.pb-c.h"
 #include "rpc/rpc.h"
 
@@ -30,6 +31,14 @@ struct storage_server;
 int storage_new(struct storage **ret, const struct server_list *servers, const struct rpc_tls *tls,
                 struct error *err);
 struct storage *storage_free(struct storage *storage);
+
+/*
+ * Calls and streams under way, of all servers together; the threads of who makes them are at least as many.
+ * One server has a share of them (controller/share.h), apart for what its disk may keep and for what it
+ * answers from memory: what finds no place is E_UNAVAILABLE at once, and names the server.
+ */
+#define STORAGE_CALLS_MAX 128
+#define STORAGE_STREAMS_MAX 8
 
 /* In the order of ids, those declared gone among them. */
 size_t storage_count(const struct storage *storage);
@@ -60,14 +69,22 @@ int storage_require(struct storage_server *server, const char *feature, uint64_t
 int storage_call(struct storage_server *server, const char *method, const ProtobufCMessage *request,
                  uint64_t deadline_ms, ProtobufCMessage **ret_response, struct error *err);
 
-/* A server-streaming call: each response is handed to receive, borrowed; a non-zero return of it ends the
- * call with that code. What was handed on counts only when this returns 0: it is proven afterwards, as above.
+/* A place among a server's streams, for a call that makes one: taken before anything else is asked for it. */
+int storage_stream_enter(struct storage_server *server, const char *method, struct share_place *ret_place,
+                         struct error *err);
+
+/* A server-streaming call, in a place: each response is handed to receive, borrowed; a non-zero return of it
+ * ends the call with that code. What was handed on counts only when this returns 0: it is proven afterwards,
+ * as above.
  */
 int storage_stream(struct storage_server *server, const char *method, const ProtobufCMessage *request,
                    uint64_t deadline_ms, int (*receive)(const ProtobufCMessage *response, void *context),
                    void *context, struct error *err);
 
 /* GetServer, its id and pool checked. Also what keeps storage_server_ready() and the topology fresh. */
+int storage_watch_server(struct storage_server *server, uint64_t deadline_ms, struct error *err);
+
+/* The same in a place, for a CO's call; *ret_response as above. */
 int storage_get_server(struct storage_server *server, uint64_t deadline_ms,
                        Mooring__Storage__V1__GetServerResponse **ret_response, struct error *err);
 

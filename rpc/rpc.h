@@ -54,7 +54,8 @@ bool rpc_call_cancelled(struct rpc_call *call);       /* the caller went away, o
 int64_t
 rpc_call_remaining_ms(struct rpc_call *call); /* until the caller's deadline; INT64_MAX when it set none */
 
-/* Server streaming: send one response. Blocks for flow control. E_CANCELLED when the caller went away. */
+/* Server streaming: send one response. Blocks for flow control. E_CANCELLED when the caller went away, or,
+ * which ends the call, did not make room for it within the service's send_timeout_ms. */
 int rpc_call_send(struct rpc_call *call, const ProtobufCMessage *response, struct error *err);
 
 /*
@@ -84,6 +85,7 @@ struct rpc_service {
     unsigned
         threads; /* workers (and a completion queue) of this service alone, so that a slow one cannot hold up
                     another service's Probe; at most this many of its calls run at once; 0 means 4 */
+    unsigned send_timeout_ms; /* of a stream: for its reader to make room for one response; 0: no limit */
 };
 
 struct rpc_server_options {

@@ -279,11 +279,36 @@ int64_t rpc_call_remaining_ms(struct rpc_call *call)
     return gpr_time_cmp(left, gpr_time_0(GPR_TIMESPAN)) <= 0 ? 0 : gpr_time_to_millis(left);
 }
 
+/* Until the reader made room for what is being sent. True when it did not in time: the call is ended, and the
+ * sending with it. */
+static bool call_wait_sent(struct rpc_call *call)
+{
+    unsigned timeout_ms = call->method->service->spec->send_timeout_ms;
+    uint64_t until_ms = time_now_ms() + timeout_ms;
+    const struct timespec until = {.tv_sec = (time_t)(until_ms / 1000),
+                                   .tv_nsec = (long)(until_ms % 1000) * 1000000};
+    bool late = false;
+
+    pthread_mutex_lock(&call->lock);
+    while (call->sending) {
+        if (!timeout_ms || late) {
+            pthread_cond_wait(&call->sent, &call->lock);
+        } else if (pthread_cond_clockwait(&call->sent, &call->lock, CLOCK_MONOTONIC, &until) == ETIMEDOUT &&
+                   call->sending) {
+            late = true;
+            grpc_call_cancel_with_status(call->grpc, GRPC_STATUS_DEADLINE_EXCEEDED,
+                                         "the caller reads too slowly", NULL);
+        }
+    }
+    pthread_mutex_unlock(&call->lock);
+    return late;
+}
+
 int rpc_call_send(struct rpc_call *call, const ProtobufCMessage *response, struct error *err)
 {
     grpc_byte_buffer *buffer;
     grpc_op ops[2] = {{.op = GRPC_OP_SEND_MESSAGE}, {.op = GRPC_OP_SEND_INITIAL_METADATA}};
-    bool failed;
+    bool failed, late;
     int code = rpc_wire_pack(response, call->method->service->message_max_bytes, &buffer, err);
 
     assert(call->method->spec->streaming);
@@ -293,13 +318,12 @@ int rpc_call_send(struct rpc_call *call, const ProtobufCMessage *response, struc
     call->sending = true;
     failed = !call_start(call, ops, call->initial_sent ? 1 : 2, &call->send_tag, call_send_done);
     call->initial_sent = true;
-    pthread_mutex_lock(&call->lock);
-    while (!failed && call->sending)
-        pthread_cond_wait(&call->sent, &call->lock);
-    failed = failed || call->send_failed;
-    pthread_mutex_unlock(&call->lock);
+    late = !failed && call_wait_sent(call);
     grpc_byte_buffer_destroy(buffer);
-    return failed ? error_set(err, E_CANCELLED, "the caller went away") : 0;
+    if (late)
+        return error_set(err, E_CANCELLED, "the caller reads too slowly: no response was taken in %u ms",
+                         call->method->service->spec->send_timeout_ms);
+    return failed || call->send_failed ? error_set(err, E_CANCELLED, "the caller went away") : 0;
 }
 
 static void call_send_done(struct rpc_tag *tag, bool ok)

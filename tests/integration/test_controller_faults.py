@@ -126,6 +126,92 @@ def test_server_hangs(stack):
     status("OK", settle, csi.DeleteVolume, volume_id=other)
 
 
+def test_disk_hangs(stack):
+    """A server whose disk hangs, while it answers what it knows by heart, holds its share of calls and no more: what asks the
+    others is carried out meanwhile, and what needs this one is told so."""
+    csi, frozen = stack.a.csi, stack.targets[0].pool.path
+    other = settle(csi.create, "beside", parameters={"zone": "b"}).volume_id
+    beside = settle(csi.create, "beside-too", parameters={"zone": "b"}).volume_id
+    made = [Background(lambda name=f"kept-{i}": settle(csi.create, name, parameters={"zone": "a"})) for i in range(70)]
+    equal({call.status() for call in made}, {"OK"}, "the volumes")
+    volumes = {volume.name: volume.volume_id for volume in stack.volumes(stack.targets[0])}
+    refused, held = [], []
+
+    def remove(volume_id):
+        try:
+            csi.DeleteVolume(volume_id=volume_id, timeout_s=120)
+        except Exception as why:
+            refused.append(why.details())
+            raise
+
+    harness.run("/usr/sbin/fsfreeze", "--freeze", frozen)
+    try:
+        held = [Background(remove, volumes[f"kept-{i}"]) for i in range(70)]
+        harness.wait_until(lambda: len(refused) >= 6, "those are refused who find no place")
+        equal({"storage server s1" in words and "DeleteVolume" in words for words in refused}, {True}, f"{refused}")
+        for _ in range(2):
+            status("OK", csi.publish, other, "node-a")
+            status("OK", csi.ControllerUnpublishVolume, volume_id=other, node_id="node-a")
+        status("OK", csi.ControllerExpandVolume, volume_id=other, capacity_range={"required_bytes": 2 * MIB})
+        status("OK", csi.ControllerGetVolume, volume_id=other)
+        equal(len(csi.ListVolumes().entries), 72, "the volumes that are there")
+        status("OK", csi.GetCapacity)
+        equal(csi.Probe().ready.value, True, "readiness")
+        # A name is claimed, and its claims released, on every server.
+        status("UNAVAILABLE", csi.create, "needs-all", parameters={"zone": "b"}, contains="storage server s1")
+        status("UNAVAILABLE", csi.DeleteVolume, volume_id=beside, contains="storage server s1")
+        equal(sum(call.running() for call in held), 70 - len(refused), "the calls that wait for the disk")
+    finally:
+        harness.run("/usr/sbin/fsfreeze", "--unfreeze", frozen)
+    for call in held:
+        call.status()
+    for volume_id in (*volumes.values(), other, beside):
+        settle(csi.DeleteVolume, volume_id=volume_id)
+
+
+def scattered_snapshot(stack, name, zone):
+    """A snapshot whose ranges are more than the buffers on their way to a reader take."""
+    volume_id = settle(stack.a.csi.create, name, size=64 * MIB, parameters={"zone": zone}).volume_id
+    settle(stack.a.csi.publish, volume_id, "node-a")
+    session = stack.session(volume_id, "node-a")
+    for start in range(0, 8000, 64):
+        for tag in [session.write(2 * (start + i), bytes([i + 1]) * 4096) for i in range(64)]:
+            equal(session.wait(tag)[0], 0, "a write's status")
+    session.close()
+    settle(stack.a.csi.ControllerUnpublishVolume, volume_id=volume_id, node_id="node-a")
+    return volume_id, settle(stack.a.csi.CreateSnapshot, source_volume_id=volume_id, name=name).snapshot.snapshot_id
+
+
+def test_slow_readers(stack):
+    """Readers of one server's snapshots that take nothing hold its share of the streams, and leave those of others."""
+    import grpc
+    csi = stack.a.csi
+    made = [scattered_snapshot(stack, f"read-{zone}", zone) for zone in "ab"]
+    (_, slow), (_, other) = made
+    for _, snapshot_id in made:
+        harness.wait_until(lambda one=snapshot_id: csi.GetSnapshot(snapshot_id=one).snapshot.ready_to_use, "the snapshot is ready")
+    whole = sum(len(answer.block_metadata) for answer in csi.GetMetadataAllocated(snapshot_id=slow))
+    assert whole > 7900, f"{whole} ranges"
+    messages = csi.messages
+    with grpc.insecure_channel(stack.a.endpoint, [("grpc.http2.lookahead_bytes", 1024)]) as channel:
+        ask = channel.unary_stream("/csi.v1.SnapshotMetadata/GetMetadataAllocated",
+                                   request_serializer=messages.GetMetadataAllocatedRequest.SerializeToString,
+                                   response_deserializer=messages.GetMetadataAllocatedResponse.FromString)
+        readers = [ask(messages.GetMetadataAllocatedRequest(snapshot_id=slow, max_results=1)) for _ in range(4)]
+        for reader in readers:
+            next(reader)  # so that it stands
+        status("UNAVAILABLE", csi.GetMetadataAllocated, snapshot_id=slow, contains="storage server s1")
+        assert len(csi.GetMetadataAllocated(snapshot_id=other, max_results=1)) == whole, "the other server's ranges"
+        assert all(reader.is_active() for reader in readers), "a reader has ended"
+        equal(len(list(readers[0])), whole - 1, "what a reader gets that goes on")
+        settle(csi.GetMetadataAllocated, snapshot_id=slow)
+        for reader in readers:
+            reader.cancel()
+    for volume_id, snapshot_id in made:
+        settle(csi.DeleteSnapshot, snapshot_id=snapshot_id)
+        settle(csi.DeleteVolume, volume_id=volume_id)
+
+
 def test_declared_gone(stack):
     csi = stack.a.csi
     volume_id = settle(csi.create, "gone", parameters={"zone": "c"}).volume_id
@@ -256,6 +342,7 @@ def test_certificates_renewed(stack):
 
 
 TESTS = [test_two_controllers, test_controller_killed, test_server_away, test_delete_cut_off, test_server_hangs,
+         test_disk_hangs, test_slow_readers,
          test_declared_gone, test_wrong_pool, test_other_server_at_address, test_unconfigured_server, test_fenced,
          test_claims_survive_crash, test_bad_configuration, test_certificates_renewed]
 

@@ -468,6 +468,29 @@ static void test_stream(void **state)
     assert_true(peer->stream_left_ms > STREAM_MS / 2); /* a backup reads for as long as it takes */
 }
 
+/* Readers of one server's streams keep no place from those of another's. */
+static void test_streams_have_shares(void **state)
+{
+    struct fixture *fixture = *state;
+    struct storage *storage = fixture->a.storage;
+    struct share_place places[STORAGE_STREAMS_MAX], other;
+    _cleanup_error_ struct error err = {0};
+    size_t count = 0;
+    int r = E_OK;
+
+    while (count < STORAGE_STREAMS_MAX && r == E_OK) {
+        r = storage_stream_enter(storage_at(storage, 0), "GetMetadataDelta", &places[count], &err);
+        count += r == E_OK;
+    }
+    assert_int_equal(r, E_UNAVAILABLE);
+    assert_int_equal(count, STORAGE_STREAMS_MAX / 2);
+    assert_non_null(strstr(error_text(&err), "s1"));
+    assert_int_equal(storage_stream_enter(storage_at(storage, 1), "GetMetadataDelta", &other, NULL), E_OK);
+    share_leave(&other);
+    while (count > 0)
+        share_leave(&places[--count]);
+}
+
 static void test_capacity(void **state)
 {
     struct fixture *fixture = *state;
@@ -507,6 +530,7 @@ int main(void)
         TEST(test_list_pages),
         TEST(test_list_needs_all_servers),
         TEST(test_stream),
+        TEST(test_streams_have_shares),
         TEST(test_capacity),
     };
 

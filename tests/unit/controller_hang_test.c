@@ -52,7 +52,7 @@ static void *run_hung(void *context)
     _cleanup_error_ struct error err = {0};
 
     call->result = fixture_find(&call->fixture->a, OLD_ID_2, &err);
-    if (call->result == E_UNAVAILABLE && strstr(error_text(&err), "wait for it already")) {
+    if (call->result == E_UNAVAILABLE && strstr(error_text(&err), "waiting for it already")) {
         pthread_mutex_lock(&call->hang->lock);
         call->hang->refused++;
         pthread_cond_broadcast(&call->hang->changed);

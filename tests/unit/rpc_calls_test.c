@@ -292,6 +292,27 @@ static void test_stream_deadline(void **state)
     wait_for(&calls->test.ended, 1);
 }
 
+/* Takes no more until the sender has given up. */
+static int stream_stop_reading(const ProtobufCMessage *message, void *context)
+{
+    struct calls *calls = context;
+
+    (void)message;
+    wait_for(&calls->test.ended, 1);
+    return 0;
+}
+
+static void test_stream_slow_reader(void **state)
+{
+    struct calls *calls = *state;
+    Csi__V1__GetMetadataDeltaRequest request = CSI__V1__GET_METADATA_DELTA_REQUEST__INIT;
+    int code = rpc_client_stream(calls->client, METADATA, "GetMetadataDelta", &request.base, NULL,
+                                 stream_stop_reading, calls, &calls->err);
+
+    rpc_test_expect(E_DEADLINE, code, &calls->err);
+    assert_int_equal(atomic_load(&calls->test.ended), 1);
+}
+
 /* ---- many at once ---- */
 
 static void test_slow_service_delays_no_other(void **state)
@@ -465,6 +486,7 @@ int rpc_calls_tests(void)
         CALLS_TEST(test_stream),
         CALLS_TEST(test_stream_given_up),
         CALLS_TEST(test_stream_deadline),
+        CALLS_TEST(test_stream_slow_reader),
         CALLS_TEST(test_slow_service_delays_no_other),
         CALLS_TEST(test_backlog),
         CALLS_TEST(test_drain),

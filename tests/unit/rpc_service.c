@@ -149,7 +149,8 @@ void test_services(struct test_service *test, struct rpc_service ret_services[3]
     ret_services[1] = (struct rpc_service){.descriptor = &csi__v1__snapshot_metadata__descriptor,
                                            .methods = test_metadata_methods,
                                            .methods_count = 2,
-                                           .context = test};
+                                           .context = test,
+                                           .send_timeout_ms = 3000};
     ret_services[2] = (struct rpc_service){.descriptor = &csi__v1__identity__descriptor,
                                            .methods = test_identity_methods,
                                            .methods_count = 1,
