@@ -7,7 +7,7 @@
  * | WRITE_FAILED  | INACCESSIBLE | WriteFailed |  an operator must clear it
  * | UNREADABLE    | DATA_LOSS    | Unreadable  |
  * | READ_ERRORS   | DATA_LOSS    | ReadErrors  |  of some of its data, until they are written anew
- * | POOL_FILLING  | DEGRADED     | PoolFilling |
+ * | POOL_FILLING  | DEGRADED     | PoolFilling |  CSI has nothing milder
  * | POOL_FULL     | DEGRADED     | PoolFull    |  writes that need space are refused
  */
 #pragma once

@@ -285,23 +285,26 @@ const char *store_server_id(const struct store *store)
  * give out at the end (XFS: up to 32 MiB, and reservations of each change). */
 #define STORE_RESERVE_MIN_BYTES (UINT64_C(64) << 20)
 
-/* What volumes may be promised at all. Overcommitted, a promise is bounded only by the file system itself. */
-static uint64_t promisable(const struct store *store, uint64_t total, uint64_t other)
+static uint64_t overhead(uint64_t total)
 {
-    uint64_t overhead = MAX(total / 100, STORE_RESERVE_MIN_BYTES);
-    uint64_t kept = store->reserve_bytes + overhead + (store->overcommit ? 0 : other);
+    return MAX(total / 100, STORE_RESERVE_MIN_BYTES);
+}
+
+/* What may be promised of the pool where `other` takes that much. */
+static uint64_t room(const struct store *store, uint64_t total, uint64_t other)
+{
+    uint64_t kept = store->reserve_bytes + overhead(total) + other;
 
     return kept < total ? total - kept : 0;
 }
 
 static uint64_t promise_left(const struct store *store, uint64_t total, uint64_t used, uint64_t other)
 {
-    uint64_t limit = promisable(store, total, other);
-    uint64_t taken = store->overcommit ? 0 : store->promised_bytes;
+    uint64_t limit = room(store, total, store->overcommit ? 0 : other);
 
-    if (store->overcommit && used >= limit)
-        return 0; /* more promises on a full pool would only be broken */
-    return taken < limit ? limit - taken : 0;
+    if (store->overcommit)
+        return used < limit ? limit : 0; /* more promises on a full pool would only be broken */
+    return store->promised_bytes < limit ? limit - store->promised_bytes : 0;
 }
 
 int store_capacity(struct store *store, struct store_capacity *ret, struct error *err)
@@ -318,6 +321,7 @@ int store_capacity(struct store *store, struct store_capacity *ret, struct error
         .used_bytes = used,
         .promised_bytes = store->promised_bytes,
         .free_bytes = promise_left(store, total, used, other),
+        .overcommitted = store->promised_bytes + other + overhead(total) > total,
         .volumes_count = store->volumes.count,
         .snapshots_count = store->snapshots.count,
     };

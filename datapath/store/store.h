@@ -48,6 +48,7 @@ struct store_capacity {
     uint64_t used_bytes;     /* on disk */
     uint64_t promised_bytes; /* sum of the volumes' sizes */
     uint64_t free_bytes;     /* what a new volume may still be promised */
+    bool overcommitted;      /* more is promised than the pool can keep: writes may come to be refused */
     uint64_t volumes_count;
     uint64_t snapshots_count;
 };

@@ -47,7 +47,7 @@ enum health_pool health_judge_pool(const struct store_capacity *capacity, uint64
 }
 
 /* "8.1 GiB of 9.9 GiB are used, and 12.0 GiB are promised to volumes" */
-char *health_space_words(const struct store_capacity *capacity)
+static char *health_space_words(const struct store_capacity *capacity)
 {
     char used[16], total[16], promised[16];
     size_format(capacity->used_bytes, used);
@@ -56,23 +56,50 @@ char *health_space_words(const struct store_capacity *capacity)
     return str_format("%s of %s are used, and %s are promised to volumes", used, total, promised);
 }
 
-const char health_full_remedy[] = "writes that need new space are refused until there is some: delete "
-                                  "volumes or snapshots, trim, or grow the pool";
-
-static void health_log_pool(const struct health_findings *found, const char *pool)
+char *health_pool_words(enum health_pool pool, const struct store_capacity *capacity)
 {
-    _cleanup_free_ char *space = health_space_words(&found->capacity);
-    switch (found->pool) {
+    static const char remedy[] = "delete volumes or snapshots, trim, or grow the pool";
+    _cleanup_free_ char *space = health_space_words(capacity);
+    if (!space)
+        return NULL;
+    switch (pool) {
     case HEALTH_POOL_GOOD:
-        log_info("pool %s has space again: %s", pool, space ? space : "");
-        break;
+        return str_format("has space again: %s", space);
     case HEALTH_POOL_FILLING:
-        log_warning("pool %s is filling up: %s", pool, space ? space : "");
-        break;
+        return capacity->overcommitted ? str_format("is filling up: %s; before it is full, %s", space, remedy)
+                                       : str_format("is filling up: %s", space);
     case HEALTH_POOL_FULL:
-        log_error("pool %s is full: %s; %s", pool, space ? space : "", health_full_remedy);
         break;
     }
+    return str_format("is full: %s; writes that need new space are refused until there is some: %s", space,
+                      remedy);
+}
+
+static void health_log_pool(enum health_pool state, const struct store_capacity *capacity, const char *pool)
+{
+    _cleanup_free_ char *words = health_pool_words(state, capacity);
+    switch (state) {
+    case HEALTH_POOL_GOOD:
+        log_info("pool %s %s", pool, words ? words : "has space again");
+        break;
+    case HEALTH_POOL_FILLING:
+        log_warning("pool %s %s", pool, words ? words : "is filling up");
+        break;
+    case HEALTH_POOL_FULL:
+        log_error("pool %s %s", pool, words ? words : "is full");
+        break;
+    }
+}
+
+/* Who looks for the warning finds it, also where a writer was faster than two looks. */
+static void health_log_pool_change(const struct health_findings *found, enum health_pool before,
+                                   const char *pool)
+{
+    if (found->pool == before)
+        return;
+    if (found->pool == HEALTH_POOL_FULL && before == HEALTH_POOL_GOOD)
+        health_log_pool(HEALTH_POOL_FILLING, &found->capacity, pool);
+    health_log_pool(found->pool, &found->capacity, pool);
 }
 
 /* what: of whom there are so many, as in "volumes are write-failed". */
@@ -133,8 +160,7 @@ static void health_take(struct health *health, const struct health_findings *fou
     const struct health_findings before = health->found;
     health->found = *found;
     pthread_mutex_unlock(&health->lock);
-    if (found->pool != before.pool)
-        health_log_pool(found, health->server->settings->pool);
+    health_log_pool_change(found, before.pool, health->server->settings->pool);
     health_log_count("volumes are write-failed", &found->write_failed, &before.write_failed);
     health_log_count("volumes are unreadable", &found->unreadable, &before.unreadable);
     health_log_count("volumes and snapshots have data that the disk cannot read", &found->read_errors,

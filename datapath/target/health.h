@@ -55,6 +55,5 @@ enum health_pool health_judge_pool(const struct store_capacity *capacity, uint64
 /* What was found last. Any thread. */
 struct health_findings health_find(struct health *health);
 
-/* "8.1 GiB of 9.9 GiB are used, …" on the heap, or NULL; and what a full pool means. */
-char *health_space_words(const struct store_capacity *capacity);
-extern const char health_full_remedy[];
+/* "is filling up: 8.1 GiB of 9.9 GiB are used, …", and what to do, on the heap; NULL without memory. */
+char *health_pool_words(enum health_pool pool, const struct store_capacity *capacity);

@@ -34,19 +34,21 @@ static int service_health_message(Mooring__Storage__V1__Health ***list, size_t *
 static int service_health_pool_message(const struct health_findings *found,
                                        Mooring__Storage__V1__Health ***ret, size_t *count)
 {
-    _cleanup_free_ char *space = health_space_words(&found->capacity);
-    switch (found->pool) {
-    case HEALTH_POOL_GOOD:
+    if (found->pool == HEALTH_POOL_GOOD)
         return 0;
-    case HEALTH_POOL_FILLING:
-        return service_health_message(ret, count, MOORING__STORAGE__V1__HEALTH__KIND__POOL_FILLING,
-                                      str_format("the pool is filling up: %s", space ? space : ""));
-    case HEALTH_POOL_FULL:
-        break;
-    }
-    return service_health_message(
-        ret, count, MOORING__STORAGE__V1__HEALTH__KIND__POOL_FULL,
-        str_format("the pool is full: %s; %s", space ? space : "", health_full_remedy));
+    _cleanup_free_ char *words = health_pool_words(found->pool, &found->capacity);
+    return service_health_message(ret, count,
+                                  found->pool == HEALTH_POOL_FULL
+                                      ? MOORING__STORAGE__V1__HEALTH__KIND__POOL_FULL
+                                      : MOORING__STORAGE__V1__HEALTH__KIND__POOL_FILLING,
+                                  words ? str_format("the pool %s", words) : NULL);
+}
+
+/* A pool that has what it promised may be nearly used up, for years, without harm to any volume: only where
+ * writes can come to be refused does it concern them. */
+static bool service_health_pool_concerns_volumes(const struct health_findings *found)
+{
+    return found->pool == HEALTH_POOL_FULL || found->capacity.overcommitted;
 }
 
 static int service_health_count_message(const struct health_count *found,
@@ -106,7 +108,7 @@ int service_volume_health(struct health *health, const struct volume_record *rec
     if (code == 0)
         code = service_health_read_errors(health->server->store, record->id, ret, ret_count);
     const struct health_findings found = health_find(health);
-    if (code == 0 && found.pool == HEALTH_POOL_FULL)
+    if (code == 0 && service_health_pool_concerns_volumes(&found))
         code = service_health_pool_message(&found, ret, ret_count);
     return code;
 }

@@ -2,10 +2,12 @@
 """Health: a pool that fills up and is full, volumes that are write-failed or unreadable, and what is lost then: nothing."""
 import errno
 import os
+import re
 import struct
 import sys
 
 import harness
+from controller_stack import Controller
 from harness import status_of
 from target_fixture import MIB, Volume, expect
 
@@ -39,6 +41,7 @@ def unmap(session, mib, count):
     return session.wait(session.command(struct.pack(">BB5xH", 0x42, 0, len(data)), write=len(data), data=data))[0]
 
 
+WARNING_PERCENT = 70
 SHARE = 180  # MiB of each volume: one alone never fills the pool, together they promise more than it has
 
 
@@ -57,6 +60,14 @@ class Writer:
         tag = session.write(mib % SHARE * 256, self.data(mib), immediate=0)
         session.data_out_all(session.r2t(), self.data(mib))
         return session.wait(tag)
+
+    def until_used(self, target, percent):
+        """Until the pool's file system has that much of itself in use, and hardly more."""
+        server = target.controller.GetServer()
+        while server.used_bytes * 100 < server.capacity_bytes * percent:
+            expect(self.write(self.stands)[0], 0, f"the write of MiB {self.stands}")
+            self.stands += 1
+            server = target.controller.GetServer()
 
     def until_refused(self):
         """The answer that ends it."""
@@ -77,18 +88,42 @@ class Writer:
             session.close()
 
 
-def full(target):
+def csi_health(csi, volume):
+    """What CSI says of it, the same by both calls: (status, reason) of each entry."""
+    one = csi.ControllerGetVolumeHealth(volume_id=volume.id).volume_health
+    listed = [entry for entry in csi.ControllerListVolumeHealth().entries if entry.volume_id == volume.id]
+    expect(listed, [one] if one.health_statuses else [], "the entry in the list")
+    names = csi.messages.VolumeHealthErrorType
+    return [(names.Name(entry.status), entry.reason) for entry in one.health_statuses]
+
+
+def warned(target, csi, volumes, writer):
+    """Writes that stop where the warning begins: it is in the log, and in the health of all that it concerns."""
+    expect(server_health(target), [], "the health of an empty pool")
+    expect(csi_health(csi, volumes[0]), [], "CSI's health of its volumes")
+    writer.until_used(target, WARNING_PERCENT)
+    harness.wait_until(lambda: server_health(target) == [POOL_FILLING], "the server warns")
+    for volume in volumes:
+        expect(kinds(volume.get().health), [POOL_FILLING], "the volume's health")
+        expect(csi_health(csi, volume), [("DEGRADED", "PoolFilling")], "CSI's health of the volume")
+    text = csi.ControllerGetVolumeHealth(volume_id=volumes[0].id).volume_health.health_statuses[0].message
+    assert "is filling up: " in text and "before it is full, delete" in text, text
+    expect([target.log_text().count(words) for words in (" is filling up: ", " is full: ")], [1, 0], "lines in the log")
+
+
+def full(target, csi):
     """Writes until the pool is full; what was answered is there, after a restart too; then there is space again."""
     volumes = [Volume(target, SHARE * MIB) for _ in range(2)]
     other = Volume(target, MIB)
     attachments = [volume.attach() for volume in volumes]
     writer = Writer([ready(attachment) for attachment in attachments])
-    expect(server_health(target), [], "the health of an empty pool")
+    warned(target, csi, volumes, writer)
     expect(code_of(writer.until_refused()), SPACE_ALLOCATION_FAILED, "the sense of what has no space")
     assert writer.stands > SHARE, f"{writer.stands} MiB were written"
     expect(writer.sessions[1].wait(writer.sessions[1].command(FLUSH))[0], 0, "a flush on a full pool")
     harness.wait_until(lambda: server_health(target) == [POOL_FULL], "the server says so")
     expect(kinds(volumes[1].get().health), [POOL_FULL], "the volume's health")
+    expect(csi_health(csi, volumes[1]), [("DEGRADED", "PoolFull")], "CSI's health of the volume")
     expect(volumes[1].get().write_failed, False, "write-failed")
     assert "is full: " in target.log_text(), "the log does not say so"
     expect(writer.write(0)[0], 0, "a write to what has its space")
@@ -96,7 +131,11 @@ def full(target):
     writer.check()
     writer.close()
     target.kill()
+    before = len(target.log_text())
     target.start()
+    harness.wait_until(lambda: server_health(target) == [POOL_FULL], "the server says so after a restart")
+    words = re.findall(r" is (filling up|full): ", target.log_text()[before:])
+    expect(words, ["filling up", "full"], "what the log says of a pool that one look finds good and the next one full")
     writer.sessions = [ready(attachment) for attachment in attachments]
     writer.check()
     expect(code_of(writer.write(writer.stands)), SPACE_ALLOCATION_FAILED, "a write after a restart")
@@ -110,6 +149,17 @@ def full(target):
     expect(status_of(target.controller.DeleteVolume, volume_id=volumes[0].id), "OK", "a deletion")
     harness.wait_until(lambda: server_health(target) == [], "the pool is not filling up any more")
     expect(target.log_text().count("is full: "), 2, "lines that say that it is full, in two lives")
+    expect(status_of(target.controller.DeleteVolume, volume_id=volumes[1].id), "OK", "a deletion")
+
+
+def promises_kept(target):
+    """A pool that has all that it promised: how much of it is in use concerns the operator, and no volume."""
+    expect(target.stop(), 0, "exit status")
+    target.config.update(overcommit=False, pool_warning_percent=1)
+    target.start()
+    volume = Volume(target)
+    harness.wait_until(lambda: server_health(target) == [POOL_FILLING], "the server warns")
+    expect(kinds(volume.get().health), [], "the volume's health")
 
 
 def write_failed(scratch, tls):
@@ -149,8 +199,12 @@ def main():
     suite = harness.Suite()
     with harness.Scratch() as scratch:
         tls = harness.Tls(scratch)
-        small = harness.Target(scratch, tls, harness.Pool(scratch, size="320MiB"), overcommit=True, pool_warning_percent=70)
-        suite.run("full", full, small)
+        small = harness.Target(scratch, tls, harness.Pool(scratch, size="320MiB"), overcommit=True,
+                               pool_warning_percent=WARNING_PERCENT)
+        controller = Controller(scratch, tls, "controller", [
+            {"id": small.server_id, "address": small.address, "pool_uuid": small.pool.uuid}])
+        suite.run("full", full, small, controller.csi)
+        suite.run("promises-kept", promises_kept, small)
         suite.run("exit-status", lambda: expect(small.stop(), 0, "exit status"))
         suite.run("write-failed", write_failed, scratch, tls)
         suite.run("unreadable", unreadable, scratch, tls)
