@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <sched.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +14,7 @@
 #include "cli/csi.h"
 #include "cli/output.h"
 #include "common/cleanup.h"
+#include "common/host.h"
 #include "common/options.h"
 #include "common/record.h"
 #include "common/strings.h"
@@ -161,16 +163,50 @@ static void check_root(json_t *rows)
     add(rows, "root", geteuid() == 0, true, geteuid() == 0 ? "yes" : "mounts and devices need it");
 }
 
+/* As the node's process.c does for a device. */
+static bool can_enter_network(int fd)
+{
+    int status = 1;
+    pid_t pid = fork();
+
+    if (pid == 0)
+        _exit(setns(fd, CLONE_NEWNET) < 0);
+    while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        continue;
+    return pid > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+/* A container's own network ends with it, and with it the I/O of devices that were in it. */
+static void check_network(json_t *rows)
+{
+    _cleanup_fd_ int fd = -1;
+    const char *name = "devices are in the host's network";
+
+    if (host_network_open(&fd))
+        add(rows, name, false, true,
+            "it cannot be seen from here: the container must be privileged and share the host's PID "
+            "namespace "
+            "(hostPID)");
+    else if (fd < 0)
+        add(rows, name, true, true, "we are");
+    else if (can_enter_network(fd))
+        add(rows, name, true, true, "we are not, they will be: it must reach the storage servers' portals");
+    else
+        add(rows, name, false, true, "it cannot be entered from here: the container must be privileged");
+}
+
 /* Where device processes go, and whether that spares them (mooring-node(8), PLACES). */
 static void check_place(json_t *rows)
 {
     char name[64] = "";
     ssize_t n = readlink("/proc/self/ns/pid", name, sizeof(name) - 1);
     bool inside = n > 0 && !str_equal(name, "pid:[4026531836]"); /* the kernel's PROC_PID_INIT_INO */
-    bool systemd = access("/proc/1/root/run/systemd/system", F_OK) == 0;
+    bool systemd = access("/proc/1/root/run/systemd/system", F_OK) == 0, same = true;
+    bool apart = !systemd && host_shares("cgroup", &same) == 0 && !same;
 
-    add(rows, "devices outlive mooring-node", !inside, false,
+    add(rows, "devices outlive mooring-node", !inside && !apart, false,
         inside    ? "they end with this container: give it the host's PID namespace (hostPID)"
+        : apart   ? "they end with this container's cgroup namespace: a privileged container has the host's"
         : systemd ? "in systemd scopes"
                   : "in a cgroup beside mooring-node's");
 }
@@ -243,6 +279,7 @@ int node_check(struct cli *cli, int argc, char **argv, struct error *err)
     check_ways(rows, libexec_dir);
     check_kernel(rows);
     check_place(rows);
+    check_network(rows);
     check_program(rows, "mkfs.ext4", true, "e2fsprogs");
     check_program(rows, "e2fsck", true, "e2fsprogs");
     check_program(rows, "mkfs.xfs", false, "xfsprogs");

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "common/cleanup.h"
+#include "common/host.h"
 #include "common/io.h"
 #include "common/log.h"
 #include "common/strings.h"
@@ -21,7 +22,6 @@
 #define HOST_ROOT "/proc/1/root"
 #define CGROUP_NAME "mooring-devices"
 #define PROC_TEXT_MAX (256 * 1024)
-#define INIT_PID_NAMESPACE "pid:[4026531836]" /* PROC_PID_INIT_INO of the kernel's proc_ns.h */
 
 /* A cgroup must not be removed between its making and the arrival of whom it was made for. */
 static pthread_mutex_t cgroups_mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -59,12 +59,12 @@ enum place_kind place_resolve(enum place_kind kind)
     return place_has_systemd() ? PLACE_SYSTEMD : PLACE_CGROUP;
 }
 
-bool place_in_pid_namespace(void)
+/* In a container with a namespace of its own. */
+static bool place_is_apart(const char *space)
 {
-    char name[64] = "";
-    ssize_t n = readlink("/proc/self/ns/pid", name, sizeof(name) - 1);
+    bool same = true;
 
-    return n > 0 && !str_equal(name, INIT_PID_NAMESPACE);
+    return host_shares(space, &same) == 0 && !same;
 }
 
 /* ---- systemd ---- */
@@ -77,15 +77,6 @@ static int place_add(struct place *place, char *word)
     }
     place->argv[place->argc++] = word;
     return 0;
-}
-
-static bool place_in_host_mounts(void)
-{
-    char host[64] = "", ours[64] = "";
-    ssize_t n = readlink("/proc/1/ns/mnt", host, sizeof(host) - 1);
-    ssize_t m = readlink("/proc/self/ns/mnt", ours, sizeof(ours) - 1);
-
-    return n <= 0 || m <= 0 || str_equal(host, ours);
 }
 
 /*
@@ -136,7 +127,7 @@ static int place_add_systemd(struct place *place, const char *program, const cha
                                         "--property=IgnoreOnIsolate=yes",
                                         "--property=TimeoutStopSec=90",
                                         NULL};
-    bool inside = !place_in_host_mounts();
+    bool inside = place_is_apart("mnt");
     uint32_t random = 0;
 
     int r = io_random(&random, sizeof(random));
@@ -308,7 +299,31 @@ void place_tidy(enum place_kind kind)
     pthread_mutex_unlock(&cgroups_mutex);
 }
 
-/* ---- both ---- */
+/* ---- the network ---- */
+
+/*
+ * A container's network ends with it, whoever is still in there: its links are taken away, and a session over
+ * them would never come back. So a program that is to outlive the container is in the host's network. The
+ * mount namespace stays ours: it has the program's libraries, and lives as long as somebody is in it.
+ */
+static int place_add_network(struct place *place, struct error *err)
+{
+    int fd = -1;
+
+    int r = host_network_open(&fd);
+    if (r)
+        return error_set(
+            err, E_PRECONDITION,
+            "the network of the host cannot be seen (%s), in which a volume's device has to be to "
+            "outlive mooring-node: a container must be privileged and share the host's PID "
+            "namespace",
+            error_name(r));
+    place->network_enters = fd >= 0;
+    place->network_fd = fd;
+    return 0;
+}
+
+/* ---- all ---- */
 
 int place_prepare(struct place *place, enum place_kind kind, const char *program, const char *volume_id,
                   struct error *err)
@@ -329,16 +344,22 @@ int place_prepare(struct place *place, enum place_kind kind, const char *program
     case PLACE_CGROUP:
         pthread_mutex_lock(&cgroups_mutex);
         place->locked = true;
+        if (place_is_apart("cgroup"))
+            log_warning(
+                "this container has a cgroup namespace of its own: who kills its cgroup kills the volumes' "
+                "devices; a privileged container has the host's");
         place_each_cgroup(place_add_cgroup, place);
         break;
     case PLACE_FORK:
         break;
     }
-    if (r) {
+    if (r)
+        error_set(err, r, "cannot place mooring-%s", program);
+    else
+        r = place_add_network(place, err);
+    if (r)
         place_done(place);
-        return error_set(err, r, "cannot place mooring-%s", program);
-    }
-    return 0;
+    return r;
 }
 
 void place_done(struct place *place)
@@ -347,6 +368,8 @@ void place_done(struct place *place)
         free(place->argv[i]);
     for (size_t i = 0; i < place->procs_count; i++)
         fd_close(place->procs_fds[i]);
+    if (place->network_enters)
+        fd_close(place->network_fd);
     if (place->locked)
         pthread_mutex_unlock(&cgroups_mutex);
     *place = (struct place){0};

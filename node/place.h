@@ -1,6 +1,7 @@
 /*
  * Where a long-lived program runs, so that the end of mooring-node's service, cgroup or container spares it:
- * in a systemd scope of its own, or in a cgroup beside ours. Prepared before a start, released after it; no
+ * in a systemd scope of its own, or in a cgroup beside ours; and from a container always in the host's
+ * network, since the container's own loses its links with it. Prepared before a start, released after it; no
  * state.
  */
 #pragma once
@@ -25,6 +26,8 @@ struct place {
     size_t argc;
     int procs_fds[PLACE_CGROUPS_MAX]; /* cgroup.procs: who writes "0" there moves */
     size_t procs_count;
+    int network_fd; /* of the host, to be entered by setns(2) */
+    bool network_enters;
     bool locked; /* against place_tidy() */
 };
 
@@ -36,7 +39,8 @@ enum place_kind place_resolve(enum place_kind kind);
 
 /*
  * program: for the name of the unit ("device", "holder"); volume_id: likewise. E_PRECONDITION when systemd
- * was asked for and does not run this host. Cgroups that cannot be left are told in the log.
+ * was asked for and does not run this host, or when it cannot be told which network is the host's. Cgroups
+ * that cannot be left are told in the log.
  */
 int place_prepare(struct place *place, enum place_kind kind, const char *program, const char *volume_id,
                   struct error *err);
@@ -46,6 +50,3 @@ void place_done(struct place *place);
 /* Remove the cgroups beside ours when nobody is in them any more. Not between place_prepare() and
  * place_done() of the same thread. */
 void place_tidy(enum place_kind kind);
-
-/* Whether this process, and so each of ours, ends with its PID namespace: a container without the host's. */
-bool place_in_pid_namespace(void);

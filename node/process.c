@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -21,13 +22,20 @@
 
 /* ---- long-lived ones ---- */
 
+/* Why a program did not start; through a pipe. */
+struct process_problem {
+    int number;
+    bool network; /* of entering the host's */
+};
+
 /* In the new process: record who we are, keep the lock across exec, and become argv. Only async-signal-safe
  * calls. */
 static _Noreturn void process_become(int lock_fd, int log_fd, int report_fd, const struct place *place,
                                      const char *const *argv)
 {
     char text[16];
-    int length = 0, problem;
+    int length = 0;
+    struct process_problem problem = {0};
     int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 
     for (pid_t pid = getpid(), scale = 1000000000; scale; scale /= 10) {
@@ -37,20 +45,33 @@ static _Noreturn void process_become(int lock_fd, int log_fd, int report_fd, con
     text[length++] = '\n';
     for (size_t i = 0; place && i < place->procs_count; i++)
         (void)!write(place->procs_fds[i], "0", 1); /* one that takes nobody is no reason not to start */
-    if (null_fd < 0 || pwrite(lock_fd, text, (size_t)length, 0) != length ||
-        dup2(null_fd, STDIN_FILENO) < 0 || dup2(log_fd, STDOUT_FILENO) < 0 ||
-        dup2(log_fd, STDERR_FILENO) < 0 || fcntl(lock_fd, F_SETFD, 0) < 0) {
-        problem = errno;
-    } else {
+    if (place && place->network_enters && setns(place->network_fd, CLONE_NEWNET) < 0)
+        problem = (struct process_problem){errno, true};
+    else if (null_fd < 0 || pwrite(lock_fd, text, (size_t)length, 0) != length ||
+             dup2(null_fd, STDIN_FILENO) < 0 || dup2(log_fd, STDOUT_FILENO) < 0 ||
+             dup2(log_fd, STDERR_FILENO) < 0 || fcntl(lock_fd, F_SETFD, 0) < 0)
+        problem.number = errno;
+    else {
         sigset_t none;
         sigemptyset(&none);
         sigprocmask(SIG_SETMASK, &none, NULL);
         execv(argv[0], (char *const *)argv);
-        problem = errno;
+        problem.number = errno;
     }
     close(lock_fd); /* before anyone learns of it */
     (void)!write(report_fd, &problem, sizeof(problem));
     _exit(127);
+}
+
+static int process_explain(const struct process_problem *problem, const char *program, struct error *err)
+{
+    if (problem->network)
+        return error_set(
+            err, E_PRECONDITION,
+            "a volume's device has to be in the host's network to outlive mooring-node, and cannot "
+            "enter it (%s): the container must be privileged",
+            error_name(-problem->number));
+    return error_errno(err, problem->number, "cannot execute %s", program);
 }
 
 /* Fork twice, so that the program is nobody's child and leaves no zombie; errors come back through a pipe. */
@@ -59,7 +80,8 @@ static int process_fork(int lock_fd, int log_fd, const struct place *place, cons
 {
     _cleanup_fd_ int report_read = -1;
     _cleanup_fd_ int report_write = -1;
-    int report[2], problem = 0, status;
+    struct process_problem problem;
+    int report[2], status;
 
     if (pipe2(report, O_CLOEXEC) < 0)
         return error_errno(err, errno, "cannot make a pipe");
@@ -82,7 +104,7 @@ static int process_fork(int lock_fd, int log_fd, const struct place *place, cons
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
         return error_errno(err, EAGAIN, "cannot start %s", argv[0]);
     if (io_read_full(report_read, &problem, sizeof(problem)) == 0)
-        return error_errno(err, problem, "cannot execute %s", argv[0]);
+        return process_explain(&problem, argv[0], err);
     return 0;
 }
 

@@ -142,6 +142,7 @@ class Node:
                        "boot_id_file": str(self.boot_id_file), "libexec_dir": str(harness.BUILD / "bin"),
                        "heartbeat_ms": 1000, "log_level": "debug", "place": "fork", **config}
         self.cgroups = []  # where the process goes at its start
+        self.before = []  # words before its own: programs that become the next one
         self.process = None
         self.paths = set()
         stack.scratch.callback(self.remove)
@@ -160,9 +161,9 @@ class Node:
         environment = {**os.environ, "PATH": f"{self.tools}:/usr/sbin:/sbin:{os.environ['PATH']}"}
         # Not scratch.start(): a call that hangs in the kernel ends with its device only, which remove() ends first.
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen([harness.program("mooring-node"), "--config", str(path)], stdout=log,
-                                            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment,
-                                            preexec_fn=self._enter_cgroups)
+            self.process = subprocess.Popen([*self.before, harness.program("mooring-node"), "--config", str(path)],
+                                            stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                                            env=environment, preexec_fn=self._enter_cgroups)
         harness.wait_until(self._serves, "mooring-node answers Probe")
         return self
 
