@@ -28,12 +28,15 @@ static const struct output_column detail_columns[] = {
     {"exclusive_bytes", "its own", OUTPUT_SIZE},
     {"created_unix_s", "made", OUTPUT_TIME},
     {"state", "state", OUTPUT_TEXT},
+    {"lost", "why", OUTPUT_TEXT},
 };
 
 static json_t *state_to_json(const Mooring__Storage__V1__Snapshot *snapshot)
 {
     if (*snapshot->unreadable != '\0')
         return json_string("unreadable");
+    if (*snapshot->lost != '\0')
+        return json_string("lost");
     return snapshot->ready ? json_string("ready") : json_sprintf("%u %% done", snapshot->progress_percent);
 }
 
@@ -140,6 +143,8 @@ static void add_server(struct cli *cli, struct server_answer *answer, const char
             if (*page->snapshots[i]->unreadable != '\0')
                 fprintf(stderr, "mooring: snapshot %s is unreadable: %s\n", page->snapshots[i]->snapshot_id,
                         page->snapshots[i]->unreadable);
+            if (*page->snapshots[i]->lost != '\0')
+                fprintf(stderr, "mooring: %s\n", page->snapshots[i]->lost);
         }
         if (!page->more || page->n_snapshots == 0)
             return;
@@ -206,6 +211,8 @@ int snapshot_show(struct cli *cli, int argc, char **argv, struct error *err)
     snapshot = ((Mooring__Storage__V1__GetSnapshotResponse *)message)->snapshot;
     _cleanup_json_ json_t *object = snapshot_to_json(snapshot);
     json_object_set_new(object, "exclusive_bytes", json_integer((json_int_t)snapshot->exclusive_bytes));
+    if (*snapshot->lost != '\0')
+        json_object_set_new(object, "lost", json_string(snapshot->lost));
     protobuf_c_message_free_unpacked(message, NULL);
     return output_object(cli, stdout, object, detail_columns, ARRAY_SIZE(detail_columns), err);
 }

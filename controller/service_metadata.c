@@ -131,6 +131,9 @@ static int look_at(struct controller *controller, const char *snapshot_id, uint6
 
     if (r != E_OK || (*ret)->ready)
         return r;
+    r = snapshot_check_lost(*ret, err);
+    if (r != E_OK)
+        return r;
     return error_set(err, E_PRECONDITION, "snapshot %s is not ready: %u %% of it is copied", snapshot_id,
                      (*ret)->progress_percent);
 }

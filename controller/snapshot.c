@@ -18,6 +18,8 @@
 #define WAIT_FIRST_MS 5
 #define WAIT_MAX_MS 500
 #define WAIT_MARGIN_MS 200
+#define RECORD_MS                                                                                            \
+    UINT64_C(1000) /* for what is recorded before an answer: a sync, of a disk that may be busy */
 
 struct create {
     struct controller *controller;
@@ -41,15 +43,20 @@ static void pause_for(uint64_t ms)
     nanosleep(&pause, NULL);
 }
 
+int snapshot_check_lost(const Mooring__Storage__V1__Snapshot *snapshot, struct error *err)
+{
+    return *snapshot->lost == '\0' ? E_OK : error_set(err, E_CORRUPT, "%s", snapshot->lost);
+}
+
 int snapshot_wait(struct storage_server *server, Mooring__Storage__V1__Snapshot **snapshot, uint64_t until_ms,
                   struct error *err)
 {
     uint64_t pause_ms = WAIT_FIRST_MS;
+    int r = snapshot_check_lost(*snapshot, err);
 
-    while (!(*snapshot)->ready && time_now_ms() + pause_ms < until_ms) {
+    while (r == E_OK && !(*snapshot)->ready && time_now_ms() + pause_ms < until_ms) {
         _cleanup_error_ struct error why = {0};
         Mooring__Storage__V1__Snapshot *now = NULL;
-        int r;
 
         pause_for(pause_ms);
         pause_ms = MIN(pause_ms * 2, WAIT_MAX_MS);
@@ -63,8 +70,9 @@ int snapshot_wait(struct storage_server *server, Mooring__Storage__V1__Snapshot 
         }
         protobuf_c_message_free_unpacked(&(*snapshot)->base, NULL);
         *snapshot = now;
+        r = snapshot_check_lost(now, err);
     }
-    return E_OK;
+    return r;
 }
 
 /* ---- create ---- */
@@ -103,12 +111,12 @@ static int check_existing(const struct create *create, const Mooring__Storage__V
         return error_set(err, -EPROTO, "snapshot %s has name \"%s\", but is claimed for \"%s\"",
                          snapshot->snapshot_id, snapshot->name, request->name);
     if (str_equal(snapshot->source_volume_id, request->source_volume_id))
-        return E_OK;
+        return snapshot_check_lost(snapshot, err);
     return error_set(err, E_EXISTS, "snapshot \"%s\" exists as %s, of volume %s", request->name,
                      snapshot->snapshot_id, snapshot->source_volume_id);
 }
 
-static int cut(const struct create *create, const char *snapshot_id,
+static int cut(const struct create *create, const char *snapshot_id, bool record,
                Mooring__Storage__V1__Snapshot **ret_snapshot, struct error *err)
 {
     Mooring__Storage__V1__CreateSnapshotRequest request = MOORING__STORAGE__V1__CREATE_SNAPSHOT_REQUEST__INIT;
@@ -118,6 +126,7 @@ static int cut(const struct create *create, const char *snapshot_id,
     request.snapshot_id = (char *)snapshot_id;
     request.name = (char *)create->request->name;
     request.source_volume_id = (char *)create->request->source_volume_id;
+    request.record_cut = record;
     r = storage_call(create->home, "CreateSnapshot", &request.base, create->deadline_ms, &message, err);
     if (r != E_OK)
         return r;
@@ -150,7 +159,7 @@ static int finish(const struct create *create, const char *snapshot_id, bool *re
         return error_set(err, E_BUSY, "the name \"%s\" was claimed for another volume's snapshot; retry",
                          name);
     }
-    r = cut(create, snapshot_id, ret_snapshot, err);
+    r = cut(create, snapshot_id, false, ret_snapshot, err);
     if (refused(r))
         claim_abandon(create->controller, CLAIM_SNAPSHOT, name, snapshot_id);
     /* Someone deleted it, claims and all, between our claims and now; or too much runs there. */
@@ -206,6 +215,34 @@ static int create_rounds(const struct create *create, Mooring__Storage__V1__Snap
     return r;
 }
 
+/* When to stop waiting for it to be ready, and have its cut recorded. */
+static uint64_t record_at(uint64_t deadline_ms)
+{
+    uint64_t now_ms = time_now_ms(), until_ms = snapshot_wait_until(deadline_ms);
+
+    return until_ms > now_ms ? until_ms - MIN(RECORD_MS, (until_ms - now_ms) / 4) : until_ms;
+}
+
+/* The caller may go by the answer, and let a database write again: from here on no snapshot of another moment
+ * may come in its place. A server that does not say so is an older one, which would cut anew. */
+static int record_cut(const struct create *create, Mooring__Storage__V1__Snapshot **snapshot,
+                      struct error *err)
+{
+    Mooring__Storage__V1__Snapshot *recorded = NULL;
+    int r = cut(create, (*snapshot)->snapshot_id, true, &recorded, err);
+
+    if (r != E_OK)
+        return r;
+    protobuf_c_message_free_unpacked(&(*snapshot)->base, NULL);
+    *snapshot = recorded;
+    if (recorded->ready || recorded->cut_recorded)
+        return E_OK;
+    r = snapshot_check_lost(recorded, err);
+    return r != E_OK ? r
+                     : error_set(err, E_BUSY, "snapshot %s is being made, %u %% of it are there: retry",
+                                 recorded->snapshot_id, recorded->progress_percent);
+}
+
 int snapshot_create(struct controller *controller, const struct snapshot_request *request,
                     uint64_t deadline_ms, Mooring__Storage__V1__Snapshot **ret_snapshot, struct error *err)
 {
@@ -227,7 +264,9 @@ int snapshot_create(struct controller *controller, const struct snapshot_request
         return error_errno(err, -r, "a new snapshot id");
     r = create_rounds(&create, &snapshot, err);
     if (r == E_OK)
-        r = snapshot_wait(create.home, &snapshot, snapshot_wait_until(deadline_ms), err);
+        r = snapshot_wait(create.home, &snapshot, record_at(deadline_ms), err);
+    if (r == E_OK && !snapshot->ready)
+        r = record_cut(&create, &snapshot, err);
     if (r == E_OK)
         *ret_snapshot = snapshot;
     else if (snapshot)

@@ -14,14 +14,18 @@ struct snapshot_request {
 
 /*
  * CreateSnapshot, idempotent by name. Returns when the snapshot is ready, or shortly before deadline_ms with
- * one that is cut and not ready yet. *ret_snapshot is freed by protobuf_c_message_free_unpacked. E_EXISTS
+ * one that is cut and not ready yet: its server has recorded that, and when it is lost after all, a repeat is
+ * E_CORRUPT until it was deleted. *ret_snapshot is freed by protobuf_c_message_free_unpacked. E_EXISTS
  * when the name is another volume's snapshot's; E_EXHAUSTED when it cannot be where it was wished.
  */
 int snapshot_create(struct controller *controller, const struct snapshot_request *request,
                     uint64_t deadline_ms, Mooring__Storage__V1__Snapshot **ret_snapshot, struct error *err);
 
+/* E_CORRUPT, saying why and what to do, for one that will never be ready. */
+int snapshot_check_lost(const Mooring__Storage__V1__Snapshot *snapshot, struct error *err);
+
 /* Look until *snapshot, of this server, is ready, replacing it; E_OK also at until_ms, when it is not. E_BUSY
- * when there is none any more. */
+ * when there is none any more; E_CORRUPT when it is lost. */
 int snapshot_wait(struct storage_server *server, Mooring__Storage__V1__Snapshot **snapshot, uint64_t until_ms,
                   struct error *err);
 

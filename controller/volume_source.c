@@ -53,8 +53,9 @@ static int look_at_snapshot(struct controller *controller, const struct create_r
         return r;
     source->size_bytes = snapshot->size_bytes;
     source->block_size_bytes = snapshot->block_size_bytes;
+    r = snapshot_check_lost(snapshot, err);
     protobuf_c_message_free_unpacked(&snapshot->base, NULL);
-    return E_OK;
+    return r;
 }
 
 int volume_source_find(struct controller *controller, const struct create_request *request,

@@ -78,8 +78,14 @@ static int service_snapshot_look(struct snapshot *snapshot, Mooring__Storage__V1
         error_done(err);
         return message->unreadable ? 0 : error_errno(err, ENOMEM, "snapshot %s", message->snapshot_id);
     }
+    if (snapshot_check_lost(snapshot, err) != 0) {
+        message->lost = strdup(error_text(err));
+        error_done(err);
+        return message->lost ? 0 : error_errno(err, ENOMEM, "snapshot %s", message->snapshot_id);
+    }
     message->progress_percent = snapshot_progress_percent(snapshot);
     message->ready = message->progress_percent == 100;
+    message->cut_recorded = snapshot_cut_recorded(snapshot);
     if (!message->ready)
         return 0;
     int code = snapshot_used_bytes(snapshot, &message->used_bytes, err);
@@ -138,6 +144,8 @@ static int service_snapshot_stands(struct storage_service *storage, const struct
     else if (!str_equal(record.name, spec->name) || !str_equal(record.group_id, spec->group_id) ||
              !str_equal(record.source_volume_id, source_id))
         code = error_set(err, E_EXISTS, "snapshot %s exists with another name, group or source", spec->id);
+    else
+        code = snapshot_check_lost(snapshot, err);
     if (code) {
         snapshot_unref(snapshot);
         return code;
@@ -233,7 +241,10 @@ int service_create_snapshot(struct rpc_call *call, const ProtobufCMessage *reque
     volume_unref(source);
     if (code)
         return code;
-    answer->snapshot = service_snapshot_of(snapshot, false, err);
+    if (create->record_cut)
+        code = snapshot_record_cut(snapshot, err);
+    if (code == 0)
+        answer->snapshot = service_snapshot_of(snapshot, false, err);
     snapshot_unref(snapshot);
     return answer->snapshot ? 0 : err->code;
 }

@@ -44,7 +44,7 @@ struct peer_snapshot {
     char hold[ID_BOOT_LENGTH + 1];
     uint64_t size_bytes;
     unsigned not_ready; /* so many GetSnapshots more */
-    bool held, provisional;
+    bool held, provisional, recorded, lost;
 };
 
 struct peer {
@@ -61,6 +61,8 @@ struct peer {
     char hold[ID_BOOT_LENGTH + 1]; /* that stands; "" for none */
     unsigned holds;                /* all that were */
     unsigned not_ready;            /* of new snapshots */
+    unsigned records;              /* of cuts that were asked for */
+    bool records_none;             /* as a server does that knows of no such thing */
     uint64_t free_bytes;
     const char *zone;       /* topology, or NULL */
     bool old;               /* serves none of the newer features */

@@ -47,7 +47,10 @@ static Mooring__Storage__V1__Snapshot *describe(const struct peer_snapshot *snap
     answer->size_bytes = snapshot->size_bytes;
     answer->block_size_bytes = 4096;
     answer->created_unix_ns = 1700000000500000000;
-    answer->ready = snapshot->not_ready == 0;
+    answer->ready = snapshot->not_ready == 0 && !snapshot->lost;
+    answer->cut_recorded = snapshot->recorded;
+    if (snapshot->lost)
+        answer->lost = strdup("it is lost");
     answer->held = snapshot->held;
     answer->provisional = snapshot->provisional;
     return answer;
@@ -62,6 +65,18 @@ static bool claimed(struct peer *peer, const Mooring__Storage__V1__CreateSnapsho
                                                  request->name);
 
     return claim && str_equal(claim->volume_id, group ? request->group_id : request->snapshot_id);
+}
+
+/* One that stands, and what a caller asks for who is going to answer with it. */
+static int repeat(struct peer *peer, const Mooring__Storage__V1__CreateSnapshotRequest *request,
+                  struct peer_snapshot *snapshot, ProtobufCMessage *response, struct error *err)
+{
+    if (snapshot->lost)
+        return peer_end(peer, error_set(err, E_CORRUPT, "it is lost"));
+    peer->records += request->record_cut;
+    snapshot->recorded |= request->record_cut && !peer->records_none;
+    ((Mooring__Storage__V1__CreateSnapshotResponse *)response)->snapshot = describe(snapshot);
+    return peer_end(peer, E_OK);
 }
 
 HANDLER(peer_create_snapshot)
@@ -81,6 +96,8 @@ HANDLER(peer_create_snapshot)
         return peer_end(peer, error_set(err, E_NOT_FOUND, "no volume %s", request->source_volume_id));
     if (*request->group_id && !str_equal(peer->hold, request->hold_id))
         return peer_end(peer, error_set(err, E_PRECONDITION, "the hold does not stand"));
+    if ((snapshot = peer_snapshot(peer, request->snapshot_id)))
+        return repeat(peer, request, snapshot, response, err);
     snapshot = peer_snapshot(peer, "");
     assert(snapshot);
     *snapshot = (struct peer_snapshot){.size_bytes = peer_volume(peer, request->source_volume_id)->size_bytes,

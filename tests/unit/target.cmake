@@ -14,3 +14,9 @@ if(TARGET mooring_target)
     SOURCES ${CMAKE_CURRENT_LIST_DIR}/target_throttle_test.c ${target}/throttle.c ${target}/limits.c
     DEPENDS mooring_fake_loop mooring_iscsi)
 endif()
+
+# For tests/integration/test_controller_cut.py: a storage server whose copies take as long as a test wants.
+add_library(hold-clones MODULE ${PROJECT_SOURCE_DIR}/tests/integration/hold_clones.c)
+target_compile_options(hold-clones PRIVATE -fno-sanitize=all)
+target_link_options(hold-clones PRIVATE -fno-sanitize=all)
+set_target_properties(hold-clones PROPERTIES PREFIX "" LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
