@@ -8,6 +8,7 @@
 #include "controller/controller.h"
 
 #define GROUP_VOLUMES_MAX 128
+#define GROUP_SERVER_VOLUMES_MAX 64 /* of them on one storage server: its limit of one hold */
 #define GROUP_ATTEMPT_DIGITS 8
 
 struct group_request {

@@ -70,6 +70,37 @@ static struct part *part_of(struct creation *creation, struct storage_server *se
     return NULL;
 }
 
+/* How many volumes before this one are on its storage server. */
+static size_t count_beside(const struct group_request *request, size_t index, const char *server_id)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < index; i++) {
+        char other[ID_SERVER_MAX + 1];
+
+        count += id_volume_server(request->source_volume_ids[i], other, NULL) == E_OK &&
+                 str_equal(other, server_id);
+    }
+    return count;
+}
+
+/* What no server would hold is refused before a name is claimed. An id that is none has its answer later. */
+static int check_counts(const struct group_request *request, struct error *err)
+{
+    char server_id[ID_SERVER_MAX + 1];
+
+    for (size_t i = 0; i < request->sources_count; i++) {
+        if (id_volume_server(request->source_volume_ids[i], server_id, NULL) == E_OK &&
+            count_beside(request, i, server_id) == GROUP_SERVER_VOLUMES_MAX)
+            return error_set(
+                err, E_INVALID_ARGUMENT,
+                "source_volume_ids has more than %d volumes of storage server %s, which holds no "
+                "more of them at once",
+                GROUP_SERVER_VOLUMES_MAX, server_id);
+    }
+    return E_OK;
+}
+
 static int plan(struct creation *creation, struct error *err)
 {
     const struct group_request *request = creation->request;
@@ -487,10 +518,11 @@ int group_create(struct controller *controller, const struct group_request *requ
 {
     _cleanup_operation_ struct operation *operation = NULL;
     struct creation creation = {.controller = controller, .request = request, .deadline_ms = deadline_ms};
-    int r;
+    int r = check_counts(request, err);
 
-    r = operation_begin(controller->operations, "group name", request->name, "CreateVolumeGroupSnapshot",
-                        &operation, err);
+    if (r == E_OK)
+        r = operation_begin(controller->operations, "group name", request->name, "CreateVolumeGroupSnapshot",
+                            &operation, err);
     if (r != E_OK)
         return r;
     r = id_group_new(creation.group_id);

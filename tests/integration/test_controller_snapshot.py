@@ -297,6 +297,8 @@ def test_group_refused(stack):
     status("INVALID_ARGUMENT", group, csi, "x", [], contains="source_volume_ids")
     status("INVALID_ARGUMENT", group, csi, "x", [volume_id, volume_id], contains="twice")
     status("INVALID_ARGUMENT", group, csi, "x", [""])
+    status("INVALID_ARGUMENT", group, csi, "x", [f"s1.{number:016x}" for number in range(65)], contains="64 volumes")
+    equal(stack.claim_of(stack.targets[0], "x", "NAME_GROUP"), None, "a claim that was left")
     status("INVALID_ARGUMENT", group, csi, "x", [volume_id], parameters={"copies": "2"}, contains='"copies"')
     status("INVALID_ARGUMENT", csi.DeleteVolumeGroupSnapshot, contains="group_snapshot_id")
     status("INVALID_ARGUMENT", csi.GetVolumeGroupSnapshot, contains="group_snapshot_id")

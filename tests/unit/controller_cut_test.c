@@ -1,5 +1,5 @@
-/* Snapshots that are answered before they are ready, and what is lost after such an answer: over three
- * storage servers of the tests. */
+/* Snapshots that are answered before they are ready, and what is lost after such an answer; and groups
+ * of more volumes than a server holds: over three storage servers of the tests. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,6 +13,7 @@
 #include "common/log.h"
 #include "common/strings.h"
 #include "common/time.h"
+#include "controller/group.h"
 #include "controller/snapshot.h"
 #include "tests/unit/controller_fixture.h"
 
@@ -202,6 +203,31 @@ static void test_lost_while_waited_for(void **state)
     fixture->peers[0].hook = NULL;
 }
 
+/* ---- groups ---- */
+
+/* One more than a server holds: refused before any server is asked for anything. */
+static void test_group_of_too_many_on_one_server(void **state)
+{
+    static char ids[GROUP_SERVER_VOLUMES_MAX + 2][ID_VOLUME_MAX + 1];
+    char *sources[GROUP_SERVER_VOLUMES_MAX + 2];
+    struct fixture *fixture = *state;
+    struct group_request request = {.name = NAME, .source_volume_ids = sources};
+    struct group group = {0};
+    _cleanup_error_ struct error err = {0};
+    unsigned calls = fixture->peers[0].calls;
+
+    for (unsigned i = 0; i < GROUP_SERVER_VOLUMES_MAX + 2; i++) {
+        snprintf(ids[i], sizeof(ids[i]), "%s.%016x", i == 0 ? "s2" : "s1", 100 + i);
+        sources[i] = ids[i];
+    }
+    request.sources_count = GROUP_SERVER_VOLUMES_MAX + 2;
+    assert_int_equal(group_create(&fixture->a, &request, fixture_soon(), &group, &err), E_INVALID_ARGUMENT);
+    assert_non_null(strstr(error_text(&err), "64 volumes of storage server s1"));
+    assert_int_equal(fixture->peers[0].calls, calls);
+    request.sources_count--; /* as many as there may be: only that they are not there */
+    assert_int_equal(group_create(&fixture->a, &request, fixture_soon(), &group, NULL), E_NOT_FOUND);
+}
+
 #define TEST(function) cmocka_unit_test_setup_teardown(function, setup, fixture_teardown)
 
 int main(void)
@@ -213,6 +239,7 @@ int main(void)
         TEST(test_not_recorded_is_not_answered),
         TEST(test_lost),
         TEST(test_lost_while_waited_for),
+        TEST(test_group_of_too_many_on_one_server),
     };
 
     log_init("controller_cut", LOG_LEVEL_ERROR); /* no access log of the peers */
