@@ -7,13 +7,16 @@ import tempfile
 import time
 import traceback
 
+import database_faults
 import disk_faults
 import faults
 import harness
+import kills
 import loads
 
-KILLS = [(f"kill-{name}", faults.kill_one(name)) for name in faults.PROGRAMS]
-KILLS += [("kill-in-order", faults.kill_in_order), ("kill-at-once", faults.kill_at_once)]
+KILLS = [(f"kill-{name}", kills.kill_one(name)) for name in kills.PROGRAMS]
+KILLS += [("kill-in-order", kills.kill_in_order), ("kill-at-once", kills.kill_at_once),
+          ("killed-taking-over", kills.killed_taking_over)]
 NETWORK = [
     ("link-cut", faults.link_cut), ("whole-link-cut", faults.whole_link_cut),
     ("packets-dropped", faults.packets_dropped), ("packets-reset", faults.packets_reset),
@@ -23,9 +26,11 @@ NETWORK = [
     ("stalled", faults.stalled), ("headers-flipped", faults.headers_flipped),
 ]
 HOSTS = [("storage-reboot", faults.storage_reboot), ("another-address", faults.another_address),
-         ("target-stopped", faults.target_stopped), ("device-stopped", faults.device_stopped)]
+         ("target-stopped", faults.target_stopped), ("device-stopped", faults.device_stopped),
+         ("device-stopped-60", faults.device_stopped_60)]
 DISK = [("disk-eio", disk_faults.eio), ("disk-enospc", disk_faults.enospc), ("disk-read-eio", disk_faults.read_eio),
-        ("flush-fails", disk_faults.flush_fails), ("database-eio", disk_faults.database_eio),
+        ("flush-fails", disk_faults.flush_fails), ("database-eio", database_faults.eio),
+        ("database-enospc", database_faults.enospc), ("database-pool-full", database_faults.pool_full),
         ("database-flush-fails", disk_faults.database_flush_fails)]
 ALL = KILLS + NETWORK + HOSTS + DISK
 
@@ -88,9 +93,10 @@ def draw(choice, count, wanted):
     return order[:count]
 
 
-def table(rows):
-    """The longest stall of each kind of fault, as lines."""
-    lines = [f"# {'fault':20} {'count':>5} {'fio s':>8} {'ledger s':>8} {'commit s':>8}  longest with"]
+def table(rows, seed):
+    """How many there were, and the longest stall of each kind of fault, as lines."""
+    lines = [f"# {len(rows)} faults of {len({row.name for row in rows})} kinds, seed {seed}; the longest stalls:",
+             f"# {'fault':20} {'count':>5} {'fio s':>8} {'ledger s':>8} {'commit s':>8}  longest with"]
     for name in sorted({row.name for row in rows}):
         mine = [row for row in rows if row.name == name]
         worst = max(mine, key=lambda row: max(row.fio_s, row.ledger_s))
@@ -102,7 +108,8 @@ def table(rows):
 
 
 def run_all(lab, order, seed, end=None, say=print):
-    """Rows, and the failure that ended it, or None. A cluster that failed once is not tried on."""
+    """Rows, the names that were skipped, and the failure that ended it, or None. A cluster that failed once is not
+    tried on."""
     rows, skipped = [], set()
     for number, (name, function) in enumerate(order):
         if end and time.monotonic() > end:
@@ -116,13 +123,13 @@ def run_all(lab, order, seed, end=None, say=print):
             continue
         except Exception as why:  # whatever it was, the seed reproduces it
             traceback.print_exc()
-            return rows, f"number {number}, {name}, seed {seed}: {why}"
+            return rows, skipped, f"number {number}, {name}, seed {seed}: {why}"
         rows.append(row)
         stalls = f"fio {row.fio_s:.2f} s, ledger {row.ledger_s:.2f} s"
         if row.database_s is not None:
             stalls += f", commits {row.database_s:.2f} s"
         say(f"# {number:3} {name}: {row.words}{': ' if row.words else ''}stalls: {stalls}")
-    return rows, None
+    return rows, skipped, None
 
 
 def finish(lab, seed):

@@ -1,102 +1,14 @@
-"""The faults. Each is a function of the lab and a source of randomness that makes the fault and takes it away again;
-what it returns are words for the table. None of them is allowed to make an I/O error, but those of the disk, which
-name the volumes that see what the disk gave."""
+"""The faults of the network and of hosts; kills.py has the deaths, disk_faults.py and database_faults.py those of disks.
+Each is a function of the lab and a source of randomness that makes the fault and takes it away again; what it returns are
+words for the table. None of them is allowed to make an I/O error, but those of the disk, which name the volumes that see
+what the disk gave."""
 import signal
 import time
 
 import harness
 import wire
+from kills import Killer, some
 from lab import pause, seconds
-
-PROGRAMS = ("device", "holder", "node", "target", "controller")
-
-
-# ---- kill -9 ----
-
-
-class Killer:
-    """Kills by name, and starts again what systemd or Kubernetes would. A volume's device and holder are never dead
-    at once: that is the loss of the data path."""
-
-    def __init__(self, lab, choice):
-        self.lab, self.choice, self.down = lab, choice, []
-
-    def kill(self, program):
-        getattr(self, f"_{program}")()
-
-    def _device(self):
-        names = self.choice.sample(sorted(self.lab.volumes), self.choice.randint(1, len(self.lab.volumes)))
-        for name in names:
-            self.lab.wait_protected(name)
-            self.lab.signal(name, "device", signal.SIGKILL)
-
-    def _holder(self):
-        names = self.choice.sample(sorted(self.lab.volumes), self.choice.randint(1, len(self.lab.volumes)))
-        for name in names:
-            self.lab.wait_protected(name)
-            pid = self.lab.signal(name, "holder", signal.SIGKILL)
-            harness.wait_until(lambda one=name, old=pid: self.lab.pid(one, "holder") != old, "the holder ends")
-        time.sleep(0.3)  # until the devices have said that they are without a holder
-
-    def _node(self):
-        self._end(self.lab.node)
-
-    def _controller(self):
-        self._end(self.lab.controller)
-
-    def _target(self):
-        self._end(self.choice.choice(self.lab.servers))
-
-    def _end(self, part):
-        if part not in self.down:
-            part.kill()
-            self.down.append(part)
-
-    def revive(self):
-        self.choice.shuffle(self.down)
-        for part in self.down:
-            pause(self.choice)
-            part.start()
-        self.down = []
-
-
-def kill_one(program):
-    def fault(lab, choice):
-        killer = Killer(lab, choice)
-        killer.kill(program)
-        pause(choice)
-        killer.revive()
-        return ""
-    return fault
-
-
-def kill_in_order(lab, choice):
-    """Each of them once, in an order that is drawn; mooring-node is alive where a successor must be waited for."""
-    order = list(PROGRAMS)
-    choice.shuffle(order)
-    killer = Killer(lab, choice)
-    for program in order:
-        if program in ("device", "holder"):
-            killer.revive()
-        killer.kill(program)
-        pause(choice)
-        if choice.random() < 0.5:
-            killer.revive()
-    killer.revive()
-    return ", ".join(order)
-
-
-def kill_at_once(lab, choice):
-    """Several at the same moment; of device and holder at most one."""
-    programs = choice.sample(["node", "target", "controller"], choice.randint(1, 3))
-    programs.insert(0, choice.choice(("device", "holder")))
-    killer = Killer(lab, choice)
-    for program in programs:
-        killer.kill(program)
-    pause(choice)
-    killer.revive()
-    return ", ".join(programs)
-
 
 # ---- the network ----
 
@@ -245,12 +157,20 @@ def target_stopped(lab, choice):
     return f"{server.server_id}, {length} s"
 
 
-def device_stopped(lab, choice):
-    names = choice.sample(sorted(lab.volumes), choice.randint(1, len(lab.volumes)))
-    length = 60 if lab.long and choice.random() < 0.2 else seconds(choice, lab, 10, 20)
+def stop_devices(lab, choice, length):
+    names = some(lab, choice)
     for name in names:
         lab.signal(name, "device", signal.SIGSTOP)
     time.sleep(length)
     for name in names:
         lab.signal(name, "device", signal.SIGCONT)
     return f"{', '.join(names)}, {length} s"
+
+
+def device_stopped(lab, choice):
+    return stop_devices(lab, choice, seconds(choice, lab, 10, 20))
+
+
+def device_stopped_60(lab, choice):
+    """A minute: the server gives the session up meanwhile."""
+    return stop_devices(lab, choice, 60)

@@ -6,8 +6,12 @@ storage servers on disks that fail on command, a controller, one compute node wi
 
 Every server has two addresses of its own and one of a proxy; it listens on one of its own, and tells the devices that one
 and the proxy's."""
+import contextlib
+import itertools
+import json
 import os
 import pathlib
+import random
 import time
 
 import cluster as clusters
@@ -44,6 +48,7 @@ class Lab:
 
     def __init__(self, scratch, seed, long_mode=False, with_database=True, digests=True):
         self.scratch, self.seed, self.long = scratch, seed, long_mode
+        self.orders = []
         self.filter = wire.Filter()
         self.addresses = {f"s{number}": Addresses(number) for number in (1, 2)}
         self.cluster = clusters.Cluster(scratch, servers=2, disks=("s1", "s2"), size="700MiB", loops=2)
@@ -104,26 +109,55 @@ class Lab:
 
     # ---- processes ----
 
+    def next_order(self, programs):
+        """Another one of all their orders, drawn by the seed, before any comes again."""
+        if not self.orders:
+            self.orders = list(itertools.permutations(programs))
+            random.Random(f"{self.seed}-orders").shuffle(self.orders)
+        return self.orders.pop()
+
     def pid(self, name, program):
         """Of a volume's mooring-device or mooring-holder; None when it does not live."""
-        folder = self.node.dir / "state" / "volumes" / self.volumes[name].volume_id
         try:
-            pid = int((folder / f"{program}.pid").read_text())
+            pid = int((self.folder(name) / f"{program}.pid").read_text())
             command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError, ValueError):
             return None
         return pid if str(self.node.dir).encode() in command else None
 
+    def folder(self, name):
+        return self.node.dir / "state" / "volumes" / self.volumes[name].volume_id
+
     def status(self, name):
-        return self.node.device_status(self.volumes[name])
+        """By its own path: who looks through the folders waits in the mount of a device that nobody serves."""
+        try:
+            return json.loads((self.folder(name) / "device" / "status.json").read_text())
+        except (OSError, json.JSONDecodeError):
+            return {"state": "none"}
 
     def device_serves(self, name):
         now = self.status(name)
         return now["state"] == "ready" and now.get("pid") == self.pid(name, "device") is not None
 
+    def held(self, name, program):
+        """What its process has of what a successor needs: nothing when there is none."""
+        links = []
+        with contextlib.suppress(OSError):
+            for entry in pathlib.Path(f"/proc/{self.pid(name, program)}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    links.append(os.readlink(entry))
+        return {"log": any("mooring-replay-log" in link for link in links), "channels": links.count("/dev/fuse"),
+                "requests": any("mooring-requests" in link for link in links)}
+
+    def has_everything(self, name, program):
+        """The other one of device and holder may die: the log is there and, of fuse, its channels and their requests."""
+        held = self.held(name, program)
+        kernels_own = self.status(name).get("block_device", "").startswith("/dev/ublk")
+        return held["log"] and (kernels_own or (held["requests"] and held["channels"] >= 2))
+
     def protected(self, name):
-        """A crash of the device would be survived: its holder lives and has everything."""
-        return self.pid(name, "holder") is not None and self.status(name).get("take_over", False)
+        """A crash of the device would be survived, and it says so."""
+        return self.has_everything(name, "holder") and self.status(name).get("take_over", False)
 
     def wait_protected(self, name):
         harness.wait_until(lambda: self.device_serves(name) and self.protected(name),
@@ -136,7 +170,8 @@ class Lab:
     def signal(self, name, program, number):
         pid = self.pid(name, program)
         if pid:
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
         return pid
 
     # ---- the end ----

@@ -189,7 +189,7 @@ class MariaDb:
     """This machine's mariadbd with its data on a mounted volume, and the example's clients with their ledger of
     answered commits."""
 
-    def __init__(self, scratch, seed, port=3306):
+    def __init__(self, scratch, seed, port=3306, name="mariadb"):
         sys.path.insert(0, str(EXAMPLE))
         try:
             import database
@@ -200,7 +200,7 @@ class MariaDb:
         load.STATEMENT_TIMEOUT_S = 300  # longer than any fault
         self.scratch, self.port, self.seed = scratch, port, seed
         self.modules = database, load
-        self.folder = scratch.path / "mariadb"
+        self.folder = scratch.path / name
         self.folder.mkdir()
         self.log = self.folder / "log"
         self.socket = self.folder / "sock"

@@ -27,13 +27,13 @@ def main():
     with harness.Scratch() as scratch:
         lab = labs.Lab(scratch, seed, with_database=False)
         try:
-            rows, failure = cases.run_all(lab, order, seed)
+            rows, _, failure = cases.run_all(lab, order, seed)
             failure = failure or cases.finish(lab, seed)
         finally:
             if failure:
                 lab.abandon()
                 print(f"# logs are kept in {cases.keep_logs(scratch)}", flush=True)
-    print("\n".join(cases.table(rows)))
+    print("\n".join(cases.table(rows, seed)))
     for row in rows:
         print(f"PASS {row.name}")
     print(f"FAIL faults: {failure.splitlines()[0]}" if failure else "PASS nothing is left over", flush=True)
