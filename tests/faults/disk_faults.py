@@ -43,7 +43,8 @@ def fail_within(lab, name, verb, number, length_s):
     fail_at(lab, name, verb, number)
     harness.wait_until(lambda: ledger.errors_since(since), f"an error at the users of {name}", 60)
     time.sleep(length_s)
-    lab.server_of(name).disk.command(f"fail {verb} 0 0")
+    with ledger.resting():  # a write that failed and goes through at the second try would be taken for a failed flush
+        lab.server_of(name).disk.command(f"fail {verb} 0 0")
     time.sleep(0.3)  # what was on its way
     seen = set(ledger.errors_since(since))
     if seen != {number}:
@@ -76,11 +77,47 @@ enospc = data_fault("write", errno.ENOSPC)
 read_eio = data_fault("read", errno.EIO)
 
 
+def write_failed(lab, server):
+    """The names of the server's volumes that are."""
+    return {name for name, volume in lab.volumes.items() if lab.server_of(name) is server
+            and server.controller.GetVolume(volume_id=volume.volume_id).volume.write_failed}
+
+
+def clear_all(lab, server):
+    """What an operator does once the disk is well: one failed flush takes each volume of it that was not all flushed."""
+    names = write_failed(lab, server)
+    for name in names:
+        lab.cluster.cli("volume", "clear-failed", lab.volumes[name].volume_id, check=True)
+    return names
+
+
+def fail_flush_until(server, done, what):
+    """One flush at a time. The first may be one that comes with a commit's write: then that write alone fails."""
+    armed_at = None
+
+    def check():
+        nonlocal armed_at
+        if done():
+            return True
+        flushes = server.disk.stat("flushes")
+        if armed_at is None or flushes > armed_at:
+            time.sleep(0.2)  # a moment after the disk said it, the server knows
+            if done():
+                return True
+            armed_at = server.disk.stat("flushes")
+            server.disk.command(f"fail flush 1 {errno.EIO}")
+        return False
+    try:
+        harness.wait_until(check, what, 60)
+    finally:
+        server.disk.command("fail flush 0 0")
+
+
 @injects("victim")
 def flush_fails(lab, _choice):
     """One flush of the disk fails: its volume takes no more writes until an operator clears it. XFS itself gives up when
     a flush of its own log fails, so nothing else of that server changes meanwhile: the database's file system is frozen,
-    and the log is empty."""
+    and the log is empty. All of the database's is flushed then, so that its volume is not concerned."""
     freeze = harness.program("fsfreeze") if lab.database else None
     if freeze:
         harness.run(freeze, "--freeze", lab.paths["db"])
@@ -102,20 +139,13 @@ def fsync_folder(path):
 
 
 def one_flush_fails(lab):
-    server, volume_id, ledger = lab.server_of("victim"), lab.volumes["victim"].volume_id, lab.ledgers["victim"]
+    server, ledger = lab.server_of("victim"), lab.ledgers["victim"]
     since = time.monotonic()
-    server.disk.command(f"fail flush 1 {errno.EIO}")
-
-    def write_failed():
-        return server.controller.GetVolume(volume_id=volume_id).volume.write_failed
-    try:
-        harness.wait_until(write_failed, "the volume is write-failed", 60)
-    finally:
-        server.disk.command("fail flush 0 0")
+    fail_flush_until(server, lambda: write_failed(lab, server), "the volume is write-failed")
     harness.wait_until(lambda: len(ledger.errors_since(since)) > 20, "errors at the volume's users", 60)
-    if not write_failed():
-        raise AssertionError("the volume takes writes again although nobody cleared it")
-    lab.cluster.cli("volume", "clear-failed", volume_id, check=True)
+    failed = clear_all(lab, server)
+    if failed != {"victim"}:
+        raise AssertionError(f"write-failed are {failed}, not the victim alone")
     recovers(lab, "victim", ledger)
     seen = set(ledger.errors_since(since))
     if seen != {errno.EIO}:
@@ -123,24 +153,22 @@ def one_flush_fails(lab):
     return f"cleared after {len(ledger.errors_since(since))} errors"
 
 
-@injects("db")
+@injects("db", "victim")
 def database_flush_fails(lab, _choice):
-    """A flush of the database's volume fails: it is started anew once the volume is cleared, and has every commit."""
+    """A flush of the database's volume fails, while the other volume has writes that are not flushed: both take no more
+    writes. The database is started anew once both are cleared, and has every commit."""
     if not lab.database:
         raise harness.Skip("without MariaDB")
-    server, volume_id = lab.server_of("db"), lab.volumes["db"].volume_id
+    server = lab.server_of("db")
     mark, since = len(lab.database.log_text()), time.monotonic()
     with lab.ledgers["victim"].resting():  # whose flushes are not to be the one that fails
         fsync_folder(server.pool.path)
-        server.disk.command(f"fail flush 1 {errno.EIO}")
-        try:
-            harness.wait_until(lambda: server.controller.GetVolume(volume_id=volume_id).volume.write_failed,
-                               "the volume is write-failed", 60)
-        finally:
-            server.disk.command("fail flush 0 0")
+        fail_flush_until(server, lambda: "db" in write_failed(lab, server) or database_noticed(lab, mark, since),
+                         "the volume is write-failed")
     harness.wait_until(lambda: database_noticed(lab, mark, since), "MariaDB notices", 60)
-    lab.cluster.cli("volume", "clear-failed", volume_id, check=True)
-    return "restarted" if heal_database(lab) else "went on"
+    failed = clear_all(lab, server)
+    recovers(lab, "victim", lab.ledgers["victim"])
+    return f"{'restarted' if heal_database(lab) else 'went on'}, cleared {' and '.join(sorted(failed)) or 'nothing'}"
 
 
 def database_noticed(lab, mark, since):
@@ -148,9 +176,10 @@ def database_noticed(lab, mark, since):
             or [text for at, text in lab.database.load.errors if at >= since])
 
 
-@injects("db")
+@injects("db", "victim")
 def database_eio(lab, choice):
-    """Writes of the database's volume fail for a while; it is started anew and has every commit that it answered."""
+    """Writes of the database's volume fail for a while; it is started anew and has every commit that it answered. A
+    write that fails once only, as the last one may, is taken for a failed flush: then volumes are cleared."""
     if not lab.database:
         raise harness.Skip("without MariaDB")
     mark, since = len(lab.database.log_text()), time.monotonic()
@@ -160,6 +189,8 @@ def database_eio(lab, choice):
         time.sleep(choice.uniform(0, 1))
     finally:
         lab.server_of("db").disk.command("fail write 0 0")
+    time.sleep(0.3)  # what was on its way
+    clear_all(lab, lab.server_of("db"))
     recovers(lab, "victim", lab.ledgers["victim"])
     return "restarted" if heal_database(lab) else "went on"
 

@@ -133,6 +133,46 @@ def commit_failure(cluster, _choice):
     node.detach(volume)
 
 
+def flush_of_another(cluster, _choice):
+    """1c: the disk loses its cache at one volume's flush: so does another volume whose writes were not flushed, and is
+    write-failed too, durably; a third one, all flushed, is not."""
+    node, server = cluster.nodes["n1"], cluster.targets[0]
+    volumes = {name: cluster.create(f"cache-{name}") for name in ("flushed", "told", "untold")}
+    paths = {name: node.attach(volume) for name, volume in volumes.items()}
+    content = os.urandom(BLOCK)
+
+    def failed():
+        return {name for name, volume in volumes.items()
+                if server.controller.GetVolume(volume_id=volume.volume_id).volume.write_failed}
+
+    for path in paths.values():
+        for block in (3, 4):
+            write_block(path, block, content, fsync=True)
+    for name in ("told", "untold"):
+        write_block(paths[name], 3, content)
+    write_block(paths["untold"], 4, content)
+    server.disk.command(f"fail flush 1 {errno.EIO}")
+    equal(errno_of(write_block, paths["told"], 4, content, fsync=True), errno.EIO, "errno of the flush that failed")
+    server.disk.command("fail flush 0 0")
+    harness.wait_until(lambda: failed() == {"told", "untold"}, f"both are write-failed, and no other: {failed()}")
+    said = f"since the disk failed to flush those of {volumes['told'].volume_id}"
+    line = f"volume {volumes['untold'].volume_id}: its newest writes may be lost, {said}"
+    harness.wait_until(lambda: line in server.log_text(), "the log says whose flush it was")
+    equal(errno_of(write_block, paths["untold"], 5, content, fsync=True), errno.EIO, "a flush of the other's")
+    write_block(paths["flushed"], 5, content, fsync=True)
+    server.kill()
+    server.start()
+    equal(failed(), {"told", "untold"}, "write-failed after a restart")
+    write_block(paths["flushed"], 6, content, fsync=True)
+    for name in ("told", "untold"):
+        cluster.cli("volume", "clear-failed", volumes[name].volume_id, check=True)
+    for name in ("told", "untold"):
+        harness.wait_until(lambda path=paths[name]: writes(path, 6, content), "a write once it is cleared", 90)
+    for name, volume in volumes.items():
+        equal(read_block(paths[name], 6), content, f"block 6 of {name}")
+        node.detach(volume)
+
+
 def writes(path, block, content):
     """Whether it is written and flushed; the device tries its replay again after up to 30 s."""
     try:
@@ -184,7 +224,7 @@ def make(scratch):
 TESTS = (("1a-kill-target", keeps_after_kill), ("1b-power-cut", keeps_after_power_cut),
          ("1b-power-cut-fsync", keeps_flushed_after_power_cut), ("1b-without-replay", loses_without_replay),
          ("1b-power-cut-commits", keeps_commits), ("1c-flush-failure", flush_failure),
-         ("1c-commit-failure", commit_failure), ("1d-write-through", write_through))
+         ("1c-flush-of-another", flush_of_another), ("1c-commit-failure", commit_failure), ("1d-write-through", write_through))
 
 if __name__ == "__main__":
     sys.exit(clusters.main(TESTS, make))

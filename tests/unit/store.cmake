@@ -18,4 +18,8 @@ mooring_test(store_faults_test
   SOURCES ${PROJECT_SOURCE_DIR}/tests/unit/store_faults_test.c ${PROJECT_SOURCE_DIR}/tests/unit/store_fixture.c
           ${PROJECT_SOURCE_DIR}/tests/unit/store_strike.c ${PROJECT_SOURCE_DIR}/tests/unit/store_gate.c
   DEPENDS mooring_store)
+mooring_test(store_flush_test
+  SOURCES ${PROJECT_SOURCE_DIR}/tests/unit/store_flush_test.c ${PROJECT_SOURCE_DIR}/tests/unit/store_fixture.c
+          ${PROJECT_SOURCE_DIR}/tests/unit/store_strike.c
+  DEPENDS mooring_store)
 set_tests_properties(store_faults_test PROPERTIES TIMEOUT 300) # some thousand openings of a pool

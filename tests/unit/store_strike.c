@@ -27,6 +27,7 @@ static int strike(char letter, int fd, const void *buffer, size_t length)
     if (++strike_state.calls != strike_state.turn)
         return 0;
     strike_state.struck = true;
+    strike_state.letter = letter;
     if (strike_state.errnum == 0) {
         if (buffer) /* die in the middle of the write */
             syscall(SYS_write, fd, buffer, length / 2);

@@ -13,6 +13,7 @@ struct strike_state {
     int turn;    /* the call that fails; 0: none */
     int errnum;  /* what it fails with; 0: it kills the process */
     bool struck; /* it did */
+    char letter; /* which call that was */
     char trace[256];
     size_t traced;
 };
