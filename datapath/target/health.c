@@ -137,12 +137,13 @@ static void health_count_volumes(struct store *store, struct health_count *write
     }
 }
 
-static void health_count_read_errors(struct store *store, struct health_count *read_errors)
+static void health_count_read_errors(struct store *store, struct health_findings *found)
 {
     struct scrub_status status;
     store_scrub_status(store, &status);
-    read_errors->count = status.unreadable_of;
-    str_copy(read_errors->first, sizeof(read_errors->first), status.first);
+    found->read_errors.count = status.unreadable_of;
+    found->read_error_ranges = status.unreadable;
+    str_copy(found->read_errors.first, sizeof(found->read_errors.first), status.first);
 }
 
 static bool health_refused_lately(struct health *health)
@@ -182,7 +183,7 @@ static int health_look(struct loop_work *work)
     found.pool = health_judge_pool(&found.capacity, health->server->settings->pool_warning_percent,
                                    health_refused_lately(health), health->found.pool);
     health_count_volumes(store, &found.write_failed, &found.unreadable);
-    health_count_read_errors(store, &found.read_errors);
+    health_count_read_errors(store, &found);
     health_take(health, &found);
     return 0;
 }

@@ -27,6 +27,7 @@ struct health_findings {
     enum health_pool pool;
     struct store_capacity capacity;
     struct health_count write_failed, unreadable, read_errors; /* the last: snapshots, too */
+    size_t read_error_ranges;
 };
 
 struct health {

@@ -11,6 +11,8 @@
 #include "common/cleanup.h"
 #include "common/log.h"
 #include "common/options.h"
+#include "datapath/target/metrics.h"
+#include "datapath/target/metrics_http.h"
 #include "datapath/target/server.h"
 #include "datapath/target/settings.h"
 #include "datapath/target/storage_service.h"
@@ -26,6 +28,7 @@ struct target {
     struct server *server;
     struct storage_service storage;
     struct rpc_server *rpc;
+    struct metrics_http *metrics;
     struct store *store;
 };
 
@@ -75,6 +78,11 @@ static int target_start(struct target *target, struct error *err)
     if (code)
         return code;
     storage_service_init(&target->storage, target->server);
+    if (target->settings.metrics_address)
+        code = metrics_http_start(&target->metrics, target->settings.metrics_address, metrics_page,
+                                  target->server, err);
+    if (code)
+        return code;
     const struct rpc_server_options options = {.endpoint = target->settings.listen,
                                                .tls = &target->settings.tls,
                                                .boot_id = target->server->boot_id};
@@ -98,9 +106,10 @@ static int target_serve(struct target *target, struct error *err)
     return 0;
 }
 
-/* In the order that lets nobody meet what is gone already: calls, sessions, the store. */
+/* In the order that lets nobody meet what is gone already: metrics, calls, sessions, the store. */
 static void target_stop(struct target *target)
 {
+    metrics_http_stop(target->metrics);
     if (target->rpc)
         rpc_server_free(target->rpc, CALLS_GRACE_MS);
     if (target->server)

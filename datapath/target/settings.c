@@ -91,6 +91,7 @@ static int settings_read(struct settings *settings, const char *path, struct err
         {"advertise", CONFIG_ARRAY, false, 0, 0, &advertise},
         {"loops", CONFIG_UINT, false, 0, 256, &loops},
         {"reserve_bytes", CONFIG_UINT, false, 0, 0, &settings->reserve_bytes},
+        {"metrics_address", CONFIG_STRING, false, 0, 0, &settings->metrics_address},
         {"overcommit", CONFIG_BOOL, false, 0, 0, &settings->overcommit},
         {"pool_warning_percent", CONFIG_UINT, false, 1, 100, &settings->pool_warning_percent},
         {"scrub_bytes_per_s", CONFIG_UINT, false, 0, 0, &settings->scrub_bytes_per_s},

@@ -17,7 +17,8 @@ struct settings {
     const char *server_id;
     const char *pool;
     const char *pool_uuid;
-    const char *listen; /* the Storage service's "host:port" */
+    const char *listen;          /* the Storage service's "host:port" */
+    const char *metrics_address; /* "host:port" or "unix:///path"; NULL: no metrics */
     struct rpc_tls tls;
     const char *portals[SETTINGS_PORTALS_MAX]; /* listened on: numeric "address:port", "[v6]:port" */
     const char

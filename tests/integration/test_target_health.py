@@ -10,6 +10,7 @@ import harness
 from controller_stack import Controller
 from harness import status_of
 from target_fixture import MIB, Volume, expect
+from target_metrics import pool_states, scrape
 
 SPACE_ALLOCATION_FAILED = 0x2707
 WRITE_FAILED, UNREADABLE, POOL_FILLING, POOL_FULL = 1, 2, 3, 4
@@ -106,6 +107,8 @@ def warned(target, csi, volumes, writer):
     for volume in volumes:
         expect(kinds(volume.get().health), [POOL_FILLING], "the volume's health")
         expect(csi_health(csi, volume), [("DEGRADED", "PoolFilling")], "CSI's health of the volume")
+    samples = scrape(target.config["metrics_address"])
+    expect((pool_states(samples), samples["mooring_pool_overcommitted"]), (["filling"], 1), "the metrics")
     text = csi.ControllerGetVolumeHealth(volume_id=volumes[0].id).volume_health.health_statuses[0].message
     assert "is filling up: " in text and "before it is full, delete" in text, text
     expect([target.log_text().count(words) for words in (" is filling up: ", " is full: ")], [1, 0], "lines in the log")
@@ -124,6 +127,8 @@ def full(target, csi):
     harness.wait_until(lambda: server_health(target) == [POOL_FULL], "the server says so")
     expect(kinds(volumes[1].get().health), [POOL_FULL], "the volume's health")
     expect(csi_health(csi, volumes[1]), [("DEGRADED", "PoolFull")], "CSI's health of the volume")
+    samples = scrape(target.config["metrics_address"])
+    expect((pool_states(samples), samples["mooring_writes_refused_total"] > 0), (["full"], True), "the metrics")
     expect(volumes[1].get().write_failed, False, "write-failed")
     assert "is full: " in target.log_text(), "the log does not say so"
     expect(writer.write(0)[0], 0, "a write to what has its space")
@@ -200,7 +205,8 @@ def main():
     with harness.Scratch() as scratch:
         tls = harness.Tls(scratch)
         small = harness.Target(scratch, tls, harness.Pool(scratch, size="320MiB"), overcommit=True,
-                               pool_warning_percent=WARNING_PERCENT)
+                               pool_warning_percent=WARNING_PERCENT,
+                               metrics_address=f"127.0.0.1:{harness.free_port()}")
         controller = Controller(scratch, tls, "controller", [
             {"id": small.server_id, "address": small.address, "pool_uuid": small.pool.uuid}])
         suite.run("full", full, small, controller.csi)
