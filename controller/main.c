@@ -26,7 +26,7 @@ struct running {
     struct monitor *monitor;
     struct group_sweep *sweep;
     struct identity identity;
-    struct rpc_service services[6];
+    struct rpc_service services[7];
     struct rpc_server *server;
 };
 
@@ -82,7 +82,8 @@ static int start(struct running *running, const struct controller_config *config
     running->services[2] = service_controller_create(&running->controller);
     running->services[3] = service_controller_snapshots(&running->controller);
     running->services[4] = service_group(&running->controller);
-    running->services[5] = service_metadata(&running->controller);
+    running->services[5] = service_group_looks(&running->controller);
+    running->services[6] = service_metadata(&running->controller);
     return rpc_server_new(&running->server, &options, running->services, ARRAY_SIZE(running->services), err);
 }
 

@@ -368,6 +368,8 @@ static const struct rpc_method methods[] = {
     {"ControllerModifyVolume", service_modify_volume, false},
     {"ControllerGetVolumeHealth", service_get_health, false},
     {"ControllerListVolumeHealth", service_list_health, false},
+    {"ListSnapshots", service_list_snapshots, false},
+    {"GetSnapshot", service_get_snapshot, false},
 };
 
 static const struct rpc_method create_methods[] = {
@@ -377,8 +379,6 @@ static const struct rpc_method create_methods[] = {
 static const struct rpc_method snapshot_methods[] = {
     {"CreateSnapshot", service_create_snapshot, false},
     {"DeleteSnapshot", service_delete_snapshot, false},
-    {"ListSnapshots", service_list_snapshots, false},
-    {"GetSnapshot", service_get_snapshot, false},
 };
 
 static struct rpc_service part(struct controller *controller, const struct rpc_method *list, size_t count,

@@ -10,6 +10,7 @@
  */
 struct rpc_service service_controller(struct controller *controller);
 struct rpc_service service_controller_create(struct controller *controller);    /* CreateVolume */
-struct rpc_service service_controller_snapshots(struct controller *controller); /* …Snapshot(s) */
+struct rpc_service service_controller_snapshots(struct controller *controller); /* made and deleted */
 struct rpc_service service_group(struct controller *controller);
+struct rpc_service service_group_looks(struct controller *controller); /* what changes nothing */
 struct rpc_service service_metadata(struct controller *controller);

@@ -120,21 +120,34 @@ SERVICE_HANDLER(service_get_group)
     return r;
 }
 
-static const struct rpc_method methods[] = {
-    {"GroupControllerGetCapabilities", service_group_capabilities, false},
+static const struct rpc_method changing[] = {
     {"CreateVolumeGroupSnapshot", service_create_group, false},
     {"DeleteVolumeGroupSnapshot", service_delete_group, false},
+};
+
+static const struct rpc_method looking[] = {
+    {"GroupControllerGetCapabilities", service_group_capabilities, false},
     {"GetVolumeGroupSnapshot", service_get_group, false},
 };
 
-struct rpc_service service_group(struct controller *controller)
+static struct rpc_service part(struct controller *controller, const struct rpc_method *methods, size_t count)
 {
     return (struct rpc_service){
         .descriptor = &csi__v1__group_controller__descriptor,
         .methods = methods,
-        .methods_count = ARRAY_SIZE(methods),
+        .methods_count = count,
         .context = controller,
         .check = field_limits_check,
         .threads = GROUP_THREADS,
     };
+}
+
+struct rpc_service service_group(struct controller *controller)
+{
+    return part(controller, changing, ARRAY_SIZE(changing));
+}
+
+struct rpc_service service_group_looks(struct controller *controller)
+{
+    return part(controller, looking, ARRAY_SIZE(looking));
 }

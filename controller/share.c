@@ -4,11 +4,13 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <stdbool.h>
 
 #include "common/cleanup.h"
 #include "common/log.h"
 #include "common/time.h"
 
+#define STUCK_MS 1000       /* of the oldest: no burst, then */
 #define LOG_PERIOD_MS 10000 /* of a share's refusals: one that is full may refuse many */
 
 void share_pool_init(struct share_pool *pool, unsigned places)
@@ -28,11 +30,13 @@ void share_init(struct share *share, struct share_pool *pool, const char *who, c
     *share = (struct share){.pool = pool, .who = who, .where = where};
 }
 
-/* Of this share, by the rule that no set of shares ever takes the whole pool. */
-static unsigned share_limit_locked(const struct share *share, unsigned most)
+/* Less than what the others leave, always: no set of shares takes the whole pool. */
+static unsigned share_limit_locked(const struct share *share, unsigned most, uint64_t now_ms)
 {
     unsigned others = share->pool->taken - share->taken;
-    unsigned limit = others < share->pool->places ? (share->pool->places - others) / 2 : 0;
+    unsigned left = others < share->pool->places ? share->pool->places - others : 0;
+    bool stuck = share->oldest && share->oldest->since_ms + STUCK_MS <= now_ms;
+    unsigned limit = stuck ? left / 2 : left * 7 / 8;
 
     return most != 0 && most < limit ? most : limit;
 }
@@ -73,7 +77,7 @@ int share_enter(struct share *share, unsigned most, const char *method, struct s
 
     *ret_place = (struct share_place){.share = share, .method = method, .since_ms = time_now_ms()};
     pthread_mutex_lock(&share->pool->lock);
-    if (share->taken < share_limit_locked(share, most))
+    if (share->taken < share_limit_locked(share, most, ret_place->since_ms))
         share_append_locked(share, ret_place);
     else
         r = share_refuse_locked(share, &why);

@@ -1,8 +1,9 @@
 /*
  * Places for calls that wait for storage servers, so that what hangs keeps no thread from the rest. A pool is
- * as many calls as there are threads for them; a share is one server's part of it, for one kind of call, and
- * never more than half of what the other shares leave: however many of them fill up with calls that nobody
- * answers, the pool never does.
+ * as many calls as there are threads for them; a share is one server's part of it, for one kind of call. It
+ * takes most of what the other shares leave, for a burst of calls that are answered, but no more than half
+ * once its oldest has waited for a second. However many shares fill up with calls that nobody answers, they
+ * never take the whole pool.
  *
  * Threads: any. Nothing here waits: a call that finds no place is refused.
  */

@@ -535,7 +535,7 @@ int storage_stream_enter(struct storage_server *server, const char *method, stru
 {
     if (server->config->gone)
         return error_set(err, E_UNAVAILABLE, "storage server %s is declared gone", server->config->id);
-    return share_enter(&server->streams, 0, method, ret_place, err);
+    return share_enter(&server->streams, STORAGE_STREAMS_MAX / 2, method, ret_place, err);
 }
 
 int storage_stream(struct storage_server *server, const char *method, const ProtobufCMessage *request,

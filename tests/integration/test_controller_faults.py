@@ -126,47 +126,72 @@ def test_server_hangs(stack):
     status("OK", settle, csi.DeleteVolume, volume_id=other)
 
 
+def disk_held_calls(csi, volumes, thawed):
+    """Calls that the disk of these volumes keeps, more than there are places; at it again when they are refused, as a CO is."""
+    def remove(volume_id):
+        while harness.status_of(csi.DeleteVolume, volume_id=volume_id, timeout_s=120) == "UNAVAILABLE":
+            if thawed.wait(0.5):
+                return
+
+    held = [Background(csi.CreateSnapshot, source_volume_id=volumes.pop(), name=f"held-{i}", timeout_s=120) for i in range(16)]
+    held += [Background(csi.CreateVolumeGroupSnapshot, source_volume_ids=[volumes.pop()], name=f"held-{i}", timeout_s=120)
+             for i in range(4)]
+    return held + [Background(remove, volume_id) for volume_id in volumes]
+
+
+def refused_for_places(call, *arguments, **fields):
+    """A call that needs s1, among others: while that has places left, it waits there like the rest."""
+    try:
+        call(*arguments, timeout_s=5, **fields)
+    except Exception as why:
+        return "storage server s1" in why.details() and "calls waiting for it already" in why.details()
+    raise AssertionError("it was done without s1")
+
+
+def remove_all(csi, volumes):
+    for one in [entry.snapshot for entry in csi.ListSnapshots().entries]:
+        if one.group_snapshot_id:
+            settle(csi.DeleteVolumeGroupSnapshot, group_snapshot_id=one.group_snapshot_id, snapshot_ids=[one.snapshot_id])
+        else:
+            settle(csi.DeleteSnapshot, snapshot_id=one.snapshot_id)
+    for volume_id in volumes:
+        settle(csi.DeleteVolume, volume_id=volume_id)
+
+
 def test_disk_hangs(stack):
     """A server whose disk hangs, while it answers what it knows by heart, holds its share of calls and no more: what asks the
     others is carried out meanwhile, and what needs this one is told so."""
-    csi, frozen = stack.a.csi, stack.targets[0].pool.path
+    csi, frozen, thawed = stack.a.csi, stack.targets[0].pool.path, threading.Event()
+    before = len(csi.ListVolumes().entries)
     other = settle(csi.create, "beside", parameters={"zone": "b"}).volume_id
     beside = settle(csi.create, "beside-too", parameters={"zone": "b"}).volume_id
-    made = [Background(lambda name=f"kept-{i}": settle(csi.create, name, parameters={"zone": "a"})) for i in range(70)]
+    made = [Background(lambda name=f"kept-{i}": settle(csi.create, name, parameters={"zone": "a"})) for i in range(130)]
     equal({call.status() for call in made}, {"OK"}, "the volumes")
-    volumes = {volume.name: volume.volume_id for volume in stack.volumes(stack.targets[0])}
-    refused, held = [], []
-
-    def remove(volume_id):
-        try:
-            csi.DeleteVolume(volume_id=volume_id, timeout_s=120)
-        except Exception as why:
-            refused.append(why.details())
-            raise
-
+    volumes, held = [volume.volume_id for volume in stack.volumes(stack.targets[0])], []
     harness.run("/usr/sbin/fsfreeze", "--freeze", frozen)
     try:
-        held = [Background(remove, volumes[f"kept-{i}"]) for i in range(70)]
-        harness.wait_until(lambda: len(refused) >= 6, "those are refused who find no place")
-        equal({"storage server s1" in words and "DeleteVolume" in words for words in refused}, {True}, f"{refused}")
+        held = disk_held_calls(csi, list(volumes), thawed)
+        # A name is claimed on every server, and its claims are released there.
+        harness.wait_until(lambda: refused_for_places(csi.create, "needs-all", parameters={"zone": "b"}), "a creation is refused")
+        harness.wait_until(lambda: refused_for_places(csi.DeleteVolume, volume_id=beside), "a deletion is refused")
         for _ in range(2):
             status("OK", csi.publish, other, "node-a")
             status("OK", csi.ControllerUnpublishVolume, volume_id=other, node_id="node-a")
         status("OK", csi.ControllerExpandVolume, volume_id=other, capacity_range={"required_bytes": 2 * MIB})
         status("OK", csi.ControllerGetVolume, volume_id=other)
-        equal(len(csi.ListVolumes().entries), 72, "the volumes that are there")
+        equal(len(csi.ListVolumes().entries), before + 131, "the volumes that are there")
         status("OK", csi.GetCapacity)
+        status("OK", csi.ListSnapshots)
+        status("NOT_FOUND", csi.GetSnapshot, snapshot_id=f"s2.s-{0:016x}")
+        status("NOT_FOUND", csi.GetVolumeGroupSnapshot, group_snapshot_id=f"g-{0:016x}", snapshot_ids=[f"s2.s-{0:016x}"])
         equal(csi.Probe().ready.value, True, "readiness")
-        # A name is claimed, and its claims released, on every server.
-        status("UNAVAILABLE", csi.create, "needs-all", parameters={"zone": "b"}, contains="storage server s1")
-        status("UNAVAILABLE", csi.DeleteVolume, volume_id=beside, contains="storage server s1")
-        equal(sum(call.running() for call in held), 70 - len(refused), "the calls that wait for the disk")
+        assert any(call.running() for call in held), "the disk held nothing"
     finally:
         harness.run("/usr/sbin/fsfreeze", "--unfreeze", frozen)
+        thawed.set()
     for call in held:
         call.status()
-    for volume_id in (*volumes.values(), other, beside):
-        settle(csi.DeleteVolume, volume_id=volume_id)
+    remove_all(csi, [*volumes, other, beside, settle(csi.create, "needs-all", parameters={"zone": "b"}).volume_id])
 
 
 def scattered_snapshot(stack, name, zone):

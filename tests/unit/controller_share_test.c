@@ -28,6 +28,13 @@ static unsigned fill(struct share *share, struct places *places, unsigned most)
     return places->count - before;
 }
 
+/* As if they had waited for long. */
+static void grow_old(struct places *places)
+{
+    for (unsigned i = 0; i < places->count; i++)
+        places->items[i].since_ms = 0;
+}
+
 static void leave_all(struct places *places)
 {
     while (places->count > 0)
@@ -45,14 +52,36 @@ static void test_half_of_what_is_left(void **state)
     share_init(&a, &pool, "s1", "host:1");
     share_init(&b, &pool, "s2", "host:2");
     share_init(&c, &pool, "s3", "host:3");
-    assert_int_equal(fill(&a, &of_a, 0), PLACES / 2);
-    assert_int_equal(fill(&b, &of_b, 0), PLACES / 4);
+    assert_int_equal(share_enter(&a, 0, "AttachVolume", &of_a.items[of_a.count++], NULL), E_OK);
+    grow_old(&of_a);
+    assert_int_equal(fill(&a, &of_a, 0), PLACES / 2 - 1);
+    assert_int_equal(share_enter(&b, 0, "AttachVolume", &of_b.items[of_b.count++], NULL), E_OK);
+    grow_old(&of_b);
+    assert_int_equal(fill(&b, &of_b, 0), PLACES / 4 - 1);
     assert_int_equal(fill(&a, &of_a, 0), 0);
     leave_all(&of_a);
-    assert_int_equal(fill(&c, &of_c, 0), (PLACES - PLACES / 4) / 2);
+    assert_int_equal(fill(&c, &of_c, 8), 8);
+    grow_old(&of_c);
+    assert_int_equal(fill(&c, &of_c, 0), (PLACES - PLACES / 4) / 2 - 8);
     leave_all(&of_b);
     leave_all(&of_c);
-    assert_int_equal(fill(&b, &of_b, 8), 8);
+    share_pool_done(&pool);
+}
+
+/* A burst that is answered gets more than a server that hangs. */
+static void test_burst(void **state)
+{
+    struct share_pool pool;
+    struct share a, b;
+    struct places of_a = {0}, of_b = {0};
+
+    (void)state;
+    share_pool_init(&pool, PLACES);
+    share_init(&a, &pool, "s1", "host:1");
+    share_init(&b, &pool, "s2", "host:2");
+    assert_int_equal(fill(&a, &of_a, 0), PLACES * 7 / 8);
+    assert_int_equal(fill(&b, &of_b, 0), 7);
+    leave_all(&of_a);
     leave_all(&of_b);
     share_pool_done(&pool);
 }
@@ -96,7 +125,7 @@ static void test_names_the_longest(void **state)
     struct share_place first, second, third, last;
 
     (void)state;
-    share_pool_init(&pool, 8);
+    share_pool_init(&pool, 5); /* 4 for a burst */
     share_init(&share, &pool, "s1", "host:1");
     assert_int_equal(share_enter(&share, 0, "First", &first, NULL), E_OK);
     assert_int_equal(share_enter(&share, 0, "Second", &second, NULL), E_OK);
@@ -124,6 +153,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_half_of_what_is_left),
+        cmocka_unit_test(test_burst),
         cmocka_unit_test(test_never_all),
         cmocka_unit_test(test_names_the_longest),
     };
