@@ -14,6 +14,7 @@
 #include "common/log.h"
 #include "common/size.h"
 #include "common/strings.h"
+#include "common/time.h"
 #include "datapath/device/boot_id.h"
 #include "datapath/device/holder_client.h"
 
@@ -135,6 +136,15 @@ static void requests_erred(void *context)
     status_writer_count_errors(&device->status, device->requests.errors);
 }
 
+static void requests_failed(void *context)
+{
+    struct device *device = context;
+    uint64_t took_us = (time_now_ns() - device->requests.failed_ns) / 1000;
+    log_info("%u requests that waited have ended with an error, within %llu us",
+             device->requests.failed_count, (unsigned long long)took_us);
+    status_writer_set_failed(&device->status, device->requests.failed_count, took_us);
+}
+
 /* ---- the session ---- */
 
 /* What a predecessor left has users: an error is theirs too, though there has been no session yet. */
@@ -241,6 +251,7 @@ static void session_lost(void *context, const char *why, bool fatal)
     if (device->failed)
         return;
     if (fatal) {
+        log_error("the storage server refuses the login for good: all I/O ends with an error (%s)", why);
         device_fail(device, why);
         return;
     }
@@ -450,6 +461,7 @@ static int init_parts(struct device *device, struct error *err)
     requests_init(&device->requests, device->loop, &device->initiator, &device->log, log_relieved, device);
     device->requests.capacity_changed = device_resize_ask;
     device->requests.erred = requests_erred;
+    device->requests.failed = requests_failed;
     identify_init(&device->identify, &device->initiator, session_identified, device);
     capacity_init(&device->capacity, &device->initiator, device_resize_learn, device);
     replay_init(&device->replay, &device->requests, session_replayed, device);

@@ -12,6 +12,7 @@
 
 #include "common/cleanup.h"
 #include "common/log.h"
+#include "common/time.h"
 #include "datapath/device/answer.h"
 #include "datapath/device/request_command.h"
 
@@ -81,6 +82,11 @@ static void finish_run(struct loop_message *message)
     requests->finish_posted = false;
     for (struct request *request; (request = requests->finished.first);)
         request_finish(requests, request, request->result);
+    if (!requests->failing)
+        return;
+    requests->failing = false;
+    if (requests->failed)
+        requests->failed(requests->context);
 }
 
 static void request_finish_later(struct requests *requests, struct request *request, int result)
@@ -422,8 +428,10 @@ void requests_fail(struct requests *requests)
 {
     requests->gate = REQUESTS_FAILED;
     assert(!requests->sent.first);
-    while (requests->waiting.first)
-        request_finish_later(requests, requests->waiting.first, -EIO);
-    while (requests->delayed.first)
-        request_finish_later(requests, requests->delayed.first, -EIO);
+    requests->failed_ns = time_now_ns();
+    for (struct request *request; (request = requests->waiting.first); requests->failed_count++)
+        request_finish_later(requests, request, -EIO);
+    for (struct request *request; (request = requests->delayed.first); requests->failed_count++)
+        request_finish_later(requests, request, -EIO);
+    requests->failing = requests->failed_count > 0;
 }

@@ -82,6 +82,11 @@ struct requests {
     void (*capacity_changed)(void *context);
     void (*erred)(void *context);
     uint64_t errors; /* such requests so far */
+    /* After requests_fail(), once: the last of what waited then has its answer. NULL or set, as those. */
+    void (*failed)(void *context);
+    uint64_t failed_ns; /* time_now_ns() of the failure */
+    unsigned failed_count;
+    bool failing; /* until that */
     void *context;
     void *zeroes; /* a block, for WRITE SAME */
 };

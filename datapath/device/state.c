@@ -261,14 +261,15 @@ const char *device_status_name(enum device_status_code code)
 
 int device_status_save(int dir_fd, const struct device_status *status, struct error *err)
 {
-    _cleanup_json_ json_t *object =
-        json_pack("{s:s, s:I, s:I, s:s, s:I, s:s, s:b, s:s, s:i, s:I, s:s, s:I, s:I}", "state",
-                  device_status_name(status->code), "pid", (json_int_t)getpid(), "generation",
-                  (json_int_t)status->generation, "block_device", status->block_device, "since",
-                  (json_int_t)status->since_unix_s, "error", status->error, "take_over", status->take_over,
-                  "version", MOORING_VERSION, "take_over_format", STATE_TAKE_OVER_FORMAT, "size_bytes",
-                  (json_int_t)status->size_bytes, "resize_error", status->resize_error, "io_errors",
-                  (json_int_t)status->io_errors, "io_error_at", (json_int_t)status->io_error_unix_s);
+    _cleanup_json_ json_t *object = json_pack(
+        "{s:s, s:I, s:I, s:s, s:I, s:s, s:b, s:s, s:i, s:I, s:s, s:I, s:I, s:I, s:I}", "state",
+        device_status_name(status->code), "pid", (json_int_t)getpid(), "generation",
+        (json_int_t)status->generation, "block_device", status->block_device, "since",
+        (json_int_t)status->since_unix_s, "error", status->error, "take_over", status->take_over, "version",
+        MOORING_VERSION, "take_over_format", STATE_TAKE_OVER_FORMAT, "size_bytes",
+        (json_int_t)status->size_bytes, "resize_error", status->resize_error, "io_errors",
+        (json_int_t)status->io_errors, "io_error_at", (json_int_t)status->io_error_unix_s, "failed_requests",
+        (json_int_t)status->failed_requests, "failed_in_us", (json_int_t)status->failed_in_us);
     if (!object)
         return error_errno(err, ENOMEM, "status.json");
     return record_save(dir_fd, "status.json", STATE_FORMAT, object, 0600, err);

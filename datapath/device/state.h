@@ -29,7 +29,8 @@
  *   "size_bytes": what the block device has; 0 until it is there. It grows with the volume, which the server
  *   tells (CAPACITY DATA HAS CHANGED), and which SIGHUP has asked for. "resize_error": why it does not have
  * the volume's size, or "". "io_errors": requests that this process ended with an error,
- *   the newest at "io_error_at" (unix seconds).
+ *   the newest at "io_error_at" (unix seconds). "failed_requests" waited when the attachment was found to be
+ *   over, and the last of them was answered "failed_in_us" later.
  *
  *   "version" and "take_over_format": of the build that writes it; what a successor of another build must
  * know.
@@ -123,6 +124,7 @@ struct device_status {
     char resize_error[128];
     uint64_t io_errors;
     int64_t io_error_unix_s; /* the newest; 0: none */
+    uint64_t failed_requests, failed_in_us;
 };
 
 const char *device_status_name(enum device_status_code code);

@@ -95,6 +95,13 @@ void status_writer_count_errors(struct status_writer *writer, uint64_t errors)
     loop_timeout(writer->loop, &writer->pause, COUNT_PAUSE_MS);
 }
 
+void status_writer_set_failed(struct status_writer *writer, unsigned requests, uint64_t took_us)
+{
+    writer->status.failed_requests = requests;
+    writer->status.failed_in_us = took_us;
+    write_start(writer);
+}
+
 void status_writer_set_device(struct status_writer *writer, const char *block_device, bool take_over)
 {
     snprintf(writer->status.block_device, sizeof writer->status.block_device, "%s", block_device);

@@ -29,6 +29,9 @@ void status_writer_set_size(struct status_writer *writer, uint64_t size_bytes, c
 
 /* Written within a second, however many there are. */
 void status_writer_count_errors(struct status_writer *writer, uint64_t errors);
+/* The attachment is over: so many requests waited, and the last of them was answered within took_us of that.
+ */
+void status_writer_set_failed(struct status_writer *writer, unsigned requests, uint64_t took_us);
 void status_writer_set_device(struct status_writer *writer, const char *block_device, bool take_over);
 
 /* Before and after the loop runs: write at once. */

@@ -4,6 +4,7 @@ import errno
 import json
 import mmap
 import os
+import pathlib
 import signal
 import socket
 import subprocess
@@ -231,6 +232,35 @@ def test_fenced_while_waiting(scratch, target):
     continue_process(device.process)
     reader.join(30)
     assert numbers == [errno.EIO], numbers
+
+
+def test_fenced_while_the_server_was_away(scratch, target):
+    """What waited for the server when its login is refused has its error with the refusal, not at some timer; how soon is
+    printed."""
+    device = Device(scratch, target, node="n-fenced-3")
+    path, numbers = device.path, []
+    target.kill()
+    readers = [threading.Thread(target=lambda at=i: numbers.append(errno_of(read_direct, path, at * MIB, 4 * KIB)))
+               for i in range(8)]
+    for reader in readers:
+        reader.start()
+    in_flight = pathlib.Path("/sys/block", os.path.basename(path), "inflight")
+    harness.wait_until(lambda: in_flight.read_text().split()[0] == "8", "the reads are under way")
+    device.wait_state("waiting")
+    time.sleep(0.2)  # the device has taken them
+    stop_process(device.process)
+    target.start()
+    target.operator.FenceNode(node_id="n-fenced-3", reason="test")
+    assert not numbers
+    continue_process(device.process)
+    for reader in readers:
+        reader.join(30)
+    assert numbers == [errno.EIO] * 8, numbers
+    device.wait_state("failed")
+    status = harness.wait_until(lambda: device.status()["failed_requests"] and device.status(), "it is told how soon")
+    print(f"# fenced: {status['failed_requests']} requests ended within {status['failed_in_us']} us of the refused login")
+    assert "refuses the login for good" in device.log_text()
+    assert device.end() == 0
 
 
 def test_removed_before_start(scratch, target):

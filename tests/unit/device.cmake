@@ -14,6 +14,9 @@ mooring_test(device_holder_test SOURCES tests/unit/device_holder_test.c DEPENDS 
 add_dependencies(device_holder_test mooring-holder)
 target_compile_definitions(device_holder_test PRIVATE
   HOLDER_PROGRAM="$<TARGET_FILE:mooring-holder>" HOLDER_SOURCE="${PROJECT_SOURCE_DIR}/datapath/device/holder.c")
+mooring_test(device_refused_test SOURCES tests/unit/device_refused_test.c DEPENDS mooring_fake_loop mooring_device)
+add_dependencies(device_refused_test mooring-holder)
+target_compile_definitions(device_refused_test PRIVATE HOLDER_PROGRAM="$<TARGET_FILE:mooring-holder>")
 mooring_test(device_loop_test SOURCES tests/unit/device_loop_test.c DEPENDS mooring_device)
 mooring_test(device_ublk_test
   SOURCES tests/unit/device_ublk_test.c tests/unit/device_fake_session.c DEPENDS mooring_device)
