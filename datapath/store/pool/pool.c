@@ -103,6 +103,18 @@ static int make_missing(struct backend *backend, const char *name, struct error 
     return errno == EEXIST ? E_OK : pool_errno(err, errno, "make a directory in", backend->path);
 }
 
+/* Of the pool's own records. */
+static int sweep_half_made(const struct backend *backend, struct error *err)
+{
+    static const char *const names[] = {"." POOL_FILE ".tmp", ".host.json.tmp", ".scrub.json.tmp"};
+
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+        if (unlinkat(backend->dir_fd, names[i], 0) < 0 && errno != ENOENT)
+            return pool_errno(err, errno, "remove a half-made file of", backend->path);
+    }
+    return E_OK;
+}
+
 static int open_contents(struct backend *backend, struct error *err)
 {
     int r;
@@ -115,10 +127,10 @@ static int open_contents(struct backend *backend, struct error *err)
         (r = open_dir(backend, "trash", &backend->trash_fd, err)) != E_OK)
         return r;
     r = pool_walk(backend->trash_fd, sweep_entry, backend, err);
+    if (r == E_OK)
+        r = sweep_half_made(backend, err);
     if (r != E_OK)
         return r;
-    if (unlinkat(backend->dir_fd, "." POOL_FILE ".tmp", 0) < 0 && errno != ENOENT)
-        return pool_errno(err, errno, "remove a half-made file of", backend->path);
     pool_ballast_open(backend);
     return pool_direct_granularity(backend->lock_fd, &backend->block_size_min, err);
 }
