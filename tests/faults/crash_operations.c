@@ -473,17 +473,18 @@ static int fenced(struct store *store, struct error *err)
     return r ? r : run_fence(store, err);
 }
 
-/* With some data at two places, and a hole between them. */
+/* With some data at two places, and a hole between them. Not by the page cache: XFS gives nothing back that
+ * it allocated ahead while it takes a file for dirty. */
 static int written(struct store *store, struct error *err)
 {
-    static char text[64 * KIB];
+    static _Alignas(4096) char text[64 * KIB];
     char path[256];
 
     int r = run_create(store, err);
     if (r)
         return r;
     snprintf(path, sizeof(path), "%s/volumes/" VOLUME "/data", crash_pool_path);
-    _cleanup_fd_ int fd = open(path, O_WRONLY | O_CLOEXEC);
+    _cleanup_fd_ int fd = open(path, O_WRONLY | O_DIRECT | O_CLOEXEC);
     for (int i = 0; i < 2; i++) {
         memset(text, 'a' + i, sizeof(text));
         if (fd < 0 || pwrite(fd, text, sizeof(text), i * (off_t)(512 * KIB)) != sizeof(text))
@@ -570,7 +571,7 @@ const struct crash_operation crash_operations[] = {
     {.name = "claim-snapshot", .prepare = run_claim, .run = run_claim_snapshot},
     {.name = "release", .prepare = run_claim, .run = run_release},
     {.name = "snapshot", .prepare = written, .run = run_snapshot},
-    {.name = "snapshot-recorded", .prepare = written, .run = run_recorded, .between = record_alone},
+    {.name = "snapshot-recorded", .prepare = written, .run = run_recorded, .between = {record_alone}},
     {.name = "snapshot-of-group", .prepare = written, .run = run_snapshot_of_group},
     {.name = "group-held", .prepare = grouped, .run = run_held},
     {.name = "group-commit", .prepare = held, .run = run_commit},
@@ -581,3 +582,12 @@ const struct crash_operation crash_operations[] = {
     {.name = "open", .prepare = snapped, .run = nothing, .litter = half_made, .opening = true},
 };
 const size_t crash_operations_count = ARRAY_SIZE(crash_operations);
+
+const struct crash_operation *crash_operation_find(const char *name)
+{
+    const struct crash_operation *operation = crash_operations;
+
+    while (strcmp(operation->name, name) != 0)
+        operation++;
+    return operation;
+}

@@ -231,9 +231,18 @@ static int child_kill_at(const struct crash_operation *operation, unsigned point
 /* ---- one operation ---- */
 
 struct outcome {
-    char *before, *after, *between; /* between: NULL where there is no such state */
+    char *before, *after, *between[CRASH_BETWEEN_MAX]; /* between: NULL where there is no such state */
     unsigned points, old, new, half;
 };
+
+static bool is_between(const struct outcome *outcome, const char *found)
+{
+    for (size_t i = 0; i < CRASH_BETWEEN_MAX; i++) {
+        if (outcome->between[i] && str_equal(found, outcome->between[i]))
+            return true;
+    }
+    return false;
+}
 
 static int check_state(const struct crash_operation *operation, struct outcome *outcome, unsigned point,
                        long number)
@@ -246,7 +255,7 @@ static int check_state(const struct crash_operation *operation, struct outcome *
     if (pool_look(operation, false, &found, &err))
         return tell(operation, where, &err);
     bool is_new = str_equal(found, outcome->after), is_old = str_equal(found, outcome->before);
-    bool is_half = outcome->between && str_equal(found, outcome->between);
+    bool is_half = is_between(outcome, found);
     if (!is_new && !is_old && !is_half) {
         printf("FAIL crash_points_%s: %s: neither as before nor as after\n", operation->name, where);
         show_difference("before", outcome->before, "");
@@ -291,18 +300,25 @@ static int try_points(const struct crash_operation *operation, struct outcome *o
 }
 
 /* The states that there are to be. */
-static int learn(const struct crash_operation *operation, struct outcome *outcome, struct error *err)
+static int learn_between(const struct crash_operation *operation, size_t index, char **ret, struct error *err)
 {
     struct crash_operation half = *operation;
     _cleanup_free_ char *unseen = NULL;
 
-    half.run = operation->between;
+    half.run = operation->between[index];
     int r = pool_prepare(operation, false, err);
-    if (!r && half.run)
+    if (!r)
         r = pool_look(&half, true, &unseen, err);
-    if (!r && half.run)
-        r = pool_look(operation, false, &outcome->between, err);
-    if (!r && half.run)
+    return r ? r : pool_look(operation, false, ret, err);
+}
+
+static int learn(const struct crash_operation *operation, struct outcome *outcome, struct error *err)
+{
+    int r = E_OK;
+
+    for (size_t i = 0; !r && i < CRASH_BETWEEN_MAX && operation->between[i]; i++)
+        r = learn_between(operation, i, &outcome->between[i], err);
+    if (!r)
         r = pool_prepare(operation, false, err);
     if (!r)
         r = pool_look(operation, false, &outcome->before, err);
@@ -325,7 +341,7 @@ static int try_operation(const struct crash_operation *operation)
         printf("FAIL crash_points_%s: it changes nothing\n", operation->name);
         failed = 1;
     }
-    if (!failed && operation->between && outcome.half == 0) {
+    if (!failed && operation->between[0] && outcome.half == 0) {
         printf("FAIL crash_points_%s: it was never left half-way\n", operation->name);
         failed = 1;
     }
@@ -336,7 +352,8 @@ static int try_operation(const struct crash_operation *operation)
     fflush(stdout);
     free(outcome.before);
     free(outcome.after);
-    free(outcome.between);
+    for (size_t i = 0; i < CRASH_BETWEEN_MAX; i++)
+        free(outcome.between[i]);
     return failed;
 }
 
@@ -347,6 +364,17 @@ static bool is_wanted(const char *name, int count, char **names)
             return true;
     }
     return count == 0;
+}
+
+static int try_table(const struct crash_operation *table, size_t table_count, int count, char **names)
+{
+    int failed = 0;
+
+    for (size_t i = 0; i < table_count; i++) {
+        if (is_wanted(table[i].name, count, names))
+            failed += try_operation(&table[i]);
+    }
+    return failed;
 }
 
 int main(int argc, char **argv)
@@ -378,9 +406,7 @@ int main(int argc, char **argv)
         return 2;
     }
     log_init("crash-points", LOG_LEVEL_ERROR);
-    for (size_t i = 0; i < crash_operations_count; i++) {
-        if (is_wanted(crash_operations[i].name, argc - optind, argv + optind))
-            failed += try_operation(&crash_operations[i]);
-    }
+    failed = try_table(crash_operations, crash_operations_count, argc - optind, argv + optind) +
+             try_table(crash_operations_more, crash_operations_more_count, argc - optind, argv + optind);
     return failed ? 1 : 0;
 }

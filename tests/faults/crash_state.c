@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -15,6 +16,13 @@
 #include "datapath/store/pool/pool_internal.h"
 #include "datapath/store/snapshot.h"
 #include "tests/faults/crash_points.h"
+
+/* The kernel's own, in xfs_fs.h, which only xfsprogs' package of headers has. */
+struct xfs_eofblocks {
+    uint32_t version, flags, uid, gid, prid, pad32;
+    uint64_t size_min_bytes, pad[12];
+};
+#define XFS_FREE_EOFBLOCKS _IOR('X', 58, struct xfs_eofblocks)
 
 /* ---- emptying ---- */
 
@@ -34,6 +42,10 @@ void crash_pool_empty(const struct crash_pool *pool)
         if (fd < 0 || pool_walk(fd, empty_entry, &fd, &err))
             fprintf(stderr, "crash-points: cannot empty %s: %s\n", folders[i], error_text(&err));
     }
+    if (unlinkat(pool->fd, "scrub.json", 0) < 0 && errno != ENOENT)
+        fprintf(stderr, "crash-points: cannot remove scrub.json: %s\n", strerror(errno));
+    if (pool_tree_remove(pool->fd, CRASH_INNER_POOL, NULL))
+        fprintf(stderr, "crash-points: cannot remove the pool within\n");
 }
 
 /* ---- records ---- */
@@ -164,15 +176,23 @@ static uint64_t sum_of(int fd)
 
 static char *line_of(const struct listing *listing, const char *name, const struct stat *status)
 {
-    bool summed = str_equal(name, "data") || str_starts_with(listing->prefix, "names/");
+    bool summed = str_equal(name, "data") || str_equal(name, "scrub.json") || str_equal(name, "host.json") ||
+                  str_starts_with(listing->prefix, "names/");
 
     if (S_ISDIR(status->st_mode))
         return str_format("%s%s/", listing->prefix, name);
     if (!summed)
         return str_format("%s%s", listing->prefix, name);
     _cleanup_fd_ int fd = openat(listing->dir_fd, name, O_RDONLY | O_CLOEXEC);
-    return str_format("%s%s: %lld bytes, sum %016" PRIx64, listing->prefix, name, (long long)status->st_size,
-                      sum_of(fd));
+    return str_format("%s%s: %lld bytes on %lld, sum %016" PRIx64, listing->prefix, name,
+                      (long long)status->st_size, (long long)status->st_blocks * 512, sum_of(fd));
+}
+
+/* A pool within the pool is none, whatever is there, before its last file. */
+static bool is_unmade(const struct listing *listing, const char *name)
+{
+    return !listing->prefix[0] && str_equal(name, CRASH_INNER_POOL) &&
+           faccessat(listing->dir_fd, CRASH_INNER_POOL "/pool.json", F_OK, 0) < 0;
 }
 
 static int list_entry(const char *name, void *context, struct error *err)
@@ -183,12 +203,14 @@ static int list_entry(const char *name, void *context, struct error *err)
     if (!listing->prefix[0] &&
         (str_equal(name, "ballast") || str_equal(name, "host.json") || str_equal(name, "lock")))
         return E_OK; /* the opening's own */
+    if (str_equal(listing->prefix, CRASH_INNER_POOL "/") && str_equal(name, ".host.json.tmp"))
+        return E_OK; /* its opening's, which nobody does */
     char **lines = reallocarray(listing->lines, listing->count + 1, sizeof(*lines));
     if (!lines || fstatat(listing->dir_fd, name, &status, AT_SYMLINK_NOFOLLOW) < 0)
         return error_errno(err, errno, "cannot look at %s", name);
     listing->lines = lines;
     lines[listing->count++] = line_of(listing, name, &status);
-    if (!S_ISDIR(status.st_mode))
+    if (!S_ISDIR(status.st_mode) || is_unmade(listing, name))
         return E_OK;
     struct listing inner = {.lines = listing->lines, .count = listing->count};
     snprintf(inner.prefix, sizeof(inner.prefix), "%.100s%.100s/", listing->prefix, name);
@@ -223,6 +245,16 @@ static void say_folders(FILE *out, const struct crash_pool *pool)
     free(listing.lines);
 }
 
+/* What XFS allocated for a write to shared blocks, ahead of it, counts as the file's until it looks through
+ * them: have it look. */
+static void give_back_unused(int pool_fd)
+{
+    struct xfs_eofblocks request = {.version = 1, .flags = 1 /* wait for it */};
+
+    if (ioctl(pool_fd, XFS_FREE_EOFBLOCKS, &request) < 0)
+        fprintf(stderr, "crash-points: XFS keeps what is unused: %s\n", strerror(errno));
+}
+
 char *crash_pool_words(const struct crash_pool *pool, struct store *store)
 {
     char *words = NULL;
@@ -231,6 +263,7 @@ char *crash_pool_words(const struct crash_pool *pool, struct store *store)
 
     if (!out)
         return NULL;
+    give_back_unused(pool->fd);
     say_volumes(out, store);
     say_snapshots(out, store);
     say_nodes(out, store);

@@ -6,7 +6,8 @@ target_link_libraries(faulty-disk PRIVATE PkgConfig::fuse3)
 set_target_properties(faulty-disk PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
 
 # The store, killed at each of its system calls.
-add_executable(crash-points tests/faults/crash_points.c tests/faults/crash_operations.c tests/faults/crash_state.c
+add_executable(crash-points tests/faults/crash_points.c tests/faults/crash_operations.c
+  tests/faults/crash_operations_more.c tests/faults/crash_state.c
   tests/unit/store_gate.c)
 target_include_directories(crash-points PRIVATE ${PROJECT_SOURCE_DIR})
 target_link_libraries(crash-points PRIVATE mooring_store)

@@ -60,6 +60,12 @@ static int create(struct store *store, struct volume *volume, const struct snaps
 int gate_snapshot(struct store *store, const char *volume_id, const struct snapshot_record *spec,
                   struct error *err)
 {
+    return gate_snapshot_during(store, volume_id, spec, NULL, NULL, err);
+}
+
+int gate_snapshot_during(struct store *store, const char *volume_id, const struct snapshot_record *spec,
+                         void (*meanwhile)(void *context), void *context, struct error *err)
+{
     struct volume *volume = store_volume_find(store, volume_id);
     struct snapshot *snapshot = NULL;
     int r;
@@ -70,6 +76,8 @@ int gate_snapshot(struct store *store, const char *volume_id, const struct snaps
     r = create(store, volume, spec, &snapshot, err);
     if (r == E_OK)
         r = snapshot_record_cut(snapshot, err);
+    if (r == E_OK && meanwhile)
+        meanwhile(context);
     gate_open(store, snapshot);
     if (r == E_OK)
         r = snapshot_wait(snapshot, UINT64_MAX, err);

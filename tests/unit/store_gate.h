@@ -11,6 +11,10 @@
 int gate_snapshot(struct store *store, const char *volume_id, const struct snapshot_record *spec,
                   struct error *err);
 
+/* The same, with something done while nothing is shared yet. */
+int gate_snapshot_during(struct store *store, const char *volume_id, const struct snapshot_record *spec,
+                         void (*meanwhile)(void *context), void *context, struct error *err);
+
 /* The third state: what the pool has when everything ends right after the record. */
 int gate_record_alone(struct store *store, const char *volume_id, const struct snapshot_record *spec,
                       struct error *err);
