@@ -162,6 +162,14 @@ int attach_sweep(const struct node_config *config, const char *volume_id, struct
     return attach_way_of(config, volume_id)->sweep(config, volume_id, err);
 }
 
+void attach_adopt(const struct node_config *config, const char *volume_id)
+{
+    const struct attach_way *way = attach_way_of(config, volume_id);
+
+    if (way->adopt)
+        way->adopt(config, volume_id);
+}
+
 bool attach_owns(const struct node_config *config, const char *volume_id, dev_t number)
 {
     return attach_way_of(config, volume_id)->owns(config, volume_id, number);

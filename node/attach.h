@@ -76,6 +76,9 @@ int attach_kill(const struct node_config *config, const char *volume_id, struct 
 /* End at any price, and take away what is left of it: for an old epoch, and for a host that was lost. */
 int attach_sweep(const struct node_config *config, const char *volume_id, struct error *err);
 
+/* At mooring-node's start: take up what an earlier mooring-node attached and stays. */
+void attach_adopt(const struct node_config *config, const char *volume_id);
+
 /* Whether block device `number` is this volume's; and the same as the owner of mounts, which borrows config
  * and volume_id. */
 bool attach_owns(const struct node_config *config, const char *volume_id, dev_t number);

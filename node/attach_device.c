@@ -19,6 +19,7 @@
 #include "node/process.h"
 #include "node/takeover.h"
 #include "node/ublk_device.h"
+#include "node/ublk_note.h"
 
 #define POLL_MS 10
 #define HOLDER_MS 5000
@@ -84,17 +85,18 @@ static int attach_device_is_ublk(const struct attach_files *paths, bool *ret, st
 /* Of ublk the kernel keeps the block device, and the holder the log. */
 static int attach_device_holds_ublk(const struct attach_files *paths, bool *ret, struct error *err)
 {
-    _cleanup_free_ char *device = NULL;
+    struct ublk_device device;
+    bool stands = false;
 
     int r = process_find(paths->holder_pid, NULL, err);
     if (!r)
-        r = attach_device_read_name(paths, &device, err);
-    if (!r && device)
-        r = ublk_device_verify(device, err);
-    if (r && r != E_NOT_FOUND && r != E_PRECONDITION)
+        r = ublk_note_load(paths, &device, err);
+    if (!r)
+        r = ublk_device_stands(&device, &stands, err);
+    if (r && r != E_NOT_FOUND)
         return r;
     error_done(err);
-    *ret = !r && device;
+    *ret = stands;
     return 0;
 }
 
@@ -213,7 +215,8 @@ static int attach_device_look_at(const struct attach_files *paths, struct attach
         return error_set(err, E_PRECONDITION, "the storage server refused the device: %s", problem);
     if (!str_equal(state, "ready") || !device)
         return error_set(err, E_UNAVAILABLE, "mooring-device is %s: %s", state, problem);
-    r = ublk_device_is_name(device) ? ublk_device_verify(device, err)
+    struct ublk_device ublk;
+    r = ublk_device_is_name(device) ? ublk_device_look(device, &ublk, err)
                                     : loop_device_verify(device, paths->mount_point, err);
     if (r)
         return r;
@@ -221,6 +224,17 @@ static int attach_device_look_at(const struct attach_files *paths, struct attach
     ret->generation = generation;
     ret->problem = strdup(problem);
     return ret->path && ret->problem ? 0 : error_errno(err, ENOMEM, "cannot keep the device");
+}
+
+/* Nobody is told of a device that is not noted: what is mounted from it would be nobody's once it is gone. */
+static int attach_device_note(const struct attach_files *paths, const char *device, struct error *err)
+{
+    struct ublk_device ublk;
+
+    if (!ublk_device_is_name(device))
+        return 0;
+    int r = ublk_device_look(device, &ublk, err);
+    return r ? r : ublk_note_save(paths, &ublk, err);
 }
 
 int attach_device_wait(const struct node_config *config, const char *volume_id, uint64_t deadline_ms,
@@ -235,6 +249,8 @@ int attach_device_wait(const struct node_config *config, const char *volume_id, 
         _cleanup_error_ struct error why = {0};
 
         r = attach_device_look_at(&paths, ret, &why);
+        if (!r && (r = attach_device_note(&paths, ret->path, &why)))
+            attach_device_done(ret);
         if (r != E_UNAVAILABLE || !process_alive(paths.device_pid)) {
             error_move(err, &why);
             return r;
@@ -410,8 +426,21 @@ static bool attach_device_owns(const struct node_config *config, const char *vol
         return false;
     if (loop_device_is_ours(number, paths.mount_point))
         return true;
-    _cleanup_free_ char *device = attach_device_named(&paths);
-    return device && ublk_device_is_name(device) && ublk_device_is(device, number);
+    struct ublk_device device;
+    return ublk_note_load(&paths, &device, NULL) == 0 && ublk_device_owns(&device, number);
+}
+
+/* A build of before ublk.json may have attached it. */
+static void attach_device_adopt(const struct node_config *config, const char *volume_id)
+{
+    _cleanup_attach_device_ struct attach_device device = {0};
+    _cleanup_attach_files_ struct attach_files paths = {0};
+    _cleanup_error_ struct error err = {0};
+
+    if (attach_files_init(&paths, config, volume_id, NULL) || attach_device_look_at(&paths, &device, NULL))
+        return;
+    if (attach_device_note(&paths, device.path, &err))
+        log_warning("volume %s: %s", volume_id, error_text(&err));
 }
 
 const struct attach_way attach_device_way = {
@@ -422,6 +451,7 @@ const struct attach_way attach_device_way = {
     .kill = attach_device_kill,
     .sweep = attach_device_sweep,
     .owns = attach_device_owns,
+    .adopt = attach_device_adopt,
     .check_kept = attach_device_check_kept,
     .restart = attach_device_restart,
     .resize = attach_device_resize,

@@ -19,6 +19,7 @@
 
 void attach_files_done(struct attach_files *paths)
 {
+    free(paths->volume_dir);
     free(paths->dir);
     free(paths->device_pid);
     free(paths->holder_pid);
@@ -30,14 +31,16 @@ void attach_files_done(struct attach_files *paths)
 int attach_files_init(struct attach_files *paths, const struct node_config *config, const char *volume_id,
                       struct error *err)
 {
+    paths->boot_id = config->boot_id;
+    paths->volume_dir = stage_record_path(config->state_dir, volume_id, NULL);
     paths->dir = stage_record_path(config->state_dir, volume_id, "device");
     paths->device_pid = stage_record_path(config->state_dir, volume_id, "device.pid");
     paths->holder_pid = stage_record_path(config->state_dir, volume_id, "holder.pid");
     paths->holder_socket = stage_record_path(config->state_dir, volume_id, "device/holder.sock");
     paths->mount_point = stage_record_path(config->state_dir, volume_id, "device/fuse");
     paths->log = stage_record_path(config->state_dir, volume_id, "log");
-    if (!paths->dir || !paths->device_pid || !paths->holder_pid || !paths->holder_socket ||
-        !paths->mount_point || !paths->log)
+    if (!paths->volume_dir || !paths->dir || !paths->device_pid || !paths->holder_pid ||
+        !paths->holder_socket || !paths->mount_point || !paths->log)
         return error_errno(err, ENOMEM, "cannot name the files of volume %s", volume_id);
     return 0;
 }

@@ -14,6 +14,8 @@
 #include "node/storage.h"
 
 struct attach_files {
+    const char *boot_id; /* of the host; the configuration's */
+    char *volume_dir;
     char *dir;        /* mooring-device's folder */
     char *device_pid; /* pid files */
     char *holder_pid;

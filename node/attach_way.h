@@ -39,6 +39,9 @@ struct attach_way {
     /* Whether block device `number` is this volume's. */
     bool (*owns)(const struct node_config *config, const char *volume_id, dev_t number);
 
+    /* At mooring-node's start, of a volume that stays staged. NULL: nothing to do. */
+    void (*adopt)(const struct node_config *config, const char *volume_id);
+
     /* 0 while the device serves or will again; E_PRECONDITION with the remedy when it is lost. */
     int (*check_kept)(const struct node_config *config, const char *volume_id, bool published,
                       struct error *err);

@@ -190,8 +190,10 @@ static void stage_sweep_one(const char *volume_id, void *context)
         r = stage_forget(node, volume_id, &err);
     } else if (!r && !str_equal(record.boot_id, node->config.boot_id))
         r = stage_tear_down(node, &record, &err);
-    else if (!r)
+    else if (!r) {
         log_info("volume %s: staged at %s, epoch %" PRIu64, volume_id, record.staging_path, record.epoch);
+        attach_adopt(&node->config, volume_id);
+    }
     if (r)
         log_error("volume %s: %s", volume_id, error_text(&err));
 }
@@ -312,8 +314,12 @@ static int stage_attach(struct node *node, const struct stage_request *request,
                          err);
     if (!r)
         return stage_check_writable(attachment, record, ret->problem, err);
-    if (r == E_PRECONDITION && !record->complete) /* refused for good: the next call starts with a new one */
+    if (r == E_PRECONDITION &&
+        !record->complete) { /* refused for good: the next call starts with a new one */
         attach_sweep(&node->config, record->volume_id, NULL);
+        if (!record->block)
+            stage_unmount(node, record, record->staging_path, true, NULL);
+    }
     return r;
 }
 

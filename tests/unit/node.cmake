@@ -5,6 +5,7 @@ mooring_test(node_bounded SOURCES tests/unit/node_bounded.c DEPENDS mooring_node
 mooring_test(node_mkfs SOURCES tests/unit/node_mkfs.c DEPENDS mooring_node)
 mooring_test(node_iscsi SOURCES tests/unit/node_iscsi.c DEPENDS mooring_node)
 mooring_test(node_holds SOURCES tests/unit/node_holds.c DEPENDS mooring_node)
+mooring_test(node_ublk SOURCES tests/unit/node_ublk.c DEPENDS mooring_node)
 mooring_test(node_portals SOURCES tests/unit/node_portals.c DEPENDS mooring_node)
 mooring_test(node_loop SOURCES tests/unit/node_loop.c DEPENDS mooring_node)
 target_link_options(node_loop PRIVATE LINKER:--wrap=open)

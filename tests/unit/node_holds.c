@@ -17,6 +17,7 @@
 #include "common/cleanup.h"
 #include "common/io.h"
 #include "common/record.h"
+#include "common/strings.h"
 #include "node/attach_device.h"
 #include "node/attach_files.h"
 #include "node/process.h"
@@ -25,17 +26,23 @@
 
 #define VOLUME "store.0123456789abcdef"
 #define NO_DEVICE "/dev/ublkb65535"
+#define BOOT "0123456789abcdef0123456789abcdef"
 
 static struct {
     struct node_config config;
     struct attach_files paths;
 } node;
 
-static void put(const char *name, const char *text)
+static void put_in(const char *dir, const char *name, const char *text)
 {
-    _cleanup_fd_ int fd = open(node.paths.dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    _cleanup_fd_ int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
     assert_int_equal(io_replace_file(fd, name, text, strlen(text), 0600, NULL), 0);
+}
+
+static void put(const char *name, const char *text)
+{
+    put_in(node.paths.dir, name, text);
 }
 
 /* A holder that lives, and holds no /dev/fuse. */
@@ -45,6 +52,7 @@ static int setup(void **state)
 
     if (test_dir_setup(state))
         return -1;
+    str_copy(node.config.boot_id, sizeof(node.config.boot_id), BOOT);
     node.config.state_dir = ((struct test_dir *)*state)->path;
     return attach_files_init(&node.paths, &node.config, VOLUME, NULL) ||
            io_make_dirs(node.paths.dir, 0700, NULL) ||
@@ -90,15 +98,17 @@ static void a_look_that_fails_is_an_error(void **state)
 }
 
 /* Which block device it was is not known then, nor whether that still stands. */
-static void a_ublk_status_that_cannot_be_read_is_an_error(void **state)
+static void a_ublk_note_that_cannot_be_read_is_an_error(void **state)
 {
     (void)state;
     put("device.json", "{\"format\":1,\"attach\":\"ublk\"}");
     assert_int_equal(holds(), 0); /* it never served */
-    put("status.json", "{\"format\":1,\"block_device\":\"" NO_DEVICE "\"}");
+    put_in(node.paths.volume_dir, "ublk.json",
+           "{\"format\":1,\"boot_id\":\"" BOOT "\",\"device\":\"" NO_DEVICE
+           "\",\"number\":1,\"sequence\":2}");
     assert_int_equal(holds(), 0);
     assert_int_equal(holds_without_descriptors(), E_UNAVAILABLE);
-    put("status.json", "{\"format\":1,\"block_de");
+    put_in(node.paths.volume_dir, "ublk.json", "{\"format\":1,\"boot_id");
     assert_int_equal(holds(), E_UNAVAILABLE);
     process_stop(node.paths.holder_pid, SIGKILL, 5000, NULL);
     assert_int_equal(holds(), 0); /* the log is gone with its holder, whatever else is there */
@@ -140,7 +150,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_look_that_fails_is_an_error, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_ublk_status_that_cannot_be_read_is_an_error, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_ublk_note_that_cannot_be_read_is_an_error, setup, teardown),
         cmocka_unit_test_setup_teardown(without_a_right_to_look_the_mount_decides, setup, teardown),
     };
 
