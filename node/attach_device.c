@@ -86,17 +86,19 @@ static int attach_device_is_ublk(const struct attach_files *paths, bool *ret, st
 static int attach_device_holds_ublk(const struct attach_files *paths, bool *ret, struct error *err)
 {
     struct ublk_device device;
-    bool stands = false;
+    bool stands = false, has_log = false;
 
     int r = process_find(paths->holder_pid, NULL, err);
     if (!r)
         r = ublk_note_load(paths, &device, err);
     if (!r)
         r = ublk_device_stands(&device, &stands, err);
+    if (!r && stands)
+        r = takeover_holds_log(paths->holder_pid, &has_log, err);
     if (r && r != E_NOT_FOUND)
         return r;
     error_done(err);
-    *ret = stands;
+    *ret = stands && has_log;
     return 0;
 }
 

@@ -15,5 +15,9 @@
  */
 int takeover_holds(const char *holder_pid, const char *mount_point, bool *ret, struct error *err);
 
+/* The same of the replay log, for a device that the kernel keeps by itself. A holder that took the place of
+ * one that ended has none before its device has handed it over. */
+int takeover_holds_log(const char *holder_pid, bool *ret, struct error *err);
+
 /* And the block device is still there, under the number that bind mounts and containers know it by. */
 int takeover_keeps_device(const char *holder_pid, const char *mount_point, bool *ret, struct error *err);

@@ -1,6 +1,7 @@
 /* What a dead mooring-device left, where a look fails: not knowing is never taken for nothing. Needs root. */
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -114,6 +115,27 @@ static void a_ublk_note_that_cannot_be_read_is_an_error(void **state)
     assert_int_equal(holds(), 0); /* the log is gone with its holder, whatever else is there */
 }
 
+/* A holder that has just taken the place of another holds nothing yet. */
+static void a_log_is_what_a_holder_of_ublk_must_have(void **state)
+{
+    static const char script[] = "import os, time; os.memfd_create('mooring-replay-log'); "
+                                 "open('ready', 'w'); time.sleep(60)";
+    _cleanup_free_ char *in = str_format("import os; os.chdir('%s'); %s", node.paths.dir, script);
+    _cleanup_free_ char *ready = str_format("%s/ready", node.paths.dir);
+    const char *argv[] = {"/usr/bin/python3", "-c", in, NULL};
+    bool has_log = true;
+
+    (void)state;
+    assert_int_equal(takeover_holds_log(node.paths.holder_pid, &has_log, NULL), 0);
+    assert_false(has_log);
+    process_stop(node.paths.holder_pid, SIGKILL, 5000, NULL);
+    assert_int_equal(process_spawn(node.paths.holder_pid, node.paths.log, NULL, argv, NULL), 0);
+    while (process_alive(node.paths.holder_pid) && access(ready, F_OK) < 0)
+        poll(NULL, 0, 10);
+    assert_int_equal(takeover_holds_log(node.paths.holder_pid, &has_log, NULL), 0);
+    assert_true(has_log);
+}
+
 static void drop_ptrace(void)
 {
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
@@ -151,6 +173,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_look_that_fails_is_an_error, setup, teardown),
         cmocka_unit_test_setup_teardown(a_ublk_note_that_cannot_be_read_is_an_error, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_log_is_what_a_holder_of_ublk_must_have, setup, teardown),
         cmocka_unit_test_setup_teardown(without_a_right_to_look_the_mount_decides, setup, teardown),
     };
 
