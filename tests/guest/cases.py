@@ -50,14 +50,19 @@ class Report:
             print(why, file=sys.stderr)
             self.say("FAIL", f"{kernel} {what}", str(why).splitlines()[0][:400])
 
-    def inside(self, kernel, program, cases, timeout_s=400, **options):
-        """These cases of a Python program of this folder, run in a guest."""
+    def run_in(self, machine, kernel, program, cases, timeout_s=400, arguments=""):
+        """These cases of a Python program of this folder, run in this guest."""
+        status, output = machine.run(f"/usr/bin/python3 {guest.HERE / program} {arguments} {' '.join(cases)}", timeout_s,
+                                     MOORING_SEED=os.environ.get("MOORING_SEED", ""))
+        self.hand_on(kernel, output, cases, program.removesuffix(".py"))
+        if status not in (0, 1):
+            self.say("FAIL", f"{kernel} {program}", f"exit {status}")
+
+    def inside(self, kernel, program, cases, timeout_s=400, arguments="", more=(), **options):
+        """The same in a guest of their own; more: such programs after it, each with its cases and arguments."""
         def body(machine):
-            status, output = machine.run(f"/usr/bin/python3 {guest.HERE / program} {' '.join(cases)}", timeout_s,
-                                         MOORING_SEED=os.environ.get("MOORING_SEED", ""))
-            self.hand_on(kernel, output, cases, program.removesuffix(".py"))
-            if status not in (0, 1):
-                self.say("FAIL", f"{kernel} {program}", f"exit {status}")
+            for name, words, extra in ((program, cases, arguments), *more):
+                self.run_in(machine, kernel, name, words, timeout_s, extra)
         self.on(kernel, program.removesuffix(".py"), body, **options)
 
     def finish(self):

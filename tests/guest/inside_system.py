@@ -15,6 +15,7 @@ import traceback
 
 POOL = "/var/lib/mooring/pool"
 VOLUMES = pathlib.Path("/var/lib/mooring/node/volumes")
+WAY = "ublk" if int(os.uname().release.split(".")[0]) >= 7 else "fuse"  # what "auto" stands for, once ublk_drv is loaded
 SERVICES = ["mooring-target", "mooring-controller", "mooring-node"]
 RULE = pathlib.Path("/usr/local/lib/udev/rules.d/60-mooring.rules")
 MIB = 1 << 20
@@ -53,6 +54,8 @@ class Volume:
 
     def mount(self):
         mooring("volume", "mount", self.name, "--target", self.target, *(["--block"] if "--block" in self.options else []))
+        attach = json.loads((VOLUMES / self.id / "stage.json").read_text())["attach"]
+        assert attach == ("fuse" if "attach=fuse" in self.options else WAY), f"attached by {attach}"
         return self
 
     def unmount(self):
@@ -118,6 +121,8 @@ def write(path, count_path, stop_path):
 
 def install():
     sh(f"cp -a {os.environ['GUEST_FILES']}/. / && systemctl daemon-reload && udevadm control --reload")
+    if WAY == "ublk":
+        sh("modprobe ublk_drv && echo ublk_drv >/etc/modules-load.d/mooring.conf")
     sh("mkdir -p /var/log/journal && mooring tls init && mooring tls issue server store-1 127.0.0.1 && "
        "mooring tls issue controller && mooring tls issue operator && mooring tls issue node worker-1")
     uuid = json.loads(sh(f"mooring -o json pool create --path {POOL} --server-id store-1 --device /dev/vdb"))["uuid"]
@@ -184,8 +189,9 @@ def settle(device):
 
 
 def stays_off(make, end, active):
-    """What `make` puts on a volume is not activated when the volume appears, and would be without our rule."""
-    volume = Volume(f"blk{random.randrange(1 << 30)}", "--block").mount()
+    """What `make` puts on a volume is not activated when the volume appears, and would be without our rule: it knows fuse's
+    devices, and cannot know ublk's."""
+    volume = Volume(f"blk{random.randrange(1 << 30)}", "--block", "attach=fuse").mount()
     sh(make.format(device=volume.status()["block_device"]))
     volume.unmount()
     volume.mount()
@@ -246,6 +252,7 @@ def nothing_left():
     wait_until(lambda: not list(VOLUMES.glob("*")), f"state is swept: {list(VOLUMES.glob('*'))}")
     backing = [pathlib.Path(name).read_text() for name in glob.glob("/sys/block/loop*/loop/backing_file")]
     assert not [name for name in backing if name.strip().endswith("/volume")], backing
+    assert not glob.glob("/dev/ublkb*"), "a ublk device"
     assert "/volumes/" not in pathlib.Path("/proc/self/mountinfo").read_text()
 
 

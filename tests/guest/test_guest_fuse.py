@@ -1,17 +1,19 @@
 #!/usr/bin/python3
 """The FUSE frontend on other kernels: 6.1, where a crashed device's requests come back from the holder's memory, 6.12,
-where the kernel sends them again, and, when guests are asked for, 7.x."""
+where the kernel sends them again, and, when guests are asked for, 7.x. And mooring-node with an ext4 that grows."""
 import sys
 
 import cases
 
 CASES = ["attach_mkfs_verify", "crash_and_take_over", "grown_in_use", "fenced"]
+NODE = ("inside_node.py", ["ext4_grown", "ext4_grown_at_stage"], "/dev/vdb")  # ext4 grows in use, which not every machine lets it
 
 
 def main():
     report = cases.Report()
     for kernel in cases.kernels("6.1", "6.12", more=["7.x"]):
-        report.inside(kernel, "inside_fuse.py", CASES, disks=["4G"])
+        node = [NODE] if kernel in ("6.12", *cases.kernels(more=["6.1"])) else []
+        report.inside(kernel, "inside_fuse.py", CASES, more=node, disks=["4G", "4G"])
     return report.finish()
 
 

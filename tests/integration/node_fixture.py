@@ -91,14 +91,16 @@ class Background:
 class Volume:
     """A volume made by CreateVolume, and the publish context of its newest attachment."""
 
-    def __init__(self, stack, size=64 * MIB, block=False, mode="SINGLE_NODE_MULTI_WRITER", fs_type="", flags=(), **parameters):
+    def __init__(self, stack, size=64 * MIB, block=False, mode="SINGLE_NODE_MULTI_WRITER", fs_type="", flags=(), source=None,
+                 **parameters):
         self.stack, self.csi = stack, stack.controller.csi
         self.capability = self.csi.capability(mode, block=block, fs_type=fs_type)
         if flags:
             self.capability.mount.mount_flags.extend(flags)
         self.block = block
+        content = {"volume_content_source": {"volume": {"volume_id": source.id}}} if source else {}
         made = self.csi.create(f"v-{uuid.uuid4().hex[:8]}", size=size, volume_capabilities=[self.capability],
-                               parameters=parameters)
+                               parameters=parameters, **content)
         self.id, self.volume_context = made.volume_id, dict(made.volume_context)
         self.context = {}
 
