@@ -128,10 +128,14 @@ class History:
         name = f"name-{snapshot_id[-16:]}"
         self.target.controller.ClaimName(name=name, volume_id=snapshot_id, kind="NAME_SNAPSHOT")
         self.done(f"claim {snapshot_id}")
-        self.target.controller.CreateSnapshot(snapshot_id=snapshot_id, name=name, source_volume_id=volume.volume_id)
+        fields = dict(snapshot_id=snapshot_id, name=name, source_volume_id=volume.volume_id)
+        self.target.controller.CreateSnapshot(**fields)
+        self.blocks[f"snapshots/{snapshot_id}/data"] = self.newest(volume.volume_id)
+        if self.choice.random() < 0.5:  # from here on it is there, whole or lost
+            self.target.controller.CreateSnapshot(**fields, record_cut=True)
+            self.done(f"record {snapshot_id}")
         harness.wait_until(lambda: self.target.controller.GetSnapshot(snapshot_id=snapshot_id).snapshot.ready,
                            f"{snapshot_id} is ready")
-        self.blocks[f"snapshots/{snapshot_id}/data"] = self.newest(volume.volume_id)
         return f"{snapshot_id} of {volume.volume_id}"
 
     def delete_snapshot(self):
@@ -271,7 +275,8 @@ def view(target):
                                   one.unreadable, one.source_volume_id, attachments)
     snapshots = {}
     if "snapshots" in target.controller.GetServer().features:
-        snapshots = {one.snapshot_id: (one.name, one.source_volume_id, one.size_bytes, one.ready, one.unreadable)
+        snapshots = {one.snapshot_id: (one.name, one.source_volume_id, one.size_bytes, one.ready, one.unreadable,
+                                       bool(one.lost))
                      for one in target.controller.ListSnapshots().snapshots}
     nodes = {node.node_id: node.fenced for node in target.controller.ListNodes().nodes}
     return volumes, snapshots, nodes, sorted(os.listdir(target.pool.path / "names"))
@@ -298,6 +303,17 @@ def differences(pool, old, new):
     return found
 
 
+def either_way(states, number):
+    """What may stand after an operation. Of a snapshot whose cut was recorded: not ready, for good, or ready."""
+    what, (volumes, snapshots, nodes, names), _ = states[number]
+    if not what.startswith("record "):
+        return [states[number][1]]
+    recorded = what.split()[1]
+    name, source, size, _, unreadable, _ = snapshots[recorded]
+    return [(volumes, {**snapshots, recorded: (name, source, size, ready, unreadable, not ready)}, nodes, names)
+            for ready in (False, True)]
+
+
 def check_cut(target, history, journal, disks, index, choice, scratch):
     marks = journal.marks()
     before = max((number for number, at in marks.items() if at < index), default=0)
@@ -321,9 +337,9 @@ def check_cut(target, history, journal, disks, index, choice, scratch):
         repair = harness.run("xfs_repair", "-n", device, check=False)
     finally:
         harness.run("losetup", "--detach", device)
-    allowed = [history.states[before][1], history.states[after][1]]
+    allowed = [*either_way(history.states, before), *either_way(history.states, after)]
     if history.states[after][0].startswith("delete "):  # first the thing, then its name; a repeat ends the rest
-        allowed.append((*allowed[1][:3], allowed[0][3]))
+        allowed.append((*allowed[-1][:3], allowed[0][3]))
     if repair.returncode:
         raise AssertionError(f"{where}: xfs_repair: {repair.stdout[-500:]}")
     if left:
