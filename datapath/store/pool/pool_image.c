@@ -5,8 +5,8 @@
  * The extent-size hint is set when pool_volume.c makes the file. 1 MiB: sysbench on MariaDB leaves 215
  * extents then, 379 with 256 KiB, 634 with 64 KiB, 1338 without (tests/bench/extents; docs/performance.md has
  * all figures), and random 4 KiB writes at most one for each MiB: a million for 1 TiB, which XFS holds in
- * some 16 MiB of memory. The copy-on-write hint is XFS's own, 128 KiB: after a snapshot and another run there
- * were 728 extents with that, 768 with 64 KiB, 752 with 1 MiB.
+ * some 16 MiB of memory. Volumes have no copy-on-write hint: XFS goes by the larger of the two, and one of
+ * 4 MiB left 705 extents after a snapshot and another run, where there were 728, 752 and 768 without.
  */
 #include "datapath/store/pool/pool_internal.h"
 
