@@ -119,24 +119,35 @@ static void test_all_stable(void **state)
 
 static void test_in_flight(void **state)
 {
+    static const struct {
+        enum image_verb verb;
+        bool fua;
+        int result;
+    } cases[] = {{IMAGE_WRITE, false, 0},
+                 {IMAGE_WRITE, true, E_WRITE_FAILED},
+                 {IMAGE_WRITE_ZEROES, true, E_WRITE_FAILED},
+                 {IMAGE_FLUSH, false, E_WRITE_FAILED}};
     struct bench *bench = *state;
 
-    for (unsigned i = 0; i < 3; i++) {
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        bool flushes = cases[i].verb == IMAGE_FLUSH;
         struct command command;
+        int syncs;
 
         bench->saved.write_failed = bench->other_saved.write_failed = false;
         bench_restart(bench);
-        if (i == 2) /* the flush that is in flight has something to keep */
+        if (flushes) /* with something to keep */
             assert_int_equal(command_run_other(bench, IMAGE_WRITE, 0, 1, false, buffer), 0);
         plan.held[0] = &command;
-        command_submit_other(&command, bench, 1, i == 2 ? IMAGE_FLUSH : IMAGE_WRITE, 0, i == 2 ? 0 : 1,
-                             i == 1, buffer);
+        command_submit_other(&command, bench, 1, cases[i].verb, 0, !flushes, cases[i].fua, buffer);
         fail_flush(bench);
         assert_int_equal(command.answers, 0);
+        syncs = bench->tried[FAKE_FDATASYNC];
         plan.held[0] = NULL;
         bench_settle(bench);
-        assert_int_equal(command.result, i == 0 ? 0 : E_WRITE_FAILED);
+        assert_int_equal(command.result, cases[i].result);
         assert_true(command.saved_write_failed);
+        assert_int_equal(bench->tried[FAKE_FDATASYNC], syncs + flushes);
         check_other_failed(bench);
     }
 }
