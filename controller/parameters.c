@@ -11,6 +11,7 @@
 #include "common/strings.h"
 #include "common/time.h"
 #include "proto/context.h"
+#include "proto/mount_options.h"
 
 #define FS_TYPE_ALIAS "csi.storage.k8s.io/fstype"
 #define WORDS_MAX 1024
@@ -176,6 +177,12 @@ static bool tolerated(const char *key)
 
 static int take(struct parameters *parameters, const char *key, const char *value, struct error *err)
 {
+    int r = str_equal(key, CONTEXT_MOUNT_OPTIONS) ? mount_options_check(value, err) : E_OK;
+
+    if (r != E_OK) {
+        error_wrap(err, "parameter \"%s\"", key);
+        return r;
+    }
     if (str_equal(key, FS_TYPE_ALIAS) || str_equal(key, CONTEXT_FS_TYPE))
         return parameters_set_fs_type(parameters, value, err);
     if (str_equal(key, "provisioning"))

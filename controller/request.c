@@ -12,6 +12,7 @@
 #include "controller/size_range.h"
 #include "proto/map.h"
 #include "proto/mkfs_options.h"
+#include "proto/mount_options.h"
 
 #define MOUNT_FLAGS_MAX 4096
 #define FS_TYPE_DEFAULT "ext4" /* the node's, where nobody says one */
@@ -56,8 +57,13 @@ static int check_mount(const Csi__V1__VolumeCapability__MountVolume *mount, stru
 {
     size_t total = 0;
 
-    for (size_t i = 0; i < mount->n_mount_flags; i++)
+    for (size_t i = 0; i < mount->n_mount_flags; i++) {
+        int r = mount_options_check(mount->mount_flags[i], err);
+
+        if (r != E_OK)
+            return r;
         total += strlen(mount->mount_flags[i]);
+    }
     if (total > MOUNT_FLAGS_MAX)
         return error_set(err, E_INVALID_ARGUMENT, "mount_flags has more than %d bytes", MOUNT_FLAGS_MAX);
     if (*mount->volume_mount_group != '\0')

@@ -114,20 +114,6 @@ static int mount_explain(struct libmnt_context *context, int result, const char 
     return error_set(err, code ? -code : -EIO, "%s: %s", what, words);
 }
 
-int mount_check_options(const char *options, struct error *err)
-{
-    unsigned long of_kernel = 0, of_mount = 0;
-
-    mnt_optstr_get_flags(options, &of_kernel, mnt_get_builtin_optmap(MNT_LINUX_MAP));
-    mnt_optstr_get_flags(options, &of_mount, mnt_get_builtin_optmap(MNT_USERSPACE_MAP));
-    if (!(of_kernel & (MS_BIND | MS_REMOUNT)) &&
-        !(of_mount & (MNT_MS_LOOP | MNT_MS_OFFSET | MNT_MS_SIZELIMIT)))
-        return 0;
-    return error_set(err, E_INVALID_ARGUMENT,
-                     "mount options \"%s\": loop, offset, sizelimit, bind and remount are not for a volume",
-                     options);
-}
-
 int mount_device(const char *device, const char *path, const char *fs_type, const char *options,
                  bool readonly, struct error *err)
 {

@@ -25,11 +25,6 @@ void mount_info_done(struct mount_info *info);
 /* The topmost mount exactly at path. E_NOT_FOUND when none is. */
 int mount_find(const char *path, struct mount_info *ret_info, struct error *err);
 
-/* E_INVALID_ARGUMENT when there is one among them by which something else than a volume's device would be
- * mounted: it could not be told from another's, and not be taken away. options: comma-separated, may be "".
- */
-int mount_check_options(const char *options, struct error *err);
-
 /* Mount a block device's file system. options: comma-separated, may be "". What mount(8) would refuse is
  * E_INVALID_ARGUMENT with its words; a damaged file system is E_PRECONDITION. */
 int mount_device(const char *device, const char *path, const char *fs_type, const char *options,

@@ -13,13 +13,13 @@
 #include "common/time.h"
 #include "node/choose.h"
 #include "node/filesystem.h"
-#include "node/mount.h"
 #include "node/node.h"
 #include "node/service.h"
 #include "proto/context.h"
 #include "proto/csi.pb-c.h"
 #include "proto/field_limits.h"
 #include "proto/map.h"
+#include "proto/mount_options.h"
 #include "rpc/rpc.h"
 
 #define SERVICE_THREADS_SPARE 16
@@ -203,7 +203,7 @@ static int service_stage(struct rpc_call *call, const ProtobufCMessage *message,
     _cleanup_free_ char *options = service_mount_options(request);
     if (!options)
         return error_errno(err, ENOMEM, "cannot stage volume %s", request->volume_id);
-    r = mount_check_options(options, err);
+    r = mount_options_check(options, err);
     if (r)
         return r;
     const char *mkfs = map_get(request->volume_context, request->n_volume_context, CONTEXT_MKFS_OPTIONS);

@@ -122,7 +122,8 @@ def create_modes(stack):
       "INVALID_ARGUMENT, which names it.", "Error Scheme")
 def create_parameters(stack):
     for key, value in (("replicas", "2"), ("fsType", "btrfs"), ("attach", "nbd"), ("provisioning", "medium"),
-                       ("blockSize", "1000"), ("sessions", "0"), ("pathTimeout", "soon"), ("zone", "-"), ("FSTYPE", "ext4")):
+                       ("blockSize", "1000"), ("sessions", "0"), ("pathTimeout", "soon"), ("zone", "-"), ("FSTYPE", "ext4"),
+                       ("mountOptions", "noatime,offset=4096")):
         refused("INVALID_ARGUMENT", lambda: stack.csi.create(name(), parameters={key: value}), key)
 
 
@@ -380,7 +381,10 @@ def publish_readonly(stack):
 @rule("ControllerPublishVolume.capability-unsupported",
       "A capability that the volume cannot have: INVALID_ARGUMENT.", PUBLISH_ERRORS)
 def publish_unsupported(stack):
-    for capability in (stack.capability("MULTI_NODE_MULTI_WRITER", block=False), stack.capability(block=False, fs_type="btrfs")):
+    bind = stack.capability(block=False)
+    bind.mount.mount_flags.append("bind")
+    for capability in (stack.capability("MULTI_NODE_MULTI_WRITER", block=False), stack.capability(block=False, fs_type="btrfs"),
+                       bind):
         refused("INVALID_ARGUMENT", lambda: stack.csi.publish(stack.some().volume_id, "n1", volume_capability=capability))
 
 
@@ -506,8 +510,11 @@ def validate_confirmed(stack):
       "a message.")
 def validate_not_confirmed(stack):
     volume = stack.create(parameters={"fsType": "ext4"})
-    good = [stack.capability()]
-    for wrong in ({"volume_capabilities": [*good, stack.capability("MULTI_NODE_MULTI_WRITER", block=False)]},
+    good, looped = [stack.capability()], stack.capability(block=False)
+    looped.mount.mount_flags.append("loop")
+    for wrong in ({"volume_capabilities": [*good, looped]},
+                  {"volume_capabilities": good, "parameters": {"mountOptions": "loop"}},
+                  {"volume_capabilities": [*good, stack.capability("MULTI_NODE_MULTI_WRITER", block=False)]},
                   {"volume_capabilities": [*good, stack.capability(block=False, fs_type="xfs")]},
                   {"volume_capabilities": good, "parameters": {"fsType": "xfs"}},
                   {"volume_capabilities": good, "parameters": {"replicas": "3"}},

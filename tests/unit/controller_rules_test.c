@@ -14,6 +14,7 @@
 #include "controller/placement.h"
 #include "controller/request.h"
 #include "controller/size_range.h"
+#include "proto/mount_options.h"
 
 #define MAP_MAX 8
 
@@ -66,14 +67,33 @@ static void test_parameters_good(void **state)
 static void test_parameters_bad(void **state)
 {
     static const char *const bad[][2] = {
-        {"fsType", "btrfs"},     {"fsType", ""},           {"attach", "nbd"},
-        {"blockSize", "1024"},   {"provisioning", "fat"},  {"pathTimeout", "-1"},
-        {"pathTimeout", "30d"},  {"pathTimeout", "5 s"},   {"pathTimeout", "999ms"},
-        {"lease", "4s"},         {"lease", "s"},           {"pathTimeout", "9999999h"},
-        {"sessions", "0"},       {"sessions", "2"},        {"sessions", "1 "},
-        {"zone", "-a"},          {"mkfsOptions", "-d /x"}, {"mountOptions", "a b"},
-        {"mountOptions", "a;b"}, {"fstype", "ext4"},       {"FsType", "ext4"},
-        {"iops", "100"},         {"mkfsOptions", ""},      {"zone", ""},
+        {"fsType", "btrfs"},
+        {"fsType", ""},
+        {"attach", "nbd"},
+        {"blockSize", "1024"},
+        {"provisioning", "fat"},
+        {"pathTimeout", "-1"},
+        {"pathTimeout", "30d"},
+        {"pathTimeout", "5 s"},
+        {"pathTimeout", "999ms"},
+        {"lease", "4s"},
+        {"lease", "s"},
+        {"pathTimeout", "9999999h"},
+        {"sessions", "0"},
+        {"sessions", "2"},
+        {"sessions", "1 "},
+        {"zone", "-a"},
+        {"mkfsOptions", "-d /x"},
+        {"mountOptions", "a b"},
+        {"mountOptions", "a;b"},
+        {"fstype", "ext4"},
+        {"FsType", "ext4"},
+        {"iops", "100"},
+        {"mkfsOptions", ""},
+        {"zone", ""},
+        {"mountOptions", "loop"},
+        {"mountOptions", "noatime,offset=4096"},
+        {"mountOptions", "remount,ro"},
     };
 
     (void)state;
@@ -85,6 +105,29 @@ static void test_parameters_bad(void **state)
         assert_non_null(
             strstr(error_text(&err), bad[i][0][0] == 'f' && bad[i][0][2] == 't' ? "fs" : bad[i][0]));
         assert_int_equal(parameters.block_size_bytes, 77); /* untouched */
+    }
+}
+
+static void test_mount_options(void **state)
+{
+    static const char *const good[] = {"", "noatime,nosuid", "data=ordered,looped", "x-a=\"bind,loop\",ro",
+                                       ",,"};
+    static const char *const bad[][2] = {
+        {"loop", "loop"},           {"loop=/dev/loop9", "loop"},  {"ro,bind", "bind"},
+        {"ro, rbind", "rbind"},     {"sizelimit=9", "sizelimit"}, {"x-a=\"1,2\",move", "move"},
+        {"remount ,ro", "remount"}, {"a,,offset=1", "offset"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(good); i++)
+        assert_int_equal(mount_options_check(good[i], NULL), E_OK);
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+        _cleanup_error_ struct error err = {0};
+        char quoted[32];
+
+        snprintf(quoted, sizeof(quoted), "\"%s\"", bad[i][1]);
+        assert_int_equal(mount_options_check(bad[i][0], &err), E_INVALID_ARGUMENT);
+        assert_non_null(strstr(error_text(&err), quoted));
     }
 }
 
@@ -420,6 +463,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_parameters_good),
         cmocka_unit_test(test_parameters_bad),
+        cmocka_unit_test(test_mount_options),
         cmocka_unit_test(test_parameters_unknown_named),
         cmocka_unit_test(test_parameters_fs_type_conflict),
         cmocka_unit_test(test_parameters_compare),
