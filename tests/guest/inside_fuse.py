@@ -10,6 +10,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "integratio
 
 import harness
 import test_device
+import test_device_outlives
 from device_fixture import MIB, Device, Load, grow_mounted
 from harness import errno_of
 
@@ -79,12 +80,23 @@ def fenced(scratch, target):
     assert device.end() == 0
 
 
+def fit_for_writeback(scratch, target):
+    lacks = test_device_outlives.fit_for_writeback(scratch, target)
+    assert not lacks, lacks
+
+
+def written_back_under_a_limit(scratch, target):
+    """Of cgroup v2."""
+    test_device_outlives.test_writeback_under_a_memory_limit(scratch, target)
+
+
 def main():
     suite = harness.Suite()
     with harness.Scratch() as scratch:
         tls = harness.Tls(scratch)
         target = harness.Target(scratch, tls, harness.Pool(scratch, device="/dev/vda"), loops=1)
-        for case in (attach_mkfs_verify, crash_and_take_over, grown_in_use, fenced):
+        for case in (attach_mkfs_verify, crash_and_take_over, grown_in_use, fenced, fit_for_writeback,
+                     written_back_under_a_limit):
             suite.run(case.__name__, case, scratch, target)
             Device.remove_all()
     return suite.finish()

@@ -5,7 +5,8 @@ import sys
 
 import cases
 
-CASES = ["attach_mkfs_verify", "crash_and_take_over", "grown_in_use", "fenced"]
+CASES = ["attach_mkfs_verify", "crash_and_take_over", "grown_in_use", "fenced", "fit_for_writeback"]
+LONG = ["written_back_under_a_limit"] if cases.WHOLE else []
 NODE = ("inside_node.py", ["ext4_grown", "ext4_grown_at_stage"], "/dev/vdb")  # ext4 grows in use, which not every machine lets it
 
 

@@ -34,6 +34,7 @@ class Device:
                        "mount_point": str(self.dir / "fuse"), "attach": "fuse",
                        **json.loads(os.environ.get("MOORING_DEVICE_JSON", "{}")), **config}
         self.holder = self.process = None
+        self.before = []  # words before the device's own: programs that become the next one
         scratch.callback(self.remove)
         Device.alive.append(self)
         if start:
@@ -51,7 +52,8 @@ class Device:
         path = self.dir / "device.json"
         path.touch(mode=0o600)
         path.write_text(json.dumps(config))
-        self.process = self.scratch.start(harness.program("mooring-device"), "--state", self.dir, log=self.log)
+        self.process = self.scratch.start(*self.before, harness.program("mooring-device"), "--state", self.dir,
+                                          log=self.log)
 
     def start(self):
         self.start_holder()
