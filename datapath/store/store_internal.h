@@ -26,7 +26,8 @@
 
 #define STORE_STRIPES 1024 /* many more than calls at once: two of them seldom wait for each other's disk */
 #define OPERATION_WORDS_MAX 64
-#define STORE_COPIES_TOTAL 32 /* under way at once, of all volumes */
+#define STORE_COPIES_TOTAL                                                                                   \
+    96 /* under way at once, of all volumes: a group's (HOLD_VOLUMES_MAX), and others */
 
 struct volume {
     struct store *store;

@@ -12,9 +12,10 @@ import controller_stack
 import harness
 from controller_stack import MIB, equal, settle, status
 from test_cli import Cli
-from test_controller_snapshot import Writer, expect_bytes, snap, source
+from test_controller_snapshot import Writer, expect_bytes, group, snap, source
 
-BRIEFLY_S = 4  # is up before a copy that is held
+BRIEFLY_S = 2.5  # is up before a copy that is held
+MANY = 64  # volumes of a server that one group may have
 LATER = ("ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
@@ -128,7 +129,29 @@ def test_not_answered(stack):
     equal(settle(snap, stack.a.csi, "unheard", volume_id).ready_to_use, True, "the repeat")
 
 
-TESTS = [test_becomes_ready, test_lost, test_not_answered]
+def test_group_of_many(stack):
+    """As many copies at once as a group may have volumes here, and none of them ends before all are cut."""
+    csi, first = stack.a.csi, written(stack, "many")
+    volumes = [first, *(csi.create(f"many-{i}", size=4 * MIB, **source(volume_id=first)).volume_id for i in range(1, MANY))]
+    answers = []
+    caller = threading.Thread(target=lambda: answers.append(settle(group, csi, "many", volumes, answers=LATER)))
+
+    def held_members():
+        return sum(one.held for one in stack.snapshots(stack.targets[0], provisional=True))
+
+    with held(stack):
+        caller.start()
+        harness.wait_until(lambda: held_members() == MANY, "all are cut, and let go")
+    caller.join()
+    made = answers[0]
+    equal((made.ready_to_use, len(made.snapshots)), (True, MANY), "the group")
+    csi.DeleteVolumeGroupSnapshot(group_snapshot_id=made.group_snapshot_id,
+                                  snapshot_ids=[one.snapshot_id for one in made.snapshots])
+    for volume_id in volumes:
+        csi.DeleteVolume(volume_id=volume_id)
+
+
+TESTS = [test_becomes_ready, test_lost, test_not_answered, test_group_of_many]
 
 
 if __name__ == "__main__":
