@@ -159,6 +159,15 @@ int output_rows(const struct cli *cli, FILE *file, json_t *rows, const struct ou
     return finish(file, err);
 }
 
+void output_add_space(json_t *object, uint64_t used_bytes, uint64_t exclusive_bytes)
+{
+    uint64_t shared_bytes = used_bytes > exclusive_bytes ? used_bytes - exclusive_bytes : 0;
+
+    json_object_set_new(object, "used_bytes", json_integer((json_int_t)used_bytes));
+    json_object_set_new(object, "shared_bytes", json_integer((json_int_t)shared_bytes));
+    json_object_set_new(object, "exclusive_bytes", json_integer((json_int_t)exclusive_bytes));
+}
+
 int output_object(const struct cli *cli, FILE *file, json_t *object, const struct output_column *columns,
                   size_t columns_count, struct error *err)
 {

@@ -26,6 +26,9 @@ struct output_column {
 int output_rows(const struct cli *cli, FILE *file, json_t *rows, const struct output_column *columns,
                 size_t columns_count, struct error *err);
 
+/* Of a volume or snapshot: used_bytes, and of them what it shares with others and what is its alone. */
+void output_add_space(json_t *object, uint64_t used_bytes, uint64_t exclusive_bytes);
+
 /* One object: a line each column. */
 int output_object(const struct cli *cli, FILE *file, json_t *object, const struct output_column *columns,
                   size_t columns_count, struct error *err);

@@ -14,6 +14,7 @@
 #include "common/cleanup.h"
 #include "common/options.h"
 #include "common/record.h"
+#include "common/size.h"
 #include "common/strings.h"
 
 #define PROGRAM "mooring-pool"
@@ -260,10 +261,11 @@ static json_t *server_to_json(const struct server_answer *answer)
     portals = json_array();
     for (size_t i = 0; i < server->n_portals; i++)
         json_array_append_new(portals, json_string(server->portals[i]));
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:o, s:s, s:o}", "server_id",
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:o, s:s, s:o}", "server_id",
                      server->server_id, "address", answer->config->address, "pool_uuid", server->pool_uuid,
                      "state", "ready", "version", server->version, "capacity_bytes",
                      (json_int_t)server->capacity_bytes, "free_bytes", (json_int_t)server->free_bytes,
+                     "promise_max_bytes", (json_int_t)MAX(server->free_bytes, server->promise_max_bytes),
                      "used_bytes", (json_int_t)server->used_bytes, "volumes_count",
                      (json_int_t)server->volumes_count, "portals", portals, "boot_id", server->boot_id,
                      "health", server_health_to_json(server));

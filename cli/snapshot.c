@@ -24,8 +24,9 @@ static const struct output_column detail_columns[] = {
     {"source_volume_id", "of", OUTPUT_TEXT},
     {"group_id", "group", OUTPUT_TEXT},
     {"size_bytes", "size", OUTPUT_SIZE},
-    {"used_bytes", "on disk", OUTPUT_SIZE},
-    {"exclusive_bytes", "its own", OUTPUT_SIZE},
+    {"used_bytes", "used", OUTPUT_SIZE},
+    {"shared_bytes", "shared", OUTPUT_SIZE},
+    {"exclusive_bytes", "exclusive", OUTPUT_SIZE},
     {"created_unix_s", "made", OUTPUT_TIME},
     {"state", "state", OUTPUT_TEXT},
     {"lost", "why", OUTPUT_TEXT},
@@ -210,7 +211,7 @@ int snapshot_show(struct cli *cli, int argc, char **argv, struct error *err)
         return r;
     snapshot = ((Mooring__Storage__V1__GetSnapshotResponse *)message)->snapshot;
     _cleanup_json_ json_t *object = snapshot_to_json(snapshot);
-    json_object_set_new(object, "exclusive_bytes", json_integer((json_int_t)snapshot->exclusive_bytes));
+    output_add_space(object, snapshot->used_bytes, snapshot->exclusive_bytes);
     if (*snapshot->lost != '\0')
         json_object_set_new(object, "lost", json_string(snapshot->lost));
     protobuf_c_message_free_unpacked(message, NULL);

@@ -27,7 +27,9 @@ static const struct output_column detail_columns[] = {
     {"volume_id", "volume", OUTPUT_TEXT},
     {"name", "name", OUTPUT_TEXT},
     {"size_bytes", "size", OUTPUT_SIZE},
-    {"used_bytes", "on disk", OUTPUT_SIZE},
+    {"used_bytes", "used", OUTPUT_SIZE},
+    {"shared_bytes", "shared", OUTPUT_SIZE},
+    {"exclusive_bytes", "exclusive", OUTPUT_SIZE},
     {"nodes", "attached to", OUTPUT_TEXT},
     {"content", "content", OUTPUT_TEXT},
     {"write_failed", "write-failed", OUTPUT_BOOL},
@@ -343,6 +345,26 @@ static void add_origin_and_health(const Mooring__Storage__V1__Volume *volume, js
     json_object_set_new(object, "scrubbed_unix_s", json_integer((json_int_t)volume->scrubbed_unix_s));
 }
 
+/* Asked for by itself: it takes a walk over the volume's extents, which is a wait on a disk. */
+static void add_space(struct cli *cli, const char *volume_id, json_t *object)
+{
+    _cleanup_error_ struct error err = {0};
+    Mooring__Storage__V1__GetVolumeRequest request = MOORING__STORAGE__V1__GET_VOLUME_REQUEST__INIT;
+    const Mooring__Storage__V1__Volume *volume;
+    ProtobufCMessage *message = NULL;
+
+    request.volume_id = (char *)volume_id;
+    request.want_exclusive = true;
+    if (servers_ask_volume(cli, volume_id, "GetVolume", &request.base, &message, &err) != E_OK) {
+        fprintf(stderr, "mooring: without what is shared: %s\n", error_text(&err));
+        return;
+    }
+    volume = ((Mooring__Storage__V1__GetVolumeResponse *)message)->volume;
+    if (volume)
+        output_add_space(object, volume->used_bytes, volume->exclusive_bytes);
+    protobuf_c_message_free_unpacked(message, NULL);
+}
+
 /* What only the storage server knows. Without it the rest is still worth showing. */
 static void add_details(struct cli *cli, const char *volume_id, json_t *object)
 {
@@ -372,6 +394,7 @@ static void add_details(struct cli *cli, const char *volume_id, json_t *object)
     if (volume) {
         add_limits(volume->limits, object);
         add_origin_and_health(volume, object);
+        add_space(cli, volume_id, object);
     }
     protobuf_c_message_free_unpacked(message, NULL);
 }

@@ -5,17 +5,19 @@
 #include "controller/placement.h"
 #include "controller/size_range.h"
 
-static void add_server(struct capacity *capacity, const Mooring__Storage__V1__GetServerResponse *response)
+static void add_server(struct capacity *capacity, const Mooring__Storage__V1__GetServerResponse *response,
+                       bool thick)
 {
-    uint64_t free_bytes = ROUND_DOWN(response->free_bytes, SIZE_STEP_BYTES);
-    uint64_t limit = response->volume_size_max_bytes ? response->volume_size_max_bytes : INT64_MAX;
+    const struct storage_room room = storage_room_of(response);
+    uint64_t free_bytes = ROUND_DOWN(room.free_bytes, SIZE_STEP_BYTES);
+    uint64_t size_max_bytes = thick ? free_bytes : ROUND_DOWN(room.promise_max_bytes, SIZE_STEP_BYTES);
 
     capacity->available_bytes += MIN(free_bytes, INT64_MAX - capacity->available_bytes);
-    capacity->size_max_bytes = MAX(capacity->size_max_bytes, MIN(free_bytes, limit));
+    capacity->size_max_bytes = MAX(capacity->size_max_bytes, MIN(size_max_bytes, room.size_max_bytes));
 }
 
-int capacity_get(struct controller *controller, const struct topology_wish *wish, uint64_t deadline_ms,
-                 struct capacity *ret, struct error *err)
+int capacity_get(struct controller *controller, const struct topology_wish *wish, bool thick,
+                 uint64_t deadline_ms, struct capacity *ret, struct error *err)
 {
     struct storage *storage = controller->storage;
     struct capacity capacity = {0};
@@ -33,7 +35,7 @@ int capacity_get(struct controller *controller, const struct topology_wish *wish
             return r;
         topology = storage_server_topology(server);
         if (placement_fits(topology, wish))
-            add_server(&capacity, response);
+            add_server(&capacity, response, thick);
         json_decref(topology);
         protobuf_c_message_free_unpacked(&response->base, NULL);
     }

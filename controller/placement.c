@@ -97,7 +97,7 @@ static bool better(const struct placement_server *a, const struct placement_serv
     return strcmp(a->id, b->id) < 0;
 }
 
-static int no_server(size_t fitting, uint64_t size_max_bytes, uint64_t free_max_bytes, uint64_t size_bytes,
+static int no_server(size_t fitting, uint64_t size_max_bytes, uint64_t room_max_bytes, uint64_t size_bytes,
                      struct error *err)
 {
     if (fitting == 0)
@@ -110,14 +110,14 @@ static int no_server(size_t fitting, uint64_t size_max_bytes, uint64_t free_max_
     return error_set(err, E_NO_SPACE,
                      "none of %zu storage servers has %" PRIu64 " bytes free; the most is %" PRIu64
                      ". Delete volumes or add capacity",
-                     fitting, size_bytes, free_max_bytes);
+                     fitting, size_bytes, room_max_bytes);
 }
 
 int placement_choose(const struct placement_server *servers, size_t count, const struct topology_wish *wish,
                      uint64_t size_bytes, size_t *ret_index, struct error *err)
 {
     const struct placement_server *best = NULL;
-    uint64_t size_max_bytes = 0, free_max_bytes = 0;
+    uint64_t size_max_bytes = 0, room_max_bytes = 0;
     size_t fitting = 0;
 
     for (size_t i = 0; i < count; i++) {
@@ -127,13 +127,13 @@ int placement_choose(const struct placement_server *servers, size_t count, const
             continue;
         fitting++;
         size_max_bytes = one->size_max_bytes > size_max_bytes ? one->size_max_bytes : size_max_bytes;
-        free_max_bytes = one->free_bytes > free_max_bytes ? one->free_bytes : free_max_bytes;
-        if (one->size_max_bytes >= size_bytes && one->free_bytes >= size_bytes &&
+        room_max_bytes = one->room_bytes > room_max_bytes ? one->room_bytes : room_max_bytes;
+        if (one->size_max_bytes >= size_bytes && one->room_bytes >= size_bytes &&
             (!best || better(one, best, wish)))
             best = one;
     }
     if (!best)
-        return no_server(fitting, size_max_bytes, free_max_bytes, size_bytes, err);
+        return no_server(fitting, size_max_bytes, room_max_bytes, size_bytes, err);
     *ret_index = (size_t)(best - servers);
     return E_OK;
 }

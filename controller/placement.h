@@ -8,9 +8,10 @@
 
 struct placement_server {
     const char *id;
-    json_t *topology; /* from where its volumes can be reached; NULL or empty: from everywhere. Borrowed */
-    uint64_t free_bytes;
+    json_t *topology;    /* from where its volumes can be reached; NULL or empty: from everywhere. Borrowed */
+    uint64_t free_bytes; /* the more of it, the better the server */
     uint64_t size_max_bytes; /* of one volume */
+    uint64_t room_bytes;     /* for this volume: not less than free_bytes */
 };
 
 /* Can a volume of a server in this topology be reached from place? Where both name a key (letter case

@@ -286,7 +286,7 @@ static int handle_get_capacity(struct rpc_call *call, const ProtobufCMessage *me
     int r = check_capacity(request, &wish, &parameters, err);
 
     if (r == E_OK)
-        r = capacity_get(context, &wish, service_deadline(call), &capacity, err);
+        r = capacity_get(context, &wish, parameters.thick, service_deadline(call), &capacity, err);
     json_decref(wish.requisite);
     if (r != E_OK)
         return r;

@@ -29,12 +29,12 @@ struct storage_server {
     const struct server_config *config;
     struct rpc_client *client; /* NULL for one that is gone */
     pthread_mutex_t lock;
-    char boot_id[ID_BOOT_LENGTH + 1];    /* locked: of the process that proved its pool last; "" for none */
-    json_t *topology;                    /* locked */
-    json_t *features;                    /* locked: array of strings; NULL before the first answer */
-    bool ready;                          /* locked */
-    uint64_t free_bytes, size_max_bytes; /* locked */
-    bool silent;                         /* locked: the last GetServer was not answered as it should be */
+    char boot_id[ID_BOOT_LENGTH + 1]; /* locked: of the process that proved its pool last; "" for none */
+    json_t *topology;                 /* locked */
+    json_t *features;                 /* locked: array of strings; NULL before the first answer */
+    bool ready;                       /* locked */
+    struct storage_room room;         /* locked */
+    bool silent;                      /* locked: the last GetServer was not answered as it should be */
     struct share changes, looks, streams;
 };
 
@@ -195,15 +195,22 @@ bool storage_server_ready(struct storage_server *server)
     return ready;
 }
 
-bool storage_server_room(struct storage_server *server, uint64_t *ret_free_bytes,
-                         uint64_t *ret_size_max_bytes)
+struct storage_room storage_room_of(const Mooring__Storage__V1__GetServerResponse *response)
+{
+    return (struct storage_room){
+        .free_bytes = response->free_bytes,
+        .promise_max_bytes = MAX(response->free_bytes, response->promise_max_bytes),
+        .size_max_bytes = response->volume_size_max_bytes ? response->volume_size_max_bytes : INT64_MAX,
+    };
+}
+
+bool storage_server_room(struct storage_server *server, struct storage_room *ret)
 {
     bool proven;
 
     pthread_mutex_lock(&server->lock);
     proven = server->boot_id[0] != '\0';
-    *ret_free_bytes = server->free_bytes;
-    *ret_size_max_bytes = server->size_max_bytes;
+    *ret = server->room;
     pthread_mutex_unlock(&server->lock);
     return proven;
 }
@@ -254,8 +261,7 @@ static void keep_answer(struct storage_server *server,
     str_copy(server->boot_id, sizeof(server->boot_id), response->boot_id);
     server->ready = true;
     server->silent = false;
-    server->free_bytes = response->free_bytes;
-    server->size_max_bytes = response->volume_size_max_bytes ? response->volume_size_max_bytes : INT64_MAX;
+    server->room = storage_room_of(response);
     old = server->topology;
     server->topology = topology;
     old_features = server->features;

@@ -100,10 +100,16 @@ int storage_get_snapshot(struct storage_server *server, const char *snapshot_id,
  * it said nothing and the configuration neither. A reference for the caller (json_decref takes NULL). */
 json_t *storage_server_topology(struct storage_server *server);
 
+struct storage_room {
+    uint64_t free_bytes;        /* for new volumes */
+    uint64_t promise_max_bytes; /* the largest thin volume there is room for: more where it overcommits */
+    uint64_t size_max_bytes;    /* of one volume, whatever there is room for */
+};
+struct storage_room storage_room_of(const Mooring__Storage__V1__GetServerResponse *response);
+
 /* The room that the server had when it was asked last, which is seconds ago at most while it is up. False
  * when it was never asked. Never blocks. */
-bool storage_server_room(struct storage_server *server, uint64_t *ret_free_bytes,
-                         uint64_t *ret_size_max_bytes);
+bool storage_server_room(struct storage_server *server, struct storage_room *ret);
 
 /* Did the server answer, with the right pool, when it was asked last? Never blocks. */
 bool storage_server_ready(struct storage_server *server);

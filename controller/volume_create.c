@@ -29,22 +29,23 @@ struct create {
     struct error placement; /* why no server can take a new volume; code 0 when one can */
 };
 
-static int survey_server(struct storage_server *server, bool fresh, uint64_t deadline_ms,
+static int survey_server(const struct create *create, struct storage_server *server, bool fresh,
                          struct placement_server *ret, struct error *err)
 {
-    uint64_t free_bytes, size_max_bytes;
+    struct storage_room room;
     int r = E_OK;
 
-    if (fresh || !storage_server_room(server, &free_bytes, &size_max_bytes))
-        r = storage_get_server(server, deadline_ms, NULL, err);
+    if (fresh || !storage_server_room(server, &room))
+        r = storage_get_server(server, create->deadline_ms, NULL, err);
     if (r != E_OK)
         return r;
-    storage_server_room(server, &free_bytes, &size_max_bytes);
+    storage_server_room(server, &room);
     *ret = (struct placement_server){
         .id = storage_server_config(server)->id,
         .topology = storage_server_topology(server),
-        .free_bytes = free_bytes,
-        .size_max_bytes = size_max_bytes,
+        .free_bytes = room.free_bytes,
+        .size_max_bytes = room.size_max_bytes,
+        .room_bytes = create->request->parameters.thick ? room.free_bytes : room.promise_max_bytes,
     };
     return E_OK;
 }
@@ -57,9 +58,10 @@ static void survey_free(struct placement_server *servers, size_t count)
 }
 
 /* Every server has to answer: any of them may hold this name's claim. */
-static int survey(struct storage *storage, bool fresh, uint64_t deadline_ms, struct placement_server **ret,
-                  size_t *ret_count, struct error *err)
+static int survey(const struct create *create, bool fresh, struct placement_server **ret, size_t *ret_count,
+                  struct error *err)
 {
+    const struct storage *storage = create->controller->storage;
     struct placement_server *servers = calloc(storage_count(storage) + 1, sizeof(*servers));
     size_t count = 0;
     int r = E_OK;
@@ -71,7 +73,7 @@ static int survey(struct storage *storage, bool fresh, uint64_t deadline_ms, str
 
         if (storage_server_config(server)->gone)
             continue;
-        r = survey_server(server, fresh, deadline_ms, &servers[count], err);
+        r = survey_server(create, server, fresh, &servers[count], err);
         count += r == E_OK;
     }
     if (r == E_OK && count == 0)
@@ -126,7 +128,7 @@ static int choose_candidate(struct create *create, struct error *err)
     bool fresh = count_servers(storage) != 1 || create->source.server;
     struct placement_server *servers;
     size_t count, index = 0;
-    int r = survey(create->controller->storage, fresh, create->deadline_ms, &servers, &count, err);
+    int r = survey(create, fresh, &servers, &count, err);
 
     if (r != E_OK)
         return r;
@@ -134,7 +136,7 @@ static int choose_candidate(struct create *create, struct error *err)
     if (!fresh && create->placement.code != E_OK) {
         survey_free(servers, count);
         error_done(&create->placement);
-        r = survey(create->controller->storage, true, create->deadline_ms, &servers, &count, err);
+        r = survey(create, true, &servers, &count, err);
         if (r != E_OK)
             return r;
         place(create, servers, count, &index);

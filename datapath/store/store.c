@@ -307,20 +307,28 @@ static uint64_t promise_left(const struct store *store, uint64_t total, uint64_t
     return store->promised_bytes < limit ? limit - store->promised_bytes : 0;
 }
 
+/* A promise beyond it, which overcommit allows, is kept only when others are not taken up. */
+static uint64_t free_left(const struct store *store, uint64_t promise_max, uint64_t used)
+{
+    return store->overcommit && promise_max > 0 ? promise_max - used : promise_max;
+}
+
 int store_capacity(struct store *store, struct store_capacity *ret, struct error *err)
 {
-    uint64_t total, used, other;
+    uint64_t total, used, other, left;
     int r;
 
     r = store->ops->space(store->backend, &total, &used, &other, err);
     if (r != E_OK)
         return r;
     pthread_rwlock_rdlock(&store->index_lock);
+    left = promise_left(store, total, used, other);
     *ret = (struct store_capacity){
         .total_bytes = total,
         .used_bytes = used,
         .promised_bytes = store->promised_bytes,
-        .free_bytes = promise_left(store, total, used, other),
+        .free_bytes = free_left(store, left, used),
+        .promise_max_bytes = left,
         .overcommitted = store->promised_bytes + other + overhead(total) > total,
         .volumes_count = store->volumes.count,
         .snapshots_count = store->snapshots.count,

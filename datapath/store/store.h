@@ -44,11 +44,12 @@ struct store *store_close(struct store *store); /* no image may be in use; retur
 int store_lock_fd(const struct store *store);
 
 struct store_capacity {
-    uint64_t total_bytes;    /* of the file system */
-    uint64_t used_bytes;     /* on disk */
-    uint64_t promised_bytes; /* sum of the volumes' sizes */
-    uint64_t free_bytes;     /* what a new volume may still be promised */
-    bool overcommitted;      /* more is promised than the pool can keep: writes may come to be refused */
+    uint64_t total_bytes;       /* of the file system */
+    uint64_t used_bytes;        /* on disk */
+    uint64_t promised_bytes;    /* sum of the volumes' sizes */
+    uint64_t free_bytes;        /* for new volumes: not promised yet; with overcommit, not used yet */
+    uint64_t promise_max_bytes; /* what a new volume may be promised: with overcommit more than is free */
+    bool overcommitted;         /* more is promised than the pool can keep: writes may come to be refused */
     uint64_t volumes_count;
     uint64_t snapshots_count;
 };

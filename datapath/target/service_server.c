@@ -72,6 +72,7 @@ int service_get_server(struct rpc_call *call, const ProtobufCMessage *request, P
     answer->version = strdup(MOORING_VERSION);
     answer->capacity_bytes = capacity.total_bytes;
     answer->free_bytes = capacity.free_bytes;
+    answer->promise_max_bytes = capacity.promise_max_bytes;
     answer->used_bytes = capacity.used_bytes;
     answer->volumes_count = capacity.volumes_count;
     answer->snapshots_count = capacity.snapshots_count;

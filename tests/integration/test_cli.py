@@ -9,6 +9,7 @@ import sys
 import controller_stack
 import harness
 from controller_stack import MIB, equal
+from target_fixture import Volume
 
 OK, FAILED, USAGE, NOT_FOUND, RETRY, STATE, PARTIAL, PERMISSION, LIMIT = range(9)
 
@@ -150,6 +151,37 @@ def test_snapshots(stack, cli):
     cli.run("volume", "create", "late", f"--from={snapshot_id}", expect=NOT_FOUND)
     for one in (volume_id, other, restored["volume_id"], clone["volume_id"]):
         cli.run("volume", "delete", one)
+
+
+def test_space(stack, cli):
+    """What a volume and a snapshot take, what of that they share, and what is theirs alone."""
+    def space(*words):
+        shown = cli.json(*words)
+        equal(shown["shared_bytes"] + shown["exclusive_bytes"], shown["used_bytes"], "both together")
+        return shown
+
+    volume = Volume(stack.targets[0], 8 * MIB)
+    equal(space("volume", "show", volume.id)["used_bytes"], 0, "of a blank volume")
+    session = volume.attach("node-a").login()
+    while session.wait(session.command(b"\0" * 6))[0]:
+        pass  # unit attentions
+    equal(session.wait(session.write(0, b"x" * 65536))[0], 0, "a write")
+    session.close()
+    volume.detach("node-a")
+    alone = space("volume", "show", volume.id)
+    assert alone["shared_bytes"] == 0 < alone["exclusive_bytes"], alone
+    snapshot_id = cli.json("snapshot", "create", volume.id, "space")["snapshot_id"]
+    kept = space("snapshot", "show", snapshot_id)
+    assert kept["shared_bytes"] == 65536, kept
+    both = space("volume", "show", volume.id)
+    equal((both["used_bytes"], both["shared_bytes"]), (alone["used_bytes"], 65536), "with a snapshot")
+    for words in (("volume", "show", volume.id), ("snapshot", "show", snapshot_id)):
+        lines = [line.split() for line in cli.run(*words).splitlines()]
+        equal([line[1:] for line in lines if line[0] == "shared"], [["64.0", "KiB"]], words)
+        equal([line[0] for line in lines if line[0] in ("used", "exclusive")], ["used", "exclusive"], words)
+    cli.run("volume", "delete", volume.id)
+    harness.wait_until(lambda: space("snapshot", "show", snapshot_id)["shared_bytes"] == 0, "XFS has freed the volume's part")
+    cli.run("snapshot", "delete", snapshot_id)
 
 
 def test_changes(stack, cli):
@@ -358,8 +390,8 @@ def test_tls(stack, cli):
     cli.run("tls", "issue", "operator", "--dir", folder, expect=STATE)
 
 
-TESTS = [test_usage, test_config, test_volume_life, test_parameters_are_told, test_snapshots, test_changes,
-         test_no_node, test_mount, test_pools, test_fence, test_fence_partial, test_retry, test_lists_partial,
+TESTS = [test_usage, test_config, test_volume_life, test_parameters_are_told, test_snapshots, test_space,
+         test_changes, test_no_node, test_mount, test_pools, test_fence, test_fence_partial, test_retry, test_lists_partial,
          test_roles, test_tls]
 
 

@@ -98,6 +98,21 @@ def csi_health(csi, volume):
     return [(names.Name(entry.status), entry.reason) for entry in one.health_statuses]
 
 
+def beyond_free(target, csi):
+    """What is free of a pool that overcommits is what nobody uses yet; a volume may be larger."""
+    server = target.controller.GetServer()
+    assert 0 < server.free_bytes < server.capacity_bytes - server.used_bytes, server
+    capacity = csi.GetCapacity()
+    expect(capacity.available_capacity, server.free_bytes // MIB * MIB, "available_capacity")
+    expect(capacity.maximum_volume_size.value, server.promise_max_bytes // MIB * MIB, "maximum_volume_size")
+    expect(csi.GetCapacity(parameters={"provisioning": "thick"}).maximum_volume_size.value, capacity.available_capacity,
+           "maximum_volume_size of what is allocated at once")
+    made = csi.create("beyond", size=capacity.maximum_volume_size.value)
+    csi.DeleteVolume(volume_id=made.volume_id)
+    expect(status_of(csi.create, "beyond", size=capacity.maximum_volume_size.value + MIB), "RESOURCE_EXHAUSTED",
+           "more than can be promised")
+
+
 def warned(target, csi, volumes, writer):
     """Writes that stop where the warning begins: it is in the log, and in the health of all that it concerns."""
     expect(server_health(target), [], "the health of an empty pool")
@@ -111,6 +126,7 @@ def warned(target, csi, volumes, writer):
     expect((pool_states(samples), samples["mooring_pool_overcommitted"]), (["filling"], 1), "the metrics")
     text = csi.ControllerGetVolumeHealth(volume_id=volumes[0].id).volume_health.health_statuses[0].message
     assert "is filling up: " in text and "before it is full, delete" in text, text
+    beyond_free(target, csi)
     expect([target.log_text().count(words) for words in (" is filling up: ", " is full: ")], [1, 0], "lines in the log")
 
 
@@ -129,6 +145,7 @@ def full(target, csi):
     expect(csi_health(csi, volumes[1]), [("DEGRADED", "PoolFull")], "CSI's health of the volume")
     samples = scrape(target.config["metrics_address"])
     expect((pool_states(samples), samples["mooring_writes_refused_total"] > 0), (["full"], True), "the metrics")
+    expect((csi.GetCapacity().available_capacity, csi.GetCapacity().maximum_volume_size.value), (0, 0), "capacity")
     expect(volumes[1].get().write_failed, False, "write-failed")
     assert "is full: " in target.log_text(), "the log does not say so"
     expect(writer.write(0)[0], 0, "a write to what has its space")

@@ -502,11 +502,19 @@ static void test_capacity(void **state)
     fixture->peers[0].zone = "a";
     fixture->peers[1].zone = "a";
     fixture->peers[2].zone = "b";
-    assert_int_equal(capacity_get(&fixture->a, &wish, fixture_soon(), &capacity, NULL), E_OK);
+    assert_int_equal(capacity_get(&fixture->a, &wish, false, fixture_soon(), &capacity, NULL), E_OK);
     assert_int_equal(capacity.available_bytes, 30 * MIB_BYTES);
     assert_int_equal(capacity.size_max_bytes, 20 * MIB_BYTES);
+    /* What is free is what there is; what can be promised, and so made, is more where a server overcommits.
+     */
+    fixture->peers[0].promise_max_bytes = 500 * MIB_BYTES + 5;
+    assert_int_equal(capacity_get(&fixture->a, &wish, false, fixture_soon(), &capacity, NULL), E_OK);
+    assert_int_equal(capacity.available_bytes, 30 * MIB_BYTES);
+    assert_int_equal(capacity.size_max_bytes, 500 * MIB_BYTES);
+    assert_int_equal(capacity_get(&fixture->a, &wish, true, fixture_soon(), &capacity, NULL), E_OK);
+    assert_int_equal(capacity.size_max_bytes, 20 * MIB_BYTES);
     peer_stop(&fixture->peers[1]);
-    assert_int_equal(capacity_get(&fixture->a, &wish, fixture_soon(), &capacity, NULL), E_UNAVAILABLE);
+    assert_int_equal(capacity_get(&fixture->a, &wish, false, fixture_soon(), &capacity, NULL), E_UNAVAILABLE);
 }
 
 #define TEST(function) cmocka_unit_test_setup_teardown(function, fixture_setup, fixture_teardown)

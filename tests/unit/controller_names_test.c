@@ -55,6 +55,33 @@ static void test_create_finishes_claim(void **state)
     assert_int_equal(peer_count_volumes(&fixture->peers[2]), 1);
 }
 
+/* Of servers that overcommit, the one with the most space left gets a volume that is larger than that; what
+ * is allocated at once gets what there is. */
+static void test_create_beyond_free(void **state)
+{
+    struct fixture *fixture = *state;
+    char id[ID_VOLUME_MAX + 1];
+    struct create_request thick = {
+        .name = "thick", .range = {.required_bytes = 5 * MIB_BYTES}, .parameters.thick = true};
+    Mooring__Storage__V1__Volume *volume = NULL;
+
+    for (size_t i = 0; i < SERVERS; i++) {
+        fixture->peers[i].free_bytes = (i == 1 ? 6 : 4) * MIB_BYTES;
+        fixture->peers[i].promise_max_bytes = (i == 1 ? 60 : 80) * MIB_BYTES;
+    }
+    assert_int_equal(fixture_create(&fixture->a, "large", 50 * MIB_BYTES, "ext4", id, NULL), E_OK);
+    assert_true(str_starts_with(id, "s2."));
+    assert_int_equal(fixture_create(&fixture->a, "larger", 70 * MIB_BYTES, "ext4", id, NULL), E_OK);
+    assert_false(str_starts_with(id, "s2."));
+    assert_int_equal(fixture_create(&fixture->a, "largest", 90 * MIB_BYTES, "ext4", id, NULL), E_NO_SPACE);
+    assert_int_equal(volume_create(&fixture->a, &thick, fixture_soon(), &volume, NULL), E_OK);
+    assert_true(str_starts_with(volume->volume_id, "s2."));
+    protobuf_c_message_free_unpacked(&volume->base, NULL);
+    thick.name = "thicker";
+    thick.range.required_bytes = 7 * MIB_BYTES;
+    assert_int_equal(volume_create(&fixture->a, &thick, fixture_soon(), &volume, NULL), E_NO_SPACE);
+}
+
 /* What a delete left that was cut off: the id's own server has no claim of it any more. */
 static void test_create_revives_no_id(void **state)
 {
@@ -331,6 +358,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_create_and_repeat),
         TEST(test_create_finishes_claim),
+        TEST(test_create_beyond_free),
         TEST(test_create_revives_no_id),
         TEST(test_create_replaces_leftover),
         TEST(test_create_adopts_existing_elsewhere),

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "common/size.h"
 #include "common/strings.h"
 #include "proto/map.h"
 
@@ -105,6 +106,7 @@ static HANDLER(get_server)
     answer->pool_uuid = strdup(peer->pool_uuid);
     answer->boot_id = strdup(peer->boot_id);
     answer->free_bytes = peer->free_bytes;
+    answer->promise_max_bytes = peer->promise_max_bytes;
     answer->features = calloc(ARRAY_SIZE(features), sizeof(*answer->features));
     for (size_t i = 0; i < ARRAY_SIZE(features) && !peer->old; i++)
         answer->features[answer->n_features++] = strdup(features[i]);
@@ -211,7 +213,7 @@ static HANDLER(create_volume)
     claim = peer_name(peer, request->name);
     if (!claim || !str_equal(claim->volume_id, request->volume_id))
         return peer_end(peer, error_set(err, E_STALE, "the claim is not for %s", request->volume_id));
-    if (request->size_bytes > peer->free_bytes)
+    if (request->size_bytes > MAX(peer->free_bytes, peer->promise_max_bytes))
         return peer_end(peer, error_set(err, E_NO_SPACE, "full"));
     if ((*request->source_volume_id && !peer_volume(peer, request->source_volume_id)) ||
         (*request->source_snapshot_id && !peer_snapshot(peer, request->source_snapshot_id)))
@@ -313,7 +315,7 @@ static HANDLER(expand_volume)
     volume = peer_volume(peer, request->volume_id);
     if (request->record_generation != volume->record_generation + 1)
         return peer_end(peer, error_set(err, E_STALE, "decided on another record"));
-    if (request->size_bytes > peer->free_bytes)
+    if (request->size_bytes > MAX(peer->free_bytes, peer->promise_max_bytes))
         return peer_end(peer, error_set(err, E_NO_SPACE, "full"));
     volume->size_bytes = request->size_bytes;
     volume->record_generation++;

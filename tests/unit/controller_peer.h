@@ -64,11 +64,12 @@ struct peer {
     unsigned records;              /* of cuts that were asked for */
     bool records_none;             /* as a server does that knows of no such thing */
     uint64_t free_bytes;
-    const char *zone;       /* topology, or NULL */
-    bool old;               /* serves none of the newer features */
-    unsigned calls;         /* all that came */
-    int64_t stream_left_ms; /* that the newest stream had, when it came */
-    bool states_boot;       /* when it starts: each answer states `stated`, which the test sets */
+    uint64_t promise_max_bytes; /* 0: as a server that does not tell it */
+    const char *zone;           /* topology, or NULL */
+    bool old;                   /* serves none of the newer features */
+    unsigned calls;             /* all that came */
+    int64_t stream_left_ms;     /* that the newest stream had, when it came */
+    bool states_boot;           /* when it starts: each answer states `stated`, which the test sets */
     char stated[RPC_BOOT_ID_MAX + 1];
     /* Called without the lock, before (method) is served; may change the store. Returns a code to fail with.
      */

@@ -319,8 +319,8 @@ static void test_reach(void **state)
 
 #define THREE_SERVERS                                                                                        \
     {                                                                                                        \
-        {"s1", json("{\"zone\":\"a\"}"), 100, 1000}, {"s2", json("{\"zone\":\"b\"}"), 300, 1000},            \
-            {"s3", json("{\"zone\":\"b\"}"), 200, 1000},                                                     \
+        {"s1", json("{\"zone\":\"a\"}"), 100, 1000, 100}, {"s2", json("{\"zone\":\"b\"}"), 300, 1000, 300},  \
+            {"s3", json("{\"zone\":\"b\"}"), 200, 1000, 400},                                                \
     }
 
 static void expect_placement(const char *requisite, const char *preferred, const char *zone,
@@ -348,13 +348,14 @@ static void test_placement(void **state)
     expect_placement("[{\"zone\":\"a\"},{\"zone\":\"b\"}]", "[{\"zone\":\"a\"}]", NULL, 150, E_OK, 1);
     expect_placement("[{\"zone\":\"a\"}]", "[]", NULL, 150, E_NO_SPACE, 0);
     expect_placement("[{\"zone\":\"x\"}]", "[]", NULL, 50, E_EXHAUSTED, 0);
-    expect_placement("[]", "[]", NULL, 301, E_NO_SPACE, 0);
+    expect_placement("[]", "[]", NULL, 301, E_OK, 2); /* less is free there, but more can be promised */
+    expect_placement("[]", "[]", NULL, 401, E_NO_SPACE, 0);
     expect_placement("[]", "[]", NULL, 1001, E_OUT_OF_RANGE, 0);
 }
 
 static void test_placement_tie_by_id(void **state)
 {
-    struct placement_server servers[] = {{"s2", NULL, 5, 10}, {"s1", NULL, 5, 10}};
+    struct placement_server servers[] = {{"s2", NULL, 5, 10, 5}, {"s1", NULL, 5, 10, 5}};
     struct topology_wish wish = {0};
     size_t chosen = 0;
 

@@ -286,6 +286,21 @@ static void space_is_told_as_it_is(void **state)
     bench_close(&bench);
 }
 
+/* The list of its extents takes blocks too, which nobody shares. */
+static void space_of_many_extents_is_its_own(void **state)
+{
+    struct bench bench;
+    uint64_t used;
+
+    bench_open(&bench, state, SIZE);
+    for (uint64_t offset = 0; offset < 4 * MIB; offset += 8192)
+        bench_write(&bench, offset, 4096, 'x');
+    assert_int_equal(volume_used_bytes(bench.volume, &used, NULL), E_OK);
+    assert_true(used > 4 * MIB); /* else there are not enough extents to tell the difference */
+    assert_int_equal(exclusive_of_volume(bench.volume), used);
+    bench_close(&bench);
+}
+
 static void space_that_is_not_there_is_not_promised(void **state)
 {
     struct snapshot_record spec = bench_snapshot_spec(1);
@@ -571,6 +586,7 @@ int main(void)
         cmocka_unit_test(a_deletion_does_not_wait_for_the_disk_for_long),
         cmocka_unit_test(a_repeat_is_told_what_runs),
         cmocka_unit_test(space_is_told_as_it_is),
+        cmocka_unit_test(space_of_many_extents_is_its_own),
         cmocka_unit_test(space_that_is_not_there_is_not_promised),
         cmocka_unit_test(an_odd_end_is_copied_too),
         cmocka_unit_test(a_part_of_a_shared_block_is_copied_too),

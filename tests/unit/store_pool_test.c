@@ -232,6 +232,35 @@ static void thick_is_allocated(void **state)
     store_close(store);
 }
 
+/* What is told free of a pool that overcommits is what is there, whatever it may promise. */
+static void overcommit_tells_what_is_free(void **state)
+{
+    struct fixture *fixture = fixture_ready(state);
+    struct volume_record spec = fixture_spec(1);
+    struct store_capacity before, after;
+    struct store *store;
+
+    fixture_empty(fixture);
+    store = fixture_open(fixture);
+    assert_int_equal(store_capacity(store, &before, NULL), E_OK);
+    assert_int_equal(before.free_bytes, before.promise_max_bytes - before.used_bytes);
+    assert_false(before.overcommitted);
+    spec.size_bytes = before.promise_max_bytes / 4096 * 4096;
+    volume_unref(fixture_create(store, &spec));
+    spec = fixture_spec(2);
+    spec.thick = true;
+    spec.size_bytes = before.free_bytes / 2 / 4096 * 4096;
+    volume_unref(fixture_create(store, &spec));
+    assert_int_equal(store_capacity(store, &after, NULL), E_OK);
+    assert_true(after.free_bytes <= before.free_bytes - spec.size_bytes);
+    assert_int_equal(after.free_bytes, after.promise_max_bytes - after.used_bytes);
+    assert_int_equal(after.promise_max_bytes, before.promise_max_bytes);
+    assert_true(after.overcommitted);
+    for (unsigned i = 1; i <= 2; i++)
+        assert_int_equal(store_volume_delete(store, fixture_spec(i).id, NULL), E_OK);
+    store_close(store);
+}
+
 /* Take the file system's space to the last block, and the last inode that fits: files from `count` on;
  * returns how many there are then. */
 static unsigned fill_up(const struct fixture *fixture, unsigned count)
@@ -508,6 +537,7 @@ int main(void)
         cmocka_unit_test(refuses_bad_specs),
         cmocka_unit_test(promises_no_more_than_there_is),
         cmocka_unit_test(thick_is_allocated),
+        cmocka_unit_test(overcommit_tells_what_is_free),
         cmocka_unit_test(full_pool_keeps_records),
         cmocka_unit_test(one_operation_at_a_time),
         cmocka_unit_test(attach_needs_a_node_in_good_standing),

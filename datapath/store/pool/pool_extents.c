@@ -144,21 +144,24 @@ int pool_scrub_next(struct backend_image *image, uint64_t offset, uint64_t *ret_
     return 0;
 }
 
+/* All but what is shared: blocks that hold the list of its extents are in no extent. */
 int pool_image_exclusive(struct backend_image *image, uint64_t *ret_bytes, struct error *err)
 {
     struct piece piece = {0};
-    uint64_t bytes = 0;
+    uint64_t shared = 0, used;
     struct walk walk;
     int r = walk_init(&walk, image->fd, 0, INT64_MAX, BATCH);
 
     walk.unwritten = true;
     while (r == 0 && (r = walk_next(&walk, &piece)) == 0 && piece.end != 0)
-        bytes += piece.flags & FIEMAP_EXTENT_SHARED ? 0 : piece.end - piece.start;
+        shared += piece.flags & FIEMAP_EXTENT_SHARED ? piece.end - piece.start : 0;
     walk_done(&walk);
     if (r < 0)
         return error_errno(err, -r, "cannot look at the extents of %s", image->id);
-    *ret_bytes = bytes;
-    return E_OK;
+    r = pool_image_used(image, &used, err);
+    if (r == E_OK)
+        *ret_bytes = used > shared ? used - shared : 0;
+    return r;
 }
 
 /* ---- where two files differ ---- */
