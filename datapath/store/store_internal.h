@@ -26,8 +26,7 @@
 
 #define STORE_STRIPES 1024 /* many more than calls at once: two of them seldom wait for each other's disk */
 #define OPERATION_WORDS_MAX 64
-#define STORE_COPIES_TOTAL                                                                                   \
-    96 /* under way at once, of all volumes: a group's (HOLD_VOLUMES_MAX), and others */
+#define STORE_COPIES_TOTAL 96 /* under way at once, of all volumes; a group's may be 64 */
 
 struct volume {
     struct store *store;
