@@ -33,17 +33,15 @@ int mount_options_check(const char *options, struct error *err)
 {
     for (const char *at = options; *at != '\0';) {
         const char *end = end_of(at);
-        size_t length;
 
         while (isspace((unsigned char)*at))
             at++;
-        length = strcspn(at, "=, \t\n");
-        if (is_refused(at, length))
+        if (is_refused(at, strcspn(at, "=, \t\n")))
             return error_set(
                 err, E_INVALID_ARGUMENT,
                 "mount option \"%.*s\" is not for a volume: bind, loop, move, offset, rbind, remount and "
                 "sizelimit mount something else than its device",
-                (int)length, at);
+                (int)(end - at), at);
         at = *end == ',' ? end + 1 : end;
     }
     return E_OK;

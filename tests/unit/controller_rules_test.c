@@ -113,9 +113,14 @@ static void test_mount_options(void **state)
     static const char *const good[] = {"", "noatime,nosuid", "data=ordered,looped", "x-a=\"bind,loop\",ro",
                                        ",,"};
     static const char *const bad[][2] = {
-        {"loop", "loop"},           {"loop=/dev/loop9", "loop"},  {"ro,bind", "bind"},
-        {"ro, rbind", "rbind"},     {"sizelimit=9", "sizelimit"}, {"x-a=\"1,2\",move", "move"},
-        {"remount ,ro", "remount"}, {"a,,offset=1", "offset"},
+        {"loop", "loop"},
+        {"loop=/dev/loop9", "loop=/dev/loop9"},
+        {"ro,bind", "bind"},
+        {"ro, rbind", "rbind"},
+        {"sizelimit=9", "sizelimit=9"},
+        {"x-a=\"1,2\",move", "move"},
+        {"remount ,ro", "remount "},
+        {"a,,offset=1", "offset=1"},
     };
 
     (void)state;
