@@ -195,15 +195,6 @@ bool storage_server_ready(struct storage_server *server)
     return ready;
 }
 
-struct storage_room storage_room_of(const Mooring__Storage__V1__GetServerResponse *response)
-{
-    return (struct storage_room){
-        .free_bytes = response->free_bytes,
-        .promise_max_bytes = MAX(response->free_bytes, response->promise_max_bytes),
-        .size_max_bytes = response->volume_size_max_bytes ? response->volume_size_max_bytes : INT64_MAX,
-    };
-}
-
 bool storage_server_room(struct storage_server *server, struct storage_room *ret)
 {
     bool proven;

@@ -20,6 +20,7 @@
 #include "common/error.h"
 #include "common/id.h"
 #include "common/servers.h"
+#include "common/size.h"
 #include "controller/share.h"
 #include "proto/storage.pb-c.h"
 #include "rpc/rpc.h"
@@ -105,7 +106,14 @@ struct storage_room {
     uint64_t promise_max_bytes; /* the largest thin volume there is room for: more where it overcommits */
     uint64_t size_max_bytes;    /* of one volume, whatever there is room for */
 };
-struct storage_room storage_room_of(const Mooring__Storage__V1__GetServerResponse *response);
+static inline struct storage_room storage_room_of(const Mooring__Storage__V1__GetServerResponse *response)
+{
+    return (struct storage_room){
+        .free_bytes = response->free_bytes,
+        .promise_max_bytes = MAX(response->free_bytes, response->promise_max_bytes),
+        .size_max_bytes = response->volume_size_max_bytes ? response->volume_size_max_bytes : INT64_MAX,
+    };
+}
 
 /* The room that the server had when it was asked last, which is seconds ago at most while it is up. False
  * when it was never asked. Never blocks. */

@@ -286,7 +286,6 @@ static void space_is_told_as_it_is(void **state)
     bench_close(&bench);
 }
 
-/* The list of its extents takes blocks too, which nobody shares. */
 static void space_of_many_extents_is_its_own(void **state)
 {
     struct bench bench;
@@ -296,7 +295,7 @@ static void space_of_many_extents_is_its_own(void **state)
     for (uint64_t offset = 0; offset < 4 * MIB; offset += 8192)
         bench_write(&bench, offset, 4096, 'x');
     assert_int_equal(volume_used_bytes(bench.volume, &used, NULL), E_OK);
-    assert_true(used > 4 * MIB); /* else there are not enough extents to tell the difference */
+    assert_true(used > 4 * MIB); /* the list of them takes blocks too, which nobody shares */
     assert_int_equal(exclusive_of_volume(bench.volume), used);
     bench_close(&bench);
 }
