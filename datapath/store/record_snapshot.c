@@ -49,11 +49,13 @@ static int get_text(json_t *object, const char *member, char *dst, size_t size, 
 
 static int get_lost(json_t *object, struct snapshot_record *record, struct error *err)
 {
-    const char *text = "";
+    const char *text = NULL;
     int r = record_get_optional_string(object, "lost", &text, err);
 
-    if (r != E_OK)
+    if (r != E_OK || !text)
         return r;
+    if (*text == '\0')
+        return wrong(err, "lost", "is empty");
     return str_copy(record->lost, sizeof(record->lost), text) ? E_OK : wrong(err, "lost", "is too long");
 }
 
