@@ -21,6 +21,7 @@
 #include "common/strings.h"
 #include "common/time.h"
 #include "node/node.h"
+#include "node/readiness.h"
 #include "proto/identity.h"
 #include "rpc/rpc.h"
 
@@ -125,7 +126,8 @@ static int main_prepare(struct node *node, struct error *err)
 
 static int main_serve(struct node *node, const sigset_t *ending, struct error *err)
 {
-    struct identity identity = {.ready = NULL}; /* it serves as soon as its socket is there */
+    struct identity identity = {.ready = readiness_tell};
+    struct readiness *readiness = NULL;
     struct rpc_server *server = NULL;
     struct rpc_service services[3];
     int signal_number;
@@ -140,6 +142,9 @@ static int main_serve(struct node *node, const sigset_t *ending, struct error *e
     if (!r)
         r = registrar_new(&node->registrar, node, err);
     if (!r)
+        r = readiness_new(&readiness, node, err);
+    identity.context = readiness;
+    if (!r)
         r = rpc_server_new(&server, &options, services, ARRAY_SIZE(services), err);
     if (!r) {
         log_info("node %s serves CSI at %s", node->config.node_id, node->config.endpoint);
@@ -147,6 +152,7 @@ static int main_serve(struct node *node, const sigset_t *ending, struct error *e
         log_info("ending; devices stay attached");
         rpc_server_free(server, MAIN_GRACE_MS);
     }
+    readiness_free(readiness);
     node->registrar = registrar_free(node->registrar);
     node->supervisor = supervisor_free(node->supervisor);
     return r;
@@ -159,7 +165,8 @@ struct main_options {
     uint64_t timeout_ms; /* for that */
 };
 
-static int main_run(const struct main_options *options, struct error *err)
+/* *ret_configured: what fails is not the configuration's fault. */
+static int main_run(const struct main_options *options, bool *ret_configured, struct error *err)
 {
     _cleanup_fd_ int lock_fd = -1; /* to the end */
     struct node node = {0};
@@ -174,6 +181,7 @@ static int main_run(const struct main_options *options, struct error *err)
                       "%s: log_level \"%s\" is not one of error, warning, info, debug", options->config_path,
                       node.config.log_level);
     } else {
+        *ret_configured = true;
         log_init("mooring-node", level);
         /* Blocked before any thread starts, so that only sigwait() sees them. */
         sigemptyset(&ending);
@@ -213,6 +221,7 @@ int main(int argc, char **argv)
         .options_count = ARRAY_SIZE(options),
     };
     _cleanup_error_ struct error err = {0};
+    bool configured = false;
     int operand;
 
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); /* CHAP secrets and keys pass through our memory */
@@ -224,9 +233,9 @@ int main(int argc, char **argv)
         fprintf(stderr, "mooring-node: %s\n", error_text(&err));
         return 2;
     }
-    if (main_run(&main_options, &err)) {
+    if (main_run(&main_options, &configured, &err)) {
         log_error("%s", error_text(&err));
-        return 1;
+        return configured ? 1 : 2;
     }
     return 0;
 }

@@ -170,6 +170,9 @@ struct registrar *registrar_free(struct registrar *registrar);
 /* Of server `index` of the configuration; waits for nothing. */
 void registrar_look(struct registrar *registrar, size_t index, struct registrar_view *ret);
 
+/* Has any storage server taken the registration since the start? Waits for nothing. */
+bool registrar_has_registered(struct registrar *registrar);
+
 /* ---- service.c: CSI on the wire ---- */
 
 struct rpc_service;

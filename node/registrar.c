@@ -26,6 +26,7 @@ struct registrar {
     pthread_mutex_t mutex;
     pthread_cond_t stop;
     bool stopping;
+    bool registered; /* under the mutex: any of them, once */
     size_t threads;
     struct registrar_server servers[];
 };
@@ -40,6 +41,8 @@ static void registrar_note(struct registrar_server *server, enum registrar_state
     if (!same)
         server->view.since_ms = time_now_ms();
     server->view.state = state;
+    if (state == REGISTRAR_REGISTERED || state == REGISTRAR_FENCED)
+        server->registrar->registered = true;
     snprintf(server->view.problem, sizeof(server->view.problem), "%s",
              state == REGISTRAR_UNREACHABLE ? error_text(err) : "");
     pthread_mutex_unlock(&server->registrar->mutex);
@@ -113,6 +116,14 @@ void registrar_look(struct registrar *registrar, size_t index, struct registrar_
     pthread_mutex_lock(&registrar->mutex);
     *ret = registrar->servers[index].view;
     pthread_mutex_unlock(&registrar->mutex);
+}
+
+bool registrar_has_registered(struct registrar *registrar)
+{
+    pthread_mutex_lock(&registrar->mutex);
+    bool registered = registrar->registered;
+    pthread_mutex_unlock(&registrar->mutex);
+    return registered;
 }
 
 int registrar_new(struct registrar **ret, struct node *node, struct error *err)

@@ -10,7 +10,7 @@ import harness
 import rules
 from controller_stack import status
 from rules import not_applicable, not_seen, rule
-from stack import MARKER, ZONE, equal, refused
+from stack import MARKER, ZONE, Node, equal, refused
 
 SIZES = "Size Limits"
 SOCKET = "Protocol, Connectivity"
@@ -438,6 +438,12 @@ def probe_starting(stack):
         assert answer.HasField("ready") and not answer.ready.value, answer
     finally:
         other.kill()
+    node = Node(stack, "starting", servers=[{**one, "address": away} for one in stack.servers()])
+    try:
+        answer = node.csi.Probe()
+        assert answer.HasField("ready") and not answer.ready.value, answer
+    finally:
+        node.kill()
 
 
 @rule("Probe.unhealthy", "A plugin that lacks what it cannot work without: FAILED_PRECONDITION.", "Probe Errors")
@@ -448,6 +454,15 @@ def probe_unhealthy(stack):
         refused("FAILED_PRECONDITION", lambda: other.csi.Probe(wait_for_ready=True))
     finally:
         other.kill()
+    node = Node(stack, "unhealthy", start=False, libexec_dir=str(stack.scratch.path / "nothing"))
+    (node.tools / "iscsiadm").write_text("#!/bin/sh\nexit 127\n")
+    (node.tools / "iscsiadm").chmod(0o755)
+    node.start()
+    try:
+        harness.wait_until(lambda: harness.status_of(node.csi.Probe) == "FAILED_PRECONDITION", "it found no way to attach")
+        refused("FAILED_PRECONDITION", node.csi.Probe, "mooring-device", "iscsiadm")
+    finally:
+        node.kill()
 
 
 # ---- capabilities of the services ----

@@ -86,10 +86,15 @@ class Client(controller_stack.Csi):
 
 
 class Node(node_fixture.Node):
-    def __init__(self, stack, node_id, **config):
+    def __init__(self, stack, node_id, start=True, **config):
         super().__init__(stack, node_id, start=False, **config)
         self.csi = Client(stack.scratch, self.endpoint, stack.seen)
-        self.start()
+        if start:
+            self.start()
+
+    def _serves(self):
+        """Also where its answer is that it will never be ready."""
+        return super()._serves() or harness.status_of(self.csi.Probe, timeout_s=5) == "FAILED_PRECONDITION"
 
 
 class Stack:
@@ -102,7 +107,8 @@ class Stack:
         self.csi = self.controller.csi = Client(scratch, self.controller.endpoint, self.seen)
         self.n1 = Node(self, "n1", topology={ZONE: "a"}).wait_registered()
         self.n2 = Node(self, "n2", topology={ZONE: "b"}).wait_registered()
-        harness.wait_until(lambda: self.csi.Probe().ready.value, "the controller is ready")
+        for plugin in (self, self.n1, self.n2):
+            harness.wait_until(lambda csi=plugin.csi: csi.Probe().ready.value, "the plugins are ready")
         self.capabilities = self._capabilities()
         self._kept = {}
 

@@ -306,13 +306,15 @@ def test_fenced(stack):
 
 
 def test_claims_survive_crash(stack):
-    """The servers killed after a create: the same volume afterwards, and its claims."""
+    """The servers killed after a create: the same volume afterwards, and its claims; Probe tells when they are away."""
     csi = stack.a.csi
     volume_id = settle(csi.create, "durable", size=2 * MIB).volume_id
     for target in stack.targets:
         target.kill()
+    harness.wait_until(lambda: not csi.Probe().ready.value, "the controller is not ready: nobody answers it")
     for target in stack.targets:
         target.start()
+    harness.wait_until(lambda: csi.Probe().ready.value, "the controller is ready again")
     equal(settle(csi.create, "durable", size=2 * MIB).volume_id, volume_id, "the same volume")
     settle(csi.DeleteVolume, volume_id=volume_id)
 

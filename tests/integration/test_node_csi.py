@@ -4,12 +4,13 @@ with four loops (root is needed for mounts)."""
 import json
 import os
 import pathlib
+import signal
 import stat
 import sys
 
 import harness
 from controller_stack import equal, status
-from node_fixture import MIB, XFS_BYTES, Background, is_mounted, mounts, run_all
+from node_fixture import MIB, XFS_BYTES, Background, Node, is_mounted, mounts, run_all
 
 
 def options_of(path):
@@ -408,8 +409,30 @@ def test_wrong_configuration(stack):
                           ({"boot_id_file": "/dev/null"}, "UUID")):
         path.write_text(harness.json.dumps({**stack.n1.config, **change}))
         done = harness.run(harness.program("mooring-node"), "--config", path, check=False, timeout=20)
-        equal(done.returncode, 1, done.stdout)
+        equal(done.returncode, 2, done.stdout)
         assert words in done.stdout, done.stdout
+    path.write_text(harness.json.dumps({**stack.n1.config, "state_dir": "/dev/null/state"}))  # right, and does not work
+    done = harness.run(harness.program("mooring-node"), "--config", path, check=False, timeout=20)
+    equal(done.returncode, 1, done.stdout)
+
+
+def test_probe(stack):
+    """Ready when a storage server has taken the registration, not before; and whatever comes then."""
+    victim = stack.target.process
+    victim.send_signal(signal.SIGSTOP)
+    try:
+        node = Node(stack, "n-probe")
+        for _ in range(3):
+            equal(node.csi.Probe().ready.value, False, "before it is registered")
+        victim.send_signal(signal.SIGCONT)
+        harness.wait_until(lambda: node.csi.Probe().ready.value, "it is ready once it is registered")
+        victim.send_signal(signal.SIGSTOP)
+        harness.wait_until(lambda: "cannot register" in node.log_text(), "a heartbeat gets no answer")
+        equal(node.csi.Probe().ready.value, True, "when the storage server is away later")
+        node.restart()
+        equal(node.csi.Probe().ready.value, False, "of another life, without volumes")
+    finally:
+        victim.send_signal(signal.SIGCONT)
 
 
 def test_two_stages_at_once(stack):
