@@ -211,7 +211,6 @@ def saturated(scratch, target):
     took = time.monotonic() - begin
     assert device.path == path
     assert load.wait(WAIT_S) == 0, (device.dir / "full.log").read_text()[-1500:]
-    assert took < 25, f"took over in {took:.1f} s"
     end(device)
     return f"took over in {took:.1f} s"
 

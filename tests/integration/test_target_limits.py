@@ -88,19 +88,16 @@ def expansion_in_use(target):
 # ---- limits ----
 
 
-def count(session, seconds, size=4096):
-    """Reads that end in so many seconds, 32 of them at a time."""
-    end, done = time.monotonic() + seconds, 0
+def read_while(session, wanted, size=4096):
+    """Reads, 32 of them at a time, until nobody wants more of them. After each: how many that were."""
+    done = 0
     waiting = [session.read(number, size // 4096) for number in range(32)]
-    while True:
+    while waiting:
         expect(session.wait(waiting.pop(0))[0], 0, "a read")
-        if time.monotonic() > end:
-            break
         done += 1
-        waiting.append(session.read(done % 512, size // 4096))
-    for tag in waiting:
-        session.wait(tag)
-    return done
+        yield done
+        if wanted():
+            waiting.append(session.read(done % 512, size // 4096))
 
 
 def limits(target):
@@ -121,14 +118,16 @@ def limits(target):
 
 
 def rates(target):
-    """Counted over a second or two, with room for a machine that is busy: below the limit it may be, above it never."""
+    """So many take at least their time, however busy the machine is. That they take no more is up to the unit tests,
+    whose time is their own."""
     volume = Volume(target)
     sessions = [login(volume.attach(node, MULTI_WRITER)) for node in ("n1", "n2")]
     modify(volume, iops=400)
     counts = [0, 0]
 
     def run(number):
-        counts[number] = count(sessions[number], 2)
+        for counts[number] in read_while(sessions[number], lambda: sum(counts) < 800):
+            pass
 
     threads = [threading.Thread(target=run, args=(number,)) for number in (0, 1)]
     began = time.monotonic()
@@ -137,15 +136,17 @@ def rates(target):
     for thread in threads:
         thread.join()
     took = time.monotonic() - began
-    most = 400 * (took + 0.1) + 2
-    assert sum(counts) <= most, f"{counts} reads in {took:.1f} s, with a limit of 400 a second"
-    assert sum(counts) > 400, f"{counts} reads in {took:.1f} s: the limit's time is not used"
+    assert sum(counts) >= 800, f"{counts} reads"
+    assert sum(counts) <= 400 * (took + 0.1) + 2, f"{counts} reads in {took:.1f} s, with a limit of 400 a second"
     assert min(counts) > 100, f"{counts}: one of the two sessions got next to nothing"
     modify(volume, bytes_per_s=8 * MIB)
     began = time.monotonic()
-    done = count(sessions[0], 1, 65536) * 65536 / MIB
+    counts = [0]
+    for counts[0] in read_while(sessions[0], lambda: counts[0] < 128, 65536):
+        pass
     took = time.monotonic() - began
-    assert 2 < done <= 8 * (took + 0.1) + 1, f"{done} MiB in {took:.1f} s, with a limit of 8 MiB a second"
+    done = counts[0] * 65536 / MIB
+    assert 8 <= done <= 8 * (took + 0.1) + 1, f"{done} MiB in {took:.1f} s, with a limit of 8 MiB a second"
     for session in sessions:
         session.close()
 
@@ -226,6 +227,15 @@ def answer_all(session, waiting):
         expect(session.answers.pop(tag)[0], 0, "a command that had waited")
 
 
+def answers_until_closed(session):
+    count = 0
+    try:
+        while True:
+            count += session.receive().opcode == raw_iscsi.RESPONSE
+    except raw_iscsi.Closed:
+        return count
+
+
 def drains(target):
     """Invariant 2 waits for no rate: a detach, an abort, the end of a connection."""
     volume = Volume(target)
@@ -248,11 +258,9 @@ def drains(target):
     with login(attachment) as other:
         other.read(0, 1)
     session.write(0, b"d" * 4096)
-    began = time.monotonic()
     volume.detach()
-    took = time.monotonic() - began
-    assert took < 20, f"the detach took {took:.0f} s, and 100 commands waited at one a second"
-    assert session.closed(), "the session is still there"
+    answered = answers_until_closed(session)
+    assert answered < 100, f"all {answered} commands were carried out, which waited at one a second"
     expect(list(volume.get().attachments), [], "attachments")
     expect(status_of(target.controller.DeleteVolume, volume_id=volume.id), "OK", "the deletion")
 
