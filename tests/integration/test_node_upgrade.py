@@ -25,11 +25,11 @@ def upgrade(node, *arguments, expect=0):
     return (json.loads(done.stdout) if done.stdout.strip() else []), done.stderr
 
 
-def install(libexec, text=None):
-    """A new file in the place of mooring-device, as a package's upgrade makes one: the same program, or a script."""
+def install(libexec, text=None, program=None):
+    """A new file in the place of mooring-device, as a package's upgrade makes one: the same program, another, or a script."""
     fresh = libexec / "fresh"
     if text is None:
-        shutil.copy(harness.program("mooring-device"), fresh)
+        shutil.copy(program or harness.program("mooring-device"), fresh)
     else:
         fresh.write_text(text)
     fresh.chmod(0o755)
@@ -73,6 +73,86 @@ def test_under_load(stack):
         load_is_well(process)
     for volume in volumes:
         node.leave(volume)
+
+
+def version_of(program):
+    return harness.run(program, "--version").stdout.split()[1]
+
+
+def writes(path):
+    """Requests that write, completed so far (Documentation/block/stat.rst)."""
+    with open(f"/sys/block/{os.path.basename(path)}/stat", encoding="ascii") as counts:
+        return int(counts.read().split()[4])
+
+
+def replaced_under_load(stack, volumes, paths, before, device, generation):
+    """The installed program takes over from the one before, and then from itself after a crash, while fio writes."""
+    node = stack.n1
+    running = [load(stack, path, 3, block=volume.block) for volume, path in zip(volumes, paths)]
+    for volume in volumes:
+        seen = writes(node.device(volume))
+        harness.wait_until(lambda of=volume, more=seen + 32: writes(node.device(of)) >= more, "fio writes")
+    rows, words = upgrade(node)
+    equal([(row["outcome"], row["from_version"], row["to_version"], row["generation"]) for row in rows],
+          [("replaced", version_of(before), version_of(device), generation)] * 2, f"what is said: {words}")
+    print(f"    {version_of(before)} to {version_of(device)}: I/O stalled for", [row["stalled_ms"] for row in rows], "ms")
+    for volume in volumes:
+        equal(os.stat(f"/proc/{node.pid(volume)}/exe").st_size, os.stat(device).st_size, "the program that serves")
+        node.kill_device(volume)
+        node.wait_ready(volume, generation + 1)
+    for process in running:
+        load_is_well(process)
+
+
+def there_and_back(stack, first, others):
+    """Volumes that begin with the first (device, holder); each of the other devices takes over in turn. The holder stays."""
+    node = stack.n1
+    libexec = with_own_programs(stack, node)
+    install(libexec, program=first[0])
+    (libexec / "mooring-holder").unlink()
+    (libexec / "mooring-holder").symlink_to(first[1])
+    volumes = sorted((stack.volume(), stack.volume(block=True)), key=lambda one: one.id)
+    paths = [node.use(volume) for volume in volumes]
+    holders, before = [node.pid(volume, "holder") for volume in volumes], first[0]
+    for turn, device in enumerate(others):
+        install(libexec, program=device)
+        replaced_under_load(stack, volumes, paths, before, device, 2 + 2 * turn)
+        before = device
+    equal([node.pid(volume, "holder") for volume in volumes], holders, "the holders")
+    for volume in volumes:
+        node.leave(volume)
+
+
+def test_other_version(stack):
+    """To a build of another version's name and back."""
+    ours, other = harness.program("mooring-device"), harness.program("mooring-device-next")
+    assert version_of(ours) != version_of(other)
+    there_and_back(stack, (ours, harness.program("mooring-holder")), [other, ours])
+
+
+OLD = "8ae41c4"  # the first that could be replaced by another build
+
+
+def test_older_build(stack):
+    """A build of that commit, device and holder, to this one's and back; then from this one's to that, and back."""
+    if not os.environ.get("MOORING_LONG"):
+        raise harness.Skip("a long mode: tests/run --long")
+    source = stack.scratch.path / "old"
+    source.mkdir()
+    archive = stack.scratch.path / "old.tar"
+    if harness.run("git", "-C", harness.ROOT, "archive", "-o", archive, OLD, check=False).returncode != 0:
+        raise harness.Skip(f"no history with the commit {OLD} here")
+    harness.run("tar", "-xf", archive, "-C", source)
+    harness.run("sed", "-i", "s/^project(mooring VERSION [^ ]*/project(mooring VERSION 0.0.9/", source / "CMakeLists.txt")
+    made = harness.run("cmake", "-S", source, "-B", source / "build", "-DMOORING_TESTS=OFF", "-DCMAKE_BUILD_TYPE=Release",
+                       check=False, timeout=600)
+    if made.returncode != 0:
+        raise harness.Skip(f"the older source cannot be configured here: {made.stdout[-300:]}")
+    harness.run("cmake", "--build", source / "build", "--target", "mooring-device", "mooring-holder", "-j2", timeout=1200)
+    old, ours = ([str(folder / name) for name in ("mooring-device", "mooring-holder")]
+                 for folder in (source / "build" / "bin", harness.BUILD / "bin"))
+    there_and_back(stack, old, [ours[0], old[0]])
+    there_and_back(stack, ours, [old[0], ours[0]])
 
 
 def test_refused(stack):
@@ -138,6 +218,8 @@ def main():
             print(f"SKIP node_upgrade: {why}")
             return 0
         suite.run("node_upgrade_under_load", test_under_load, stack)
+        suite.run("node_upgrade_other_version", test_other_version, stack)
+        suite.run("node_upgrade_older_build", test_older_build, stack)
         suite.run("node_upgrade_refused", test_refused, stack)
         suite.run("node_upgrade_goes_on", test_goes_on, stack)
     return suite.finish()

@@ -29,6 +29,15 @@ target_compile_options(count-malloc PRIVATE -fno-sanitize=all -fno-builtin)
 target_link_options(count-malloc PRIVATE -fno-sanitize=all)
 set_target_properties(count-malloc PROPERTIES PREFIX "" LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
 
+# For tests/integration/test_node_upgrade.py: the same program under another version's name. What has the name is compiled
+# anew, and comes before the libraries' own.
+add_executable(mooring-device-next datapath/device/main.c datapath/device/attach_check.c datapath/device/state.c
+               common/options.c)
+target_include_directories(mooring-device-next PRIVATE ${PROJECT_SOURCE_DIR})
+target_compile_options(mooring-device-next PRIVATE -UMOORING_VERSION -DMOORING_VERSION="next-0")
+target_link_libraries(mooring-device-next PRIVATE mooring_device)
+set_target_properties(mooring-device-next PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+
 # For tests/guest/inside_ublk.py: a mooring-device that dies at a step of its take-over.
 add_library(die-at MODULE tests/guest/die_at.c)
 target_compile_options(die-at PRIVATE -fno-sanitize=all)
