@@ -65,6 +65,8 @@ def main():
             run_rule(suite, stack, rule)
     if write:
         document.write(suite.of)
+    elif not suite.only:
+        suite.run("document.results", document.check_results, suite.of)
     return suite.finish()
 
 

@@ -187,6 +187,7 @@ def test_mount_flags(stack):
         other.volume_context["mountOptions"] = f"noatime,{flag}"
         del other.capability.mount.mount_flags[:]
         status("INVALID_ARGUMENT", node.stage, other, contains=flag)
+        del other.volume_context["mountOptions"]
     assert not node.volume_dir(other).exists()
     other.unpublish(node)
 
