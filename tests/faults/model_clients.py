@@ -3,6 +3,7 @@ number and what stands of its own names, which is known between two operations: 
 comes in a given time, and how its calls meet the others' and the kills, is not."""
 import collections
 import random
+import re
 import time
 
 import model
@@ -296,17 +297,28 @@ class Client(Worker):
         if not volume:
             return False
         self.registry.begin_create(name)
+        began = time.monotonic()
         while True:
-            made = self.expect(name, "CreateSnapshot", name=name, source_volume_id=volume.id).snapshot
-            if made.ready_to_use:
+            answer = self.call(name, "CreateSnapshot", {"OK", "DATA_LOSS"}, name=name, source_volume_id=volume.id)
+            made = answer.value.snapshot if answer.code == "OK" else self.take_lost_away(name, volume, answer, began)
+            if made and made.ready_to_use:
                 break
-            time.sleep(0.05)  # until then a crash may take it away, and a repeat makes it anew
+            time.sleep(0.05)
         if (made.size_bytes, made.source_volume_id) != (volume.size_bytes, volume.id):
             raise Wrong(f"a snapshot of {made.source_volume_id}, {made.size_bytes} bytes", name, [made.snapshot_id, volume.id])
         snapshot = model.Snapshot(name, made.snapshot_id, volume.id, volume.size_bytes, volume.content)
         self.snapshots[name] = self.registry.add(snapshot)
         self.registry.end_create(name)
         return True
+
+    def take_lost_away(self, name, volume, answer, began):
+        """What was answered before it was ready, and lost with its server, has no other moment under its name until then."""
+        lost = re.search(r"snapshot (s\d\.s-[0-9a-f]{16}) of volume (\S+), cut at \S+, is lost: its storage server ended",
+                         answer.details)
+        if not lost or lost[2] != volume.id or not self.lab.was_away(volume.id.partition(".")[0], began):
+            raise Wrong(f"DATA_LOSS, and its server did not end: {answer.details}", name, [volume.id])
+        self.histories.count("snapshots lost")
+        self.expect(name, "DeleteSnapshot", snapshot_id=lost[1])
 
     def snapshot_again(self, standing, other):
         if other and other.id != standing.source_id and self.choice.random() < 0.5:
