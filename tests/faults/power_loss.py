@@ -1,12 +1,13 @@
 """A disk's journal (disk_journal.h), and the disks that a power loss at a moment of it may leave: all that was flushed,
-and of what was not, a random part in no order. A block of 4 KiB survives whole or not at all."""
+and of what was not, a random part in no order. A block of 4 KiB survives whole or not at all; where a range is given, a
+sector of 512 bytes in it."""
 import ctypes
 import os
 import shutil
 import struct
 import subprocess
 
-BLOCK = 4096
+BLOCK, SECTOR = 4096, 512
 HEAD = struct.Struct("<cQQ")
 
 
@@ -34,10 +35,11 @@ class Journal:
 
 
 class Disks:
-    """Makes them, for moments that only grow: `stable` holds what was flushed until the last one."""
+    """Makes them, for moments that only grow: `stable` holds what was flushed until the last one. torn: the bytes, begin
+    and end, where sectors are lost one by one."""
 
-    def __init__(self, journal, folder, size_bytes):
-        self.journal, self.stable, self.next = journal, folder / "stable.img", 0
+    def __init__(self, journal, folder, size_bytes, torn=(0, 0)):
+        self.journal, self.stable, self.next, self.torn = journal, folder / "stable.img", 0, torn
         with open(self.stable, "wb") as image:
             image.truncate(size_bytes)
 
@@ -57,8 +59,10 @@ class Disks:
                 lost += self._apply(source, image, records[i], choice, keep)
         return lost
 
-    @staticmethod
-    def _apply(source, image, record, choice=None, keep=1.0):
+    def _unit(self, at):
+        return SECTOR if self.torn[0] <= at < self.torn[1] else BLOCK
+
+    def _apply(self, source, image, record, choice=None, keep=1.0):
         """All of the record or, by choice, a part of its blocks; how many were left out."""
         kind, offset, length, at = record
         if kind not in (b"w", b"d"):
@@ -67,7 +71,7 @@ class Disks:
         while begin < offset + length:
             end = offset + length
             if choice:
-                end = min(end, begin - begin % BLOCK + BLOCK)
+                end = min(end, begin - begin % self._unit(begin) + self._unit(begin))
             if choice and choice.random() >= keep:
                 lost += 1
             elif kind == b"w":
@@ -88,6 +92,18 @@ def punch(image, offset, length):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
+def log_of(device):
+    """Where XFS has its log, in bytes: its sectors are what it makes of the disk's, and it must do with torn records."""
+    said = subprocess.run(["xfs_db", "-r", "-c", "sb 0", "-c", "p logstart logblocks blocksize agblocks agblklog sectsize", device],
+                          check=True, capture_output=True, text=True).stdout
+    block = {name: int(value, 0) for name, _, value in (line.partition(" = ") for line in said.splitlines())}
+    if block["sectsize"] != SECTOR:
+        raise AssertionError(f"sectors of {block['sectsize']} bytes")
+    group, within = block["logstart"] >> block["agblklog"], block["logstart"] & ((1 << block["agblklog"]) - 1)
+    begin = (group * block["agblocks"] + within) * block["blocksize"]
+    return begin, begin + block["logblocks"] * block["blocksize"]
+
+
 def needs():
     """What is missing here, or None."""
-    return next((name for name in ("xfs_repair", "losetup") if not shutil.which(name)), None)
+    return next((name for name in ("xfs_repair", "xfs_db", "losetup") if not shutil.which(name)), None)

@@ -22,8 +22,9 @@ from target_fixture import MIB, register
 
 DISK_BYTES = 640 * MIB
 BLOCK, BLOCKS = 4096, 256
-OPERATIONS, CUTS = 70, 6
+OPERATIONS, CUTS = 50, 8
 NODES = ("n1", "n2")
+FORMATTING, DATA = 2, 3  # of storage.proto's Content
 
 
 def block_of(number):
@@ -36,6 +37,7 @@ class History:
     def __init__(self, target, disk, choice):
         self.target, self.disk, self.choice = target, disk, choice
         self.sessions, self.number, self.claimed = {}, 0, []
+        self.formatting = {}  # volume: the generation that began to format it
         self.blocks = {}   # data file, relative to the pool: {block: [allowed numbers, the newest last]}
         self.states = []   # after operation n; n is its mark
         self.features = set(target.controller.GetServer().features)
@@ -51,17 +53,18 @@ class History:
             raise AssertionError(f"the journal: {answer}")
 
     def run(self, count):
-        for _ in range(count):
-            doable = [(name, function) for name, function in OPERATION_LIST if self.can(name)]
+        doable = [(name, function) for name, function in OPERATION_LIST if self.can(name)]
+        while count > 0:
             name, function = self.choice.choice(doable)
             words = function(self)
             if words:
                 self.done(f"{name} {words}")
+                count -= 1
         for initiator, _ in self.sessions.values():
             initiator.close()
 
     def can(self, name):
-        need = {"snapshot": "snapshots", "delete_snapshot": "snapshots", "clone": "snapshots", "expand": "expand",
+        need = {"snapshot": "snapshots", "delete_snapshot": "snapshots", "group": "snapshots", "delete_group": "snapshots", "clone": "snapshots", "expand": "expand",
                 "limits": "limits"}.get(name)
         return need is None or need in self.features
 
@@ -139,7 +142,7 @@ class History:
         return f"{snapshot_id} of {volume.volume_id}"
 
     def delete_snapshot(self):
-        found = list(self.target.controller.ListSnapshots().snapshots)
+        found = [one for one in self.target.controller.ListSnapshots().snapshots if not one.group_id]
         if not found:
             return None
         snapshot = self.choice.choice(found)
@@ -148,6 +151,42 @@ class History:
         self.done(f"delete {snapshot.snapshot_id}")
         self.target.controller.ReleaseName(name=snapshot.name, volume_id=snapshot.snapshot_id, kind="NAME_SNAPSHOT")
         return f"its name {snapshot.snapshot_id}"
+
+    def group(self):
+        volumes = list(self.volumes().values())
+        if not volumes or len(self.target.controller.ListSnapshots().snapshots) >= 4:
+            return None
+        members = {f"{self.target.server_id}.s-{secrets.token_hex(8)}": volume.volume_id
+                   for volume in self.choice.sample(volumes, min(2, len(volumes)))}
+        group_id, hold_id = f"g-{secrets.token_hex(8)}", secrets.token_hex(16)
+        self.target.controller.ClaimName(name=f"name-{group_id}", volume_id=group_id, kind="NAME_GROUP")
+        self.done(f"claim {group_id}")
+        self.target.controller.HoldVolumes(hold_id=hold_id, volume_ids=list(members.values()), hold_ms=5000)
+        for snapshot_id, volume_id in members.items():
+            self.target.controller.CreateSnapshot(snapshot_id=snapshot_id, name=f"name-{group_id}", source_volume_id=volume_id,
+                                                  group_id=group_id, hold_id=hold_id)
+            self.done(f"cut {snapshot_id}")
+        self.target.controller.ReleaseVolumes(hold_id=hold_id)
+        for snapshot_id in members:
+            harness.wait_until(lambda one=snapshot_id: self.target.controller.GetSnapshot(snapshot_id=one).snapshot.ready,
+                               f"{snapshot_id} is ready")
+        self.done(f"hold {group_id}")
+        self.target.controller.CommitSnapshots(group_id=group_id, snapshot_ids=list(members))
+        for snapshot_id, volume_id in members.items():
+            self.blocks[f"snapshots/{snapshot_id}/data"] = self.newest(volume_id)
+        return f"{group_id} {' '.join(members)}"
+
+    def delete_group(self):
+        found = [one for one in self.target.controller.ListSnapshots().snapshots if one.group_id]
+        if not found:
+            return None
+        group_id = self.choice.choice(found).group_id
+        for one in (one for one in found if one.group_id == group_id):
+            self.target.controller.DeleteSnapshot(snapshot_id=one.snapshot_id)
+            self.blocks.pop(f"snapshots/{one.snapshot_id}/data")
+            self.done(f"remove {one.snapshot_id}")
+        self.target.controller.ReleaseName(name=f"name-{group_id}", volume_id=group_id, kind="NAME_GROUP")
+        return f"its name {group_id}"
 
     def clone(self):
         source = self.pick()
@@ -167,8 +206,11 @@ class History:
 
     def attach(self):
         volume = self.pick(attached=False)
+        return self.attach_to(volume) if volume else None
+
+    def attach_to(self, volume):
         free = [node.node_id for node in self.target.controller.ListNodes().nodes if not node.fenced]
-        if not volume or not free:
+        if not free:
             return None
         node = self.choice.choice(free)
         epoch = self.target.controller.AttachVolume(volume_id=volume.volume_id, node_id=node, access_mode=1,
@@ -196,6 +238,48 @@ class History:
         self.target.operator.UnfenceNode(node_id=node)
         return f"un{node}"
 
+    # ---- formats ----
+
+    def begin_format(self):
+        """Often twice, with data on disk between, which the second time is to be discarded."""
+        blank = [one for one in self.volumes().values() if one.content != DATA]
+        volume = self.choice.choice(blank) if blank else None
+        if volume and not volume.attachments:
+            words = self.attach_to(volume)
+            if words:
+                self.done(f"attach {words}")
+                volume = self.volumes()[volume.volume_id]
+        if not volume or not volume.attachments:
+            return None
+        words = self.begin_once(volume)
+        if self.choice.random() < 0.7:
+            self.done(f"begin_format {words}")
+            self.done(f"write {self.write_to(volume)}")
+            self.done(f"flush {self.flush_of(volume)}")
+            words = self.begin_once(volume)
+        return words
+
+    def begin_once(self, volume):
+        self.session(volume)
+        attachment, granted = volume.attachments[0], self.sessions[volume.volume_id][1]
+        begun = self.target.node(attachment.node_id).BeginFormat(volume_id=volume.volume_id, node_id=attachment.node_id,
+                                                                 epoch=attachment.epoch, generation=granted.generation)
+        self.formatting[volume.volume_id] = granted.generation
+        if begun.discarded:
+            self.blocks[f"volumes/{volume.volume_id}/data"] = {}
+        return f"{volume.volume_id}{' again' if begun.discarded else ''}"
+
+    def end_format(self):
+        volume = self.pick(attached=True)
+        if not volume or volume.content != FORMATTING or volume.volume_id not in self.sessions:
+            return None
+        attachment, granted = volume.attachments[0], self.sessions[volume.volume_id][1]
+        if self.formatting.get(volume.volume_id) != granted.generation:
+            return None
+        self.target.node(attachment.node_id).EndFormat(volume_id=volume.volume_id, node_id=attachment.node_id,
+                                                       epoch=attachment.epoch, generation=granted.generation)
+        return volume.volume_id
+
     # ---- data ----
 
     def session(self, volume):
@@ -216,12 +300,13 @@ class History:
 
     def write(self):
         volume = self.pick(attached=True)
-        if not volume:
-            return None
+        return self.write_to(volume) if volume else None
+
+    def write_to(self, volume):
         initiator, blocks = self.session(volume), self.blocks[f"volumes/{volume.volume_id}/data"]
         written = []
         for _ in range(self.choice.randrange(1, 6)):
-            block, fua = self.choice.randrange(BLOCKS), self.choice.random() < 0.2
+            block, fua = self.choice.randrange(volume.size_bytes // BLOCK), self.choice.random() < 0.2
             self.number += 1
             answered(initiator, lambda block=block, fua=fua: initiator.write(block, block_of(self.number), fua=fua))
             blocks[block] = [self.number] if fua else blocks.get(block, [0]) + [self.number]
@@ -232,8 +317,9 @@ class History:
 
     def flush(self):
         volume = self.pick(attached=True)
-        if not volume:
-            return None
+        return self.flush_of(volume) if volume else None
+
+    def flush_of(self, volume):
         initiator, blocks = self.session(volume), self.blocks[f"volumes/{volume.volume_id}/data"]
         answered(initiator, lambda: initiator.command(bytes([0x35]) + bytes(15)))
         for block in blocks:
@@ -245,6 +331,8 @@ OPERATION_LIST = [("claim", History.claim), ("create", History.create), ("create
                   ("delete", History.delete), ("expand", History.expand), ("limits", History.limits),
                   ("snapshot", History.snapshot), ("delete_snapshot", History.delete_snapshot),
                   ("clone", History.clone), ("attach", History.attach), ("detach", History.detach),
+                  ("group", History.group), ("delete_group", History.delete_group), ("begin_format", History.begin_format),
+                  ("begin_format", History.begin_format), ("end_format", History.end_format),
                   ("fence", History.fence)] + [("write", History.write)] * 6 + [("flush", History.flush)] * 2
 
 
@@ -293,8 +381,7 @@ def differences(pool, old, new):
         if not path.exists():
             continue  # whether it must be there is view()'s
         with open(path, "rb") as data:
-            for block in range(BLOCKS):
-                data.seek(block * BLOCK)
+            for block in range(path.stat().st_size // BLOCK):
                 content = data.read(BLOCK)
                 number = int.from_bytes(content[:8], "little")
                 allowed = set(old.get(name, {}).get(block, [0])) | set(new.get(name, {}).get(block, [0]))
@@ -340,6 +427,9 @@ def check_cut(target, history, journal, disks, index, choice, scratch):
     allowed = [*either_way(history.states, before), *either_way(history.states, after)]
     if history.states[after][0].startswith("delete "):  # first the thing, then its name; a repeat ends the rest
         allowed.append((*allowed[-1][:3], allowed[0][3]))
+    if history.states[after][0].startswith("group "):  # of a commit, any part; a repeat ends the rest
+        old, new = allowed[0], allowed[-1]
+        allowed += [(new[0], {**old[1], one: new[1][one]}, *new[2:]) for one in new[1].keys() - old[1].keys()]
     if repair.returncode:
         raise AssertionError(f"{where}: xfs_repair: {repair.stdout[-500:]}")
     if left:
@@ -351,6 +441,14 @@ def check_cut(target, history, journal, disks, index, choice, scratch):
     return lost
 
 
+def moments(journal, first, count, choice):
+    """Half of them right before the first flush after an answer: nothing that this answer promised may need it."""
+    answers, end = [at for at in journal.marks().values() if at >= first], len(journal.records)
+    chosen = [next((at for at in range(answer, end) if journal.records[at][0] == b"f"), end)
+              for answer in choice.sample(answers, count // 2)]
+    return sorted(chosen + choice.sample(range(first, end), count - count // 2))
+
+
 def one_history(choice, operations, cuts):
     with harness.Scratch() as scratch:
         disk = clusters.Disk(scratch, "store-1", DISK_BYTES)
@@ -358,6 +456,7 @@ def one_history(choice, operations, cuts):
         if (answer := disk.command(f"record {path}")) != "ok":
             raise AssertionError(f"the disk keeps no journal: {answer!r}")
         target = harness.Target(scratch, harness.Tls(scratch), harness.Pool(scratch, device=disk.device), loops=2)
+        torn = power_loss.log_of(disk.device) if choice.random() < 0.5 else (0, 0)
         history = History(target, disk, choice)
         history.run(operations)
         target.stop()
@@ -365,11 +464,12 @@ def one_history(choice, operations, cuts):
         disk.off()
         journal = power_loss.Journal(path)
         first = journal.marks()[0]
-        disks = power_loss.Disks(journal, scratch.path, DISK_BYTES)
+        disks = power_loss.Disks(journal, scratch.path, DISK_BYTES, torn)
         lost = 0
-        for index in sorted(choice.sample(range(first + 1, len(journal.records)), cuts)):
+        for index in moments(journal, first + 1, cuts, choice):
             lost += check_cut(target, history, journal, disks, index, choice, scratch)
-        print(f"# {len(history.states)} operations, {len(journal.records)} records, {cuts} cuts, {lost} blocks lost",
+        print(f"# {len(history.states)} operations, {len(journal.records)} records, {cuts} cuts, {lost} pieces lost, "
+              f"{'sectors' if torn[1] else 'blocks'} of the log",
               flush=True)
 
 
