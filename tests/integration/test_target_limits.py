@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 """A volume's size and limits, changed while it is in use: ExpandVolume, ModifyVolume, and what sessions see of them."""
+import os
 import socket
 import struct
 import sys
@@ -151,6 +152,46 @@ def rates(target):
         session.close()
 
 
+RATE_SECONDS, RATE_ERROR, RATE_TRIES = 10, 0.05, 3
+
+
+def share_of_limit(volume, session, size, name, first, second):
+    """What was read in ten seconds, of what the limit allows that is another one halfway."""
+    changed = []
+
+    def change():
+        modify(volume, **{name: second})
+        changed.append(time.monotonic())
+
+    modify(volume, **{name: first})
+    timer = threading.Timer(RATE_SECONDS / 2, change)
+    began, in_time = time.monotonic(), 0
+    timer.start()
+    for done in read_while(session, lambda: time.monotonic() < began + RATE_SECONDS, size):
+        if time.monotonic() < began + RATE_SECONDS:
+            in_time = done
+    timer.join()
+    before = changed[0] - began
+    return in_time * (size if name == "bytes_per_s" else 1) / (first * before + second * (RATE_SECONDS - before))
+
+
+def exact_rates(target):
+    """Within 5 % over 10 s, above the limit never; below it once more, since a machine that is busy may be slow."""
+    if not os.environ.get("MOORING_LONG"):
+        raise harness.Skip("takes 20 s, and a machine that has little else to do: with --long")
+    volume = Volume(target)
+    session = login(volume.attach())
+    for size, name, first, second in ((4096, "iops", 400, 800), (65536, "bytes_per_s", 8 * MIB, 16 * MIB)):
+        for _ in range(RATE_TRIES):
+            share = share_of_limit(volume, session, size, name, first, second)
+            print(f"# {name}: {share:.3f} of the limit over {RATE_SECONDS} s", flush=True)
+            assert share <= 1 + RATE_ERROR, f"{name}: {share:.3f} of the limit"
+            if share >= 1 - RATE_ERROR:
+                break
+        assert share >= 1 - RATE_ERROR, f"{name}: {share:.3f} of the limit at the best"
+    session.close()
+
+
 def lifted_at_once(target):
     """Commands that would have to wait for minutes go when the limit is another; flushes never wait."""
     volume = Volume(target)
@@ -295,6 +336,7 @@ def main():
         suite.run("expansion-in-use", expansion_in_use, target)
         suite.run("limits", limits, target)
         suite.run("rates", rates, target)
+        suite.run("exact-rates", exact_rates, target)
         suite.run("lifted-at-once", lifted_at_once, target)
         suite.run("logged-in-anew", logged_in_anew, target)
         suite.run("repeated", repeated, target)
