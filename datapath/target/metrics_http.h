@@ -8,7 +8,7 @@
 #include "common/error.h"
 
 #define METRICS_CLIENTS 16
-#define METRICS_CLIENT_MS 5000
+#define METRICS_CLIENT_MS 30000
 
 struct metrics_http;
 
