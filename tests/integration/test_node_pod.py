@@ -71,13 +71,19 @@ def without(capability):
 
 class Node(node_fixture.Node):
     """In a pod, when started by start_in_pod()."""
-    pod = None
+    pod = lacks = None
 
     def start_in_pod(self, lacks=None, **config):
-        self.pod = Pod(self.stack.scratch)
+        if self.process:  # a test that failed has left it
+            self.kill()
+        self.pod, self.lacks = Pod(self.stack.scratch), lacks
         self.before = [*self.pod.inside(), *(without(lacks) if lacks else [])]
         self.config.update(config)
         return self.start()
+
+    def _serves(self):
+        """Probe may find out too that something is missing."""
+        return super()._serves() or (self.lacks and harness.status_of(self.csi.Probe, timeout_s=5) == "FAILED_PRECONDITION")
 
     def lose_pod(self):
         self.kill()
