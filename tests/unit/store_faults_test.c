@@ -429,7 +429,8 @@ static void each_call_fails(void **state)
         for (int turn = 1; turn <= states.calls; turn++) {
             for (size_t j = 0; j < ARRAY_SIZE(errnums); j++)
                 fail_once(fixture, &operations[i], &states, turn, errnums[j], j == 1);
-            fail_once(fixture, &operations[i], &states, turn, EIO, true);
+            if (!operations[i].between) /* the longest one: what differs is the undoing, which is above */
+                fail_once(fixture, &operations[i], &states, turn, EIO, true);
         }
         print_message("%s: %d calls, each failed\n", operations[i].name, states.calls);
         states_done(&states);
