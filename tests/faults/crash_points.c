@@ -280,7 +280,7 @@ static int try_points(const struct crash_operation *operation, struct outcome *o
     for (unsigned point = 1; point < POINTS_MAX; point++) {
         _cleanup_error_ struct error err = {0};
         int status = 0;
-        long number;
+        long number = -1;
 
         if (pool_prepare(operation, true, &err))
             return tell(operation, "cannot be prepared", &err);
