@@ -20,7 +20,7 @@ import test_node_faults
 import test_node_upgrade
 from controller_stack import equal
 from device_fixture import Device
-from node_fixture import MIB, filesystem_bytes, is_mounted, write_and_sync
+from node_fixture import MIB, filesystem_bytes, is_mounted, load, load_is_well, write_and_sync
 from test_node_hardening import both, end
 
 WAY = "ublk" if int(os.uname().release.split(".")[0]) >= 7 else "fuse"
@@ -35,6 +35,12 @@ class Node(node_fixture.Node):
         equal(json.loads((self.volume_dir(volume) / "stage.json").read_text())["attach"], WAY, "attach")
         assert self.device(volume).startswith("/dev/ublkb" if WAY == "ublk" else "/dev/loop"), self.status(volume)
         return answer
+
+    def _end(self, folder, program):
+        """A ublk device outlives both, and whoever unmounts what is on it would wait for a successor."""
+        super()._end(folder, program)
+        if program == "holder":
+            harness.run(harness.program("mooring-device"), "--remove", "--state", folder / "device", check=False, timeout=SLOW_S)
 
 
 def ublk_devices():
@@ -193,8 +199,21 @@ def block_grown(stack):
 
 
 def ext4_grown(stack):
-    """By NodeExpandVolume, while fio writes to it."""
-    test_node_expand.grows_online(stack, "ext4", 64 * MIB, [256 * MIB])
+    """By NodeExpandVolume, while fio writes to it: then it takes more than it had room for, and is well."""
+    node, volume = stack.n1, stack.volume(fs_type="ext4")
+    target = node.use(volume)
+    writes = load(stack, target, 2)
+    test_node_expand.grow(stack, volume, 128 * MIB)
+    equal(test_node_expand.expand(node, volume), 128 * MIB, "capacity_bytes")
+    equal(test_node_expand.device_bytes(node, volume), 128 * MIB, "the device's size")
+    assert filesystem_bytes(target) > 112 * MIB, filesystem_bytes(target)
+    load_is_well(writes)
+    write_and_sync(target / "more", os.urandom(MIB) * 48)
+    node.unpublish(volume)
+    harness.run("umount", node.staging(volume), timeout=SLOW_S)
+    harness.run(harness.program("fsck.ext4"), "-f", "-n", node.device(volume), timeout=SLOW_S)
+    node.unstage(volume)
+    volume.unpublish(node)
 
 
 def ext4_grown_at_stage(stack):
