@@ -7,11 +7,14 @@ import sys
 
 import guest
 
-WHOLE = os.environ.get("MOORING_GUEST") == "all"  # tests/run --guest; without it only what is short
+MODE = os.environ.get("MOORING_GUEST", "")  # "all": tests/run --guest; "none": only names; else what is short
+WHOLE = MODE == "all"
+LEFT_OUT = "a long mode: tests/run --guest"
 
 
 def kernels(*always, more=()):
-    return [*always, *more] if WHOLE else [*always]
+    """Each kernel, and why it has no turn in this run: "" where it has."""
+    return [(name, LEFT_OUT if MODE == "none" else "") for name in always] + [(name, "" if WHOLE else LEFT_OUT) for name in more]
 
 
 class Report:
@@ -19,36 +22,52 @@ class Report:
 
     def __init__(self):
         self.failed = 0
+        self.told = set()
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     def say(self, word, name, why=""):
         self.failed += word == "FAIL"
+        self.told.add(name)
         print(f"{word} {name}{': ' if why else ''}{why}", flush=True)
 
     def hand_on(self, prefix, output, known=(), program=""):
-        """Its cases' lines. A case in `known` without a line has not been run, unless the program skipped itself."""
+        """Its cases' lines. A case in `known` without a line has not been run; where the program skipped itself, it says why."""
         for line in output.splitlines():
             found = re.match(r"(PASS|FAIL|SKIP) (\w+)(?:: (.*))?$", line)
             if found:
-                whole = found[1] == "SKIP" and found[2] == program
-                known = [name for name in known if name != found[2] and not whole]
+                if found[1] == "SKIP" and found[2] == program:
+                    self.skip(prefix, known, found[3])
+                    known = []
+                    continue
+                known = [name for name in known if name != found[2]]
                 self.say(found[1], f"{prefix} {found[2]}", found[3] or "")
             else:
                 print(line, flush=True)
         for name in known:
             self.say("FAIL", f"{prefix} {name}", "it was not run")
 
-    def on(self, kernel, what, body, **options):
-        """body(machine) on a guest of its own. What happens before any of its cases could is told under `what`."""
+    def skip(self, kernel, known, why):
+        """Each of these cases that nothing was said of yet, by its name."""
+        for name in known:
+            if f"{kernel} {name}" not in self.told:
+                self.say("SKIP", f"{kernel} {name}", why)
+
+    def on(self, kernel, what, known, body, left_out="", **options):
+        """body(machine) on a guest of its own, unless it is left out. What fails beside the known cases is told under `what`;
+        which of them were not run, by name."""
+        if left_out:
+            self.skip(kernel, known, left_out)
+            return
         try:
             with guest.Guest(kernel, **options) as machine:
                 print(f"{kernel}: Linux {machine.version}", flush=True)
                 body(machine)
         except guest.Unavailable as why:
-            self.say("SKIP", f"{kernel} {what}", str(why))
+            self.skip(kernel, known, str(why))
         except guest.GuestFailure as why:
             print(why, file=sys.stderr)
             self.say("FAIL", f"{kernel} {what}", str(why).splitlines()[0][:400])
+            self.skip(kernel, known, "its guest had failed")
 
     def run_in(self, machine, kernel, program, cases, timeout_s=400, arguments=""):
         """These cases of a Python program of this folder, run in this guest."""
@@ -63,7 +82,8 @@ class Report:
         def body(machine):
             for name, words, extra in ((program, cases, arguments), *more):
                 self.run_in(machine, kernel, name, words, timeout_s, extra)
-        self.on(kernel, program.removesuffix(".py"), body, **options)
+        known = [case for words in (cases, *(words for _, words, _ in more)) for case in words]
+        self.on(kernel, program.removesuffix(".py"), known, body, **options)
 
     def finish(self):
         return 1 if self.failed else 0
