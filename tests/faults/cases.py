@@ -108,7 +108,7 @@ def table(rows, seed):
 
 
 def run_all(lab, order, seed, end=None, say=print):
-    """Rows, the names that were skipped, and the failure that ended it, or None. A cluster that failed once is not
+    """Rows, the names that were told otherwise, and the failure that ended it, or None. A cluster that failed once is not
     tried on."""
     rows, skipped = [], set()
     for number, (name, function) in enumerate(order):
@@ -123,7 +123,7 @@ def run_all(lab, order, seed, end=None, say=print):
             continue
         except Exception as why:  # whatever it was, the seed reproduces it
             traceback.print_exc()
-            return rows, skipped, f"number {number}, {name}, seed {seed}: {why}"
+            return rows, skipped | {name}, f"number {number}, {name}, seed {seed}: {why}"
         rows.append(row)
         stalls = f"fio {row.fio_s:.2f} s, ledger {row.ledger_s:.2f} s"
         if row.database_s is not None:

@@ -201,7 +201,7 @@ class MariaDb:
         self.scratch, self.port, self.seed = scratch, port, seed
         self.modules = database, load
         self.folder = scratch.path / name
-        self.folder.mkdir()
+        self.folder.mkdir(exist_ok=True)  # of an earlier one, which is over
         self.log = self.folder / "log"
         self.socket = self.folder / "sock"
         self.process = self.load = None
