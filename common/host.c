@@ -8,11 +8,22 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* The kernel's own numbers (linux/nsfs.h, enum init_ns_ino, since Linux 6.18): who is in its first mount
- * namespace is in no container, whether or not pid 1 may be looked at. */
+#include "common/cleanup.h"
+
+/* The kernel's own numbers (linux/nsfs.h, enum init_ns_ino; of mnt and net since Linux 6.18): who is in a
+ * first namespace shares it with the host, whether or not pid 1 may be looked at. */
+static const struct {
+    const char *space;
+    ino_t number;
+} first_spaces[] = {{"ipc", 0xEFFFFFFFu}, {"net", 0xEFFFFFF9u}, {"mnt", 0xEFFFFFF8u}};
+
 static bool host_is_first(const char *space, ino_t number)
 {
-    return strcmp(space, "mnt") == 0 && number == 0xEFFFFFF8u;
+    for (size_t i = 0; i < ARRAY_SIZE(first_spaces); i++) {
+        if (strcmp(space, first_spaces[i].space) == 0)
+            return number == first_spaces[i].number;
+    }
+    return false;
 }
 
 int host_shares(const char *space, bool *ret)
@@ -34,17 +45,21 @@ int host_shares(const char *space, bool *ret)
     return 0;
 }
 
+/* A container with a network of its own has IPC of its own as well; a service whose network or mounts
+ * systemd, an administrator or a test made does not. */
 int host_network_open(int *ret_fd)
 {
-    bool mounts = true, network = true;
+    static const char *const spaces[] = {"ipc", "mnt", "net"};
+    bool shared = false;
 
-    int r = host_shares("mnt", &mounts);
-    if (!r && !mounts)
-        r = host_shares("net", &network);
-    if (r)
-        return r;
-    int fd = mounts || network ? -1 : open("/proc/1/ns/net", O_RDONLY | O_CLOEXEC);
-    if (fd < 0 && !mounts && !network)
+    for (size_t i = 0; i < ARRAY_SIZE(spaces) && !shared; i++) {
+        int r = host_shares(spaces[i], &shared);
+
+        if (r)
+            return r;
+    }
+    int fd = shared ? -1 : open("/proc/1/ns/net", O_RDONLY | O_CLOEXEC);
+    if (fd < 0 && !shared)
         return -errno;
     *ret_fd = fd;
     return 0;

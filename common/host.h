@@ -8,7 +8,7 @@
 
 #include <stdbool.h>
 
-/* Whether a namespace of ours is pid 1's too: "mnt", "net", "cgroup", as in /proc/PID/ns. */
+/* Whether a namespace of ours is pid 1's too: "ipc", "mnt", "net", "cgroup", as in /proc/PID/ns. */
 int host_shares(const char *space, bool *ret);
 
 /*

@@ -29,7 +29,7 @@ class Pod:
     def __init__(self, scratch):
         Pod.count += 1
         self.link, self.host = f"pod{Pod.count}", f"10.77.{Pod.count}.1"
-        self.keeper = scratch.start(harness.program("unshare"), "--mount", "--net", "--propagation", "unchanged",
+        self.keeper = scratch.start(harness.program("unshare"), "--mount", "--net", "--ipc", "--propagation", "unchanged",
                                     "sleep", "infinity")
         scratch.callback(self.end)
         harness.wait_until(lambda: namespace(self.keeper.pid, "net") != namespace("self", "net"), "the pod has its network")
@@ -43,7 +43,7 @@ class Pod:
 
     def inside(self):
         """Words before a command's own."""
-        return [harness.program("nsenter"), "--target", str(self.keeper.pid), "--mount", "--net", "--"]
+        return [harness.program("nsenter"), "--target", str(self.keeper.pid), "--mount", "--net", "--ipc", "--"]
 
     def run(self, *command, **options):
         return harness.run(*self.inside(), *command, **options)
