@@ -1,165 +1,14 @@
 /*
  * SCSI commands on an image in memory: what each CDB transfers, answers and refuses, byte by byte where a
- * standard fixes the bytes. The image and the loop are this file's own, put in at link time; "later" is a
- * queue that run() empties.
+ * standard fixes the bytes.
  */
 #include <errno.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include <cmocka.h>
-
 #include "common/bytes.h"
 #include "common/cleanup.h"
-#include "datapath/scsi/scsi.h"
-#include "datapath/scsi/sense.h"
-
-#define BLOCK 4096u
-#define BLOCKS 512u
-
-static uint8_t image_bytes[BLOCK * BLOCKS];
-static struct image_io *image_pending;
-static struct image_io image_last; /* the last command, as it was submitted */
-static int image_result;
-static unsigned image_commands;
-
-static struct loop_message *loop_pending;
-static struct loop_work *loop_work_pending;
-
-void image_submit(struct image *image, struct loop *loop, struct image_io *io)
-{
-    (void)image;
-    (void)loop;
-    assert_null(image_pending);
-    image_pending = io;
-    image_last = *io;
-    image_commands++;
-}
-
-int image_extent(struct image *image, uint64_t offset, uint64_t length, bool *ret_mapped,
-                 uint64_t *ret_length)
-{
-    uint64_t half = BLOCK * BLOCKS / 2;
-
-    (void)image;
-    *ret_mapped = offset < half;
-    *ret_length = offset < half && half - offset < length ? half - offset : length;
-    return 0;
-}
-
-void loop_post(struct loop *loop, struct loop_message *message)
-{
-    (void)loop;
-    assert_null(loop_pending);
-    loop_pending = message;
-}
-
-void loop_offload(struct loop *loop, struct loop_work *work)
-{
-    (void)loop;
-    assert_null(loop_work_pending);
-    loop_work_pending = work;
-}
-
-static void image_carry_out(struct image_io *io)
-{
-    switch (io->verb) {
-    case IMAGE_READ:
-        memcpy(io->iov.iov_base, image_bytes + io->offset, io->length);
-        return;
-    case IMAGE_WRITE:
-        memcpy(image_bytes + io->offset, io->iov.iov_base, io->length);
-        return;
-    case IMAGE_FLUSH:
-        return;
-    case IMAGE_UNMAP:
-    case IMAGE_WRITE_ZEROES:
-        memset(image_bytes + io->offset, 0, io->length);
-    }
-}
-
-static void run(void)
-{
-    while (image_pending || loop_pending || loop_work_pending) {
-        if (loop_pending) {
-            struct loop_message *message = TAKE_PTR(loop_pending);
-            message->run(message);
-        }
-        if (loop_work_pending) {
-            struct loop_work *work = TAKE_PTR(loop_work_pending);
-            work->op.done(&work->op, work->work(work), 0);
-        }
-        if (image_pending) {
-            struct image_io *io = TAKE_PTR(image_pending);
-            if (!image_result)
-                image_carry_out(io);
-            io->done(io, image_result);
-        }
-    }
-}
-
-/* ---- one command at a time ---- */
-
-static struct scsi_unit unit = {
-    .block_size_bytes = BLOCK,
-    .blocks = BLOCKS,
-    .volume_id = "store-1.9f86d081884c7d65",
-    .boot_id = "00112233445566778899aabbccddeeff",
-};
-static struct scsi_nexus nexus;
-static _Alignas(4096) uint8_t buffer[SCSI_TRANSFER_MAX];
-static unsigned done_count;
-
-static void count_done(struct scsi_task *task)
-{
-    (void)task;
-    done_count++;
-}
-
-static int setup(void **state)
-{
-    (void)state;
-    nexus = (struct scsi_nexus){.unit = &unit, .epoch = 3, .generation = 2, .blocks = BLOCKS};
-    memset(image_bytes, 0xee, sizeof(image_bytes));
-    memset(buffer, 0, sizeof(buffer));
-    image_result = 0;
-    image_commands = 0;
-    done_count = 0;
-    return 0;
-}
-
-/* Parse and, unless refused, execute with `size` bytes of buffer. */
-static struct scsi_task command(const void *cdb, size_t cdb_length, size_t size)
-{
-    struct scsi_task task = {.nexus = &nexus, .done = count_done, .data = buffer, .data_size = size};
-
-    memcpy(task.cdb, cdb, cdb_length);
-    if (!scsi_task_parse(&task)) {
-        assert_int_not_equal(task.status, SCSI_GOOD);
-        assert_int_equal(task.direction, SCSI_NO_DATA);
-        return task;
-    }
-    done_count = 0;
-    scsi_task_execute(&task);
-    assert_int_equal(done_count, 0); /* never from within execute() */
-    run();
-    assert_int_equal(done_count, 1);
-    return task;
-}
-
-#define COMMAND(size, ...)                                                                                   \
-    command((const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__}), (size))
-
-static void assert_sense(const struct scsi_task *task, enum sense_key key, uint16_t code)
-{
-    assert_int_equal(task->status, SCSI_CHECK_CONDITION);
-    assert_int_equal(task->sense_length, SCSI_SENSE_LENGTH);
-    assert_int_equal(task->sense[0], 0x70);
-    assert_int_equal(task->sense[2], key);
-    assert_int_equal(get_be16(&task->sense[12]), code);
-}
+#include "tests/unit/scsi_bench.h"
 
 static void read_and_write_of_every_length(void **state)
 {
@@ -491,21 +340,18 @@ static void mode_sense_tells_the_write_cache(void **state)
 
 static void a_unit_that_is_not_there(void **state)
 {
-    struct scsi_task task = {
-        .nexus = &nexus, .done = count_done, .data = buffer, .data_size = 255, .lun = UINT64_C(1) << 48};
+    struct scsi_task task = {.nexus = &nexus, .data = buffer, .data_size = 255, .lun = UINT64_C(1) << 48};
 
     (void)state;
     assert_false(scsi_task_parse(&task)); /* TEST UNIT READY */
     assert_sense(&task, SENSE_ILLEGAL_REQUEST, SENSE_LUN_NOT_SUPPORTED);
     memcpy(task.cdb, (uint8_t[]){0x12, 0, 0, 0, 255}, 5);
     assert_true(scsi_task_parse(&task));
-    scsi_task_execute(&task);
-    run();
+    execute(&task);
     assert_int_equal(buffer[0], 0x7f);
     memcpy(task.cdb, (uint8_t[]){0x03, 0, 0, 0, 252}, 5);
     assert_true(scsi_task_parse(&task));
-    scsi_task_execute(&task);
-    run();
+    execute(&task);
     assert_int_equal(task.status, SCSI_GOOD);
     assert_int_equal(get_be16(&buffer[12]), SENSE_LUN_NOT_SUPPORTED);
 }
