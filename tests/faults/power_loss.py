@@ -94,7 +94,8 @@ def punch(image, offset, length):
 
 def log_of(device):
     """Where XFS has its log, in bytes: its sectors are what it makes of the disk's, and it must do with torn records."""
-    said = subprocess.run(["xfs_db", "-r", "-c", "sb 0", "-c", "p logstart logblocks blocksize agblocks agblklog sectsize", device],
+    said = subprocess.run(["xfs_db", "-r", "-c", "sb 0", "-c", "p logstart logblocks blocksize agblocks agblklog sectsize",
+                           device],
                           check=True, capture_output=True, text=True).stdout
     block = {name: int(value, 0) for name, _, value in (line.partition(" = ") for line in said.splitlines())}
     if block["sectsize"] != SECTOR:

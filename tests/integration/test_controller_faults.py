@@ -214,7 +214,8 @@ def test_slow_readers(stack):
     made = [scattered_snapshot(stack, f"read-{zone}", zone) for zone in "ab"]
     (_, slow), (_, other) = made
     for _, snapshot_id in made:
-        harness.wait_until(lambda one=snapshot_id: csi.GetSnapshot(snapshot_id=one).snapshot.ready_to_use, "the snapshot is ready")
+        harness.wait_until(lambda one=snapshot_id: csi.GetSnapshot(snapshot_id=one).snapshot.ready_to_use,
+                           "the snapshot is ready")
     whole = sum(len(answer.block_metadata) for answer in csi.GetMetadataAllocated(snapshot_id=slow))
     assert whole > 7900, f"{whole} ranges"
     messages = csi.messages

@@ -64,8 +64,8 @@ class History:
             initiator.close()
 
     def can(self, name):
-        need = {"snapshot": "snapshots", "delete_snapshot": "snapshots", "group": "snapshots", "delete_group": "snapshots", "clone": "snapshots", "expand": "expand",
-                "limits": "limits"}.get(name)
+        need = {"snapshot": "snapshots", "delete_snapshot": "snapshots", "group": "snapshots", "delete_group": "snapshots",
+                "clone": "snapshots", "expand": "expand", "limits": "limits"}.get(name)
         return need is None or need in self.features
 
     def volumes(self):
