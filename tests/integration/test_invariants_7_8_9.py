@@ -189,6 +189,8 @@ def unreadable(cluster, _choice):
             server.stop()
             path.write_text(damaged)
             server.start()
+            for controller in (cluster.a, cluster.b):
+                controller.csi.wait_for_servers()
             refused(cluster, server, volume.volume_id, attachment)
             gained = server.operator.GetServer().free_bytes - free_bytes
             assert abs(gained) < 16 * MIB, f"the space of a volume of 32 MiB is given away: {gained} bytes"
